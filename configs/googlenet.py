@@ -1,0 +1,19 @@
+"""GoogLeNet from scratch, with auxiliary classifiers in training.
+
+    python main.py --config configs/googlenet.py --config.data.source=FOLDER
+
+The published recipe but for two fields: each channel is standardised by the training images, and the
+learning rate is 3e-4 (`--config.learning_rate=1e-3` is the published one).
+"""
+
+from glomjax.training import default_config
+
+
+def get_config():
+    config = default_config()
+    config.model.name = "googlenet"
+    config.model.options.preset = "notebook"
+    config.preprocessing = "standardize"
+    config.learning_rate = 3e-4
+    config.freeze.regime = "scratch"
+    return config

@@ -1,0 +1,1 @@
+"""Kidney-histology patch classifiers in JAX: does this patch show a glomerulus?"""

@@ -1,0 +1,23 @@
+"""How good a classifier is: numbers, a report folder and figures, from arrays alone."""
+
+from glomjax.evaluation.metrics import (
+    Interval,
+    auroc,
+    auroc_interval,
+    classification_metrics,
+    collapse_message,
+    probabilities,
+)
+from glomjax.evaluation.plots import plot_history
+from glomjax.evaluation.report import write_report
+
+__all__ = [
+    "Interval",
+    "auroc",
+    "auroc_interval",
+    "classification_metrics",
+    "collapse_message",
+    "plot_history",
+    "probabilities",
+    "write_report",
+]

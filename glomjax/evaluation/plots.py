@@ -1,0 +1,148 @@
+"""The learning curves of a run as a figure. matplotlib is imported when a figure is drawn."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glomjax.errors import UserError
+from glomjax.evaluation.report import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Colours that colour-blind readers tell apart (Okabe and Ito 2008, Color Universal Design).
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+
+# One panel each: y label, and for each curve its key in the history, its legend and its colour.
+_PANELS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+    (
+        "Loss (nats)",
+        (("loss", "training", _BLUE), ("val_loss", "validation", _ORANGE)),
+    ),
+    (
+        "Accuracy, AUROC",
+        (
+            ("accuracy", "training accuracy", _BLUE),
+            ("val_accuracy", "validation accuracy", _ORANGE),
+            ("val_auroc", "validation AUROC", _GREEN),
+        ),
+    ),
+    ("Learning rate", (("learning_rate", "", _GREY),)),
+)
+
+
+def plot_history(
+    history: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    *,
+    best_epoch: int | None = None,
+    prior_entropy: float | None = None,
+) -> None:
+    """Draws loss, accuracy with AUROC, and learning rate against the epoch, as a PNG.
+
+    Args:
+      history: one row per epoch with `epoch` (from 0; shown from 1) and any of `loss`, `val_loss`,
+        `accuracy`, `val_accuracy`, `val_auroc`, `learning_rate`. A key that no row has is left
+        out, and so is a panel without curves; None or NaN leaves a gap.
+      path: the file to write.
+      best_epoch: from 0, marked by a vertical line; by default that of the lowest `val_loss`.
+      prior_entropy: nats; the loss of the best constant prediction, a dotted line.
+
+    Raises:
+      UserError: there is no row or no curve, a key is missing in some rows only, or the file cannot
+        be written.
+    """
+    curves = _curves(history)
+    epochs = [int(row["epoch"]) + 1 for row in history]
+    if best_epoch is None and "val_loss" in curves:
+        finite = [(v, e - 1) for v, e in zip(curves["val_loss"], epochs, strict=True) if v == v]
+        best_epoch = min(finite)[1] if finite else None
+    panels = [
+        (label, shown)
+        for label, lines in _PANELS
+        if (shown := [line for line in lines if line[0] in curves])
+    ]
+
+    # A Figure of its own, not pyplot, which would set the backend of the user's session.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(3.9 * len(panels), 3.3))
+    figure.set_layout_engine("constrained", wspace=0.08)
+    for axes, (label, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        # A point per epoch while points can be told apart, and for an epoch alone to be visible.
+        marker = "o" if len(epochs) <= 30 else ""
+        for key, legend, colour in lines:
+            axes.plot(
+                epochs, curves[key], color=colour, label=legend, linewidth=1.5,
+                marker=marker, markersize=3.5,
+                drawstyle="steps-mid" if key == "learning_rate" else "default",
+            )  # fmt: skip
+        if label == _PANELS[0][0] and prior_entropy is not None:
+            axes.axhline(
+                prior_entropy, color=_GREY, linestyle=":", linewidth=1.2, label="prior entropy"
+            )
+        if best_epoch is not None:
+            axes.axvline(
+                best_epoch + 1, color="black", linestyle="--", linewidth=0.9, zorder=1,
+                label=f"best epoch ({best_epoch + 1})",
+            )  # fmt: skip
+        values = [v for key, _, _ in lines for v in curves[key] if math.isfinite(v)]
+        if label == _PANELS[1][0]:  # one scale for all runs, whose figures then compare
+            axes.set_ylim(min([0.45, *values]) - 0.02, 1.02)
+        if label == _PANELS[2][0]:
+            _scale_learning_rate(axes, values)
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)  # no tick at epoch 0, which is not there
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+        axes.set(xlabel="Epoch", ylabel=label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.9", linewidth=0.6)
+        axes.set_axisbelow(True)
+        if axes.get_legend_handles_labels()[1]:
+            # Above the panel, where no curve can be.
+            axes.legend(
+                loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=8,
+                columnspacing=1.2, handlelength=1.6,
+            )  # fmt: skip
+
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=160, facecolor="white")
+    write_file(Path(path), image.getvalue())
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """The values of every key that the history has, NaN where a row holds None."""
+    if not history:
+        raise UserError("the history has no epoch to plot; train for one epoch at least")
+    curves: dict[str, list[float]] = {}
+    known = [key for _, lines in _PANELS for key, _, _ in lines]
+    for key in ("epoch", *known):
+        missing = [i for i, row in enumerate(history) if key not in row]
+        if missing and (key == "epoch" or len(missing) < len(history)):
+            raise UserError(
+                f"row {missing[0]} of the history has no '{key}' though it is needed in every row; "
+                "write the value, or null where there is none"
+            )
+        if key != "epoch" and not missing:
+            curves[key] = [math.nan if row[key] is None else float(row[key]) for row in history]
+    if not curves:
+        raise UserError(f"the history has none of {', '.join(known)}; there is nothing to plot")
+    return curves
+
+
+def _scale_learning_rate(axes: "Axes", values: Sequence[float]) -> None:
+    """A log axis from one power of ten to another, so that it has labelled ticks."""
+    positive = [v for v in values if v > 0]
+    if not positive:
+        return
+    axes.set_yscale("log")
+    # The small number keeps 1e-3 in float32 (0.00100000005) at its power of ten.
+    low = math.floor(math.log10(min(positive)) + 1e-6)
+    high = math.ceil(math.log10(max(positive)) - 1e-6)
+    if low == high:
+        low, high = low - 1, high + 1
+    axes.set_ylim(10 ** (low - 0.1), 10 ** (high + 0.1))

@@ -1,0 +1,104 @@
+"""The test report of a run: its metrics and every prediction, as files that others can read."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from glomjax.errors import UserError
+from glomjax.evaluation.metrics import probabilities
+
+
+def write_report(
+    folder: str | Path,
+    *,
+    metrics: Mapping[str, Any],
+    ids: Sequence[str],
+    labels: ArrayLike,
+    logits: ArrayLike,
+    classes: Sequence[str],
+    patients: Sequence[str] | None = None,
+) -> None:
+    """Writes `test_metrics.json` and `predictions.csv` into `folder`, which is made if needed.
+
+    The JSON has sorted keys, and null where a number is undefined. The CSV (UTF-8) has one row per
+    example, in the order given: `id`, `patient` (empty if unknown), `label`, `prediction` (class
+    names) and `probability_<class>` for every class, to nine significant digits.
+
+    Args:
+      folder: where the two files go; existing ones are replaced, each in one step.
+      metrics: as `classification_metrics` gives them; further entries are welcome.
+      ids: one name per example [N].
+      labels: int [N], indices into `classes`.
+      logits: float [N, K], as for `probabilities`.
+      classes: class names [C].
+      patients: one name per example [N], or None.
+
+    Raises:
+      UserError: the arguments differ in length, a logit is not finite, or the folder cannot be
+        written.
+    """
+    predicted = probabilities(logits)  # [N, C]
+    truth = np.asarray(labels).tolist()
+    names = [""] * len(ids) if patients is None else patients
+    lengths = {"ids": len(ids), "labels": len(truth), "patients": len(names)}
+    wrong = [f"{count} {what}" for what, count in lengths.items() if count != len(predicted)]
+    if wrong or len(classes) != predicted.shape[1]:
+        raise UserError(
+            f"{', '.join(wrong) or f'{len(classes)} class names'} for predictions of shape "
+            f"{predicted.shape}; give one per example, and one class name per column"
+        )
+
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    columns = [f"probability_{name}" for name in classes]
+    writer.writerow(["id", "patient", "label", "prediction", *columns])
+    for name, patient, label, row in zip(ids, names, truth, predicted, strict=True):
+        values = [f"{p:.9g}" for p in row]
+        writer.writerow([name, patient, classes[label], classes[int(row.argmax())], *values])
+
+    text = json.dumps(
+        _jsonable(metrics), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
+    )
+    write_file(Path(folder) / "test_metrics.json", (text + "\n").encode())
+    write_file(Path(folder) / "predictions.csv", table.getvalue().encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file in one step: a reader, or a crash, never sees half of it.
+
+    Raises:
+      UserError: the file or its folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}); give a folder that can be written"
+        ) from error
+
+
+def _jsonable(value: Any) -> Any:
+    """Plain Python values, with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _jsonable(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,85 @@
+"""The networks, by name. Importing this loads jax and flax and nothing heavier."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from glomjax.errors import UserError
+from glomjax.models import davit
+from glomjax.models.alexnet_mini import AlexNetMini
+from glomjax.models.davit import DaViT
+from glomjax.models.googlenet import GoogLeNet
+
+MODELS = ("alexnet_mini", "googlenet", *davit.SIZES)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1,
+    image_size: tuple[int, int] = (280, 280),
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> nnx.Module:
+    """A network with freshly initialised parameters.
+
+    Args:
+      name: one of `MODELS`.
+      num_classes: logits; 1 for two classes (one logit, sigmoid), 0 for pooled features.
+      image_size: (height, width) of the images to come. DaViT takes any size afterwards too.
+      rngs: `nnx.Rngs(seed)`; its `params` stream initialises the parameters.
+      **options: the architecture's own arguments, such as `preset` or `dropout_rate`.
+
+    Raises:
+      UserError: an unknown name, an unknown option or a value that the network cannot have.
+    """
+    sizes: dict[str, Any] = {}
+    if name == "alexnet_mini":
+        network: Any = AlexNetMini
+        sizes = {"image_size": image_size}
+    elif name == "googlenet":
+        network = GoogLeNet
+        sizes = {"image_size": image_size}
+    elif name in davit.SIZES:
+        network = DaViT
+        depths, embed_dims, num_heads = davit.SIZES[name]
+        sizes = {"depths": depths, "embed_dims": embed_dims, "num_heads": num_heads}
+    else:
+        raise UserError(f"there is no network {name!r}; choose one of {', '.join(MODELS)}")
+    known = set(inspect.signature(network.__init__).parameters)
+    known -= {"self", "num_classes", "image_size", "rngs"}
+    for option in options:
+        if option not in known:
+            raise UserError(
+                f"network {name!r} has no option {option!r}; it has {', '.join(sorted(known))}"
+            )
+    model = network(num_classes=num_classes, rngs=rngs, **(sizes | options))
+    model.name = name
+    return model
+
+
+def params_of(model: nnx.Module) -> dict[str, jax.Array]:
+    """The parameters as one flat dict, `{"stages/0/blocks/0/...": array}`, sorted by module."""
+    return flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+
+def set_params(model: nnx.Module, params: Mapping[str, jax.Array]) -> None:
+    """Writes a flat dict of parameters into the model; paths it does not name stay as they are."""
+    state = nnx.state(model, nnx.Param)
+    nnx.replace_by_pure_dict(state, nest(params))
+    nnx.update(model, state)
+
+
+def flatten(nested: Mapping[Any, Any]) -> dict[str, Any]:
+    """Nested dicts of parameters as one flat dict keyed by path."""
+    return {"/".join(map(str, path)): leaf for path, leaf in flatten_dict(nested).items()}
+
+
+def nest(flat: Mapping[str, Any]) -> dict[Any, Any]:
+    """The inverse of `flatten`: list positions are integers again, as NNX names them."""
+    paths = {tuple(int(p) if p.isdigit() else p for p in k.split("/")): k for k in flat}
+    return unflatten_dict({path: flat[key] for path, key in paths.items()})

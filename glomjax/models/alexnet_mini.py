@@ -1,0 +1,70 @@
+"""AlexNet-mini: a 13x13/3 stem and three dense layers, 7,742,721 parameters at 280."""
+
+import jax
+from flax import nnx
+
+from glomjax import ops
+from glomjax.models.layers import Conv, Dense
+
+
+class AlexNetMini(nnx.Module):
+    """Five convolutions, three max pools, three dense layers; ReLU throughout.
+
+    The published filters: 96 of 13x13 at stride 3, 256 of 5x5, then 384, 384 and 256 of 3x3, and
+    128, 128 and `num_classes` units. The stem pads 3 zeros on each side, the other convolutions are
+    `same`; the pools are `valid`, two of 3x3/2 and one of 2x2/2. The golden outputs of the Keras
+    model fix these.
+
+    Args:
+      num_classes: logits; 0 gives the 128 features before them.
+      image_size: (height, width) that the first dense layer is made for.
+      dropout_rate: dropout after each hidden dense layer; the published list has none.
+      rngs: the `params` stream initialises the kernels (Glorot uniform, as Keras).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        image_size: tuple[int, int],
+        dropout_rate: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
+        self.image_size = image_size
+        self.conv1 = Conv(
+            3, 96, 13, stride=3, padding=((3, 3), (3, 3)), activation="relu", rngs=rngs
+        )
+        self.conv2 = Conv(96, 256, 5, activation="relu", rngs=rngs)
+        self.conv3 = Conv(256, 384, 3, activation="relu", rngs=rngs)
+        self.conv4 = Conv(384, 384, 3, activation="relu", rngs=rngs)
+        self.conv5 = Conv(384, 256, 3, activation="relu", rngs=rngs)
+        rows, columns = (_last_map(size) for size in image_size)
+        self.fc1 = Dense(rows * columns * 256, 128, activation="relu", rngs=rngs)
+        self.fc2 = Dense(128, 128, activation="relu", rngs=rngs)
+        self.head = Dense(128, num_classes, rngs=rngs) if num_classes else None
+        self.dropout = nnx.Dropout(dropout_rate)
+
+    def __call__(
+        self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """images [B, H, W, 3] float, preprocessed -> logits [B, num_classes]."""
+        x = self.conv1(images)  # [B, 92, 92, 96] at 280
+        x = ops.max_pool(x, 3, 2)
+        x = self.conv2(x)  # [B, 45, 45, 256]
+        x = ops.max_pool(x, 3, 2)
+        x = self.conv3(x)  # [B, 22, 22, 384]
+        x = self.conv4(x)
+        x = self.conv5(x)
+        x = ops.max_pool(x, 2, 2)  # [B, 11, 11, 256]
+        x = x.reshape(x.shape[0], -1)
+        for layer in (self.fc1, self.fc2):
+            x = self.dropout(layer(x), deterministic=deterministic, rngs=rngs)
+        return self.head(x) if self.head is not None else x
+
+
+def _last_map(size: int) -> int:
+    """The extent of the last map for an input extent: 11 for 280."""
+    size = (size + 6 - 13) // 3 + 1
+    for _ in range(2):
+        size = (size - 3) // 2 + 1
+    return size // 2

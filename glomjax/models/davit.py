@@ -1,0 +1,300 @@
+"""DaViT: dual attention vision transformers (Ding et al. 2022), tiny to giant."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from glomjax.errors import UserError
+from glomjax.models.layers import (
+    Conv,
+    Dense,
+    DepthwiseConv,
+    DropPath,
+    Initializer,
+    LayerNorm,
+    glorot_uniform,
+    truncated_normal,
+)
+
+# (depths, embed_dims, num_heads); the sizes of the paper as timm lists them.
+SIZES = {
+    "davit_tiny": ((1, 1, 3, 1), (96, 192, 384, 768), (3, 6, 12, 24)),
+    "davit_small": ((1, 1, 9, 1), (96, 192, 384, 768), (3, 6, 12, 24)),
+    "davit_base": ((1, 1, 9, 1), (128, 256, 512, 1024), (4, 8, 16, 32)),
+    "davit_large": ((1, 1, 9, 1), (192, 384, 768, 1536), (6, 12, 24, 48)),
+    "davit_huge": ((1, 1, 9, 1), (256, 512, 1024, 2048), (8, 16, 32, 64)),
+    "davit_giant": ((1, 1, 12, 3), (384, 768, 1536, 3072), (12, 24, 48, 96)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Init:
+    """How kernels start; biases start at zero, scales at one."""
+
+    dense: Initializer
+    conv: Initializer
+
+
+# As the two implementations start: Keras with Glorot uniform everywhere; timm with a narrow normal
+# in dense layers and PyTorch's uniform of +-1/sqrt(fan_in) in convolutions.
+_INITS = {
+    "kecam": _Init(glorot_uniform, glorot_uniform),
+    "msft": _Init(truncated_normal, nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")),
+}
+
+
+class DaViT(nnx.Module):
+    """Four stages of block pairs: attention over windows, then attention over channels.
+
+    Args:
+      num_classes: logits; 0 gives the pooled, normalised features.
+      preset: "kecam" (keras_cv_attention_models): normalise, then pool; windows of 1/32 of the
+        input. "msft" (the authors' model and timm): pool, then normalise; windows of 7 x 7. Both
+        have the same tensors and give different numbers.
+      window_size: overrides the preset's window; 0 leaves it.
+      head_norm_first: overrides the preset's order of normalisation and pooling in the head.
+      depths: block pairs per stage. embed_dims: channels per stage. num_heads: heads per stage.
+      drop_path_rate: stochastic depth, rising linearly to this rate at the last block.
+      dropout_rate: dropout before the logits.
+      rngs: the `params` stream initialises the parameters, as the preset's own framework does.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        depths: tuple[int, ...],
+        embed_dims: tuple[int, ...],
+        num_heads: tuple[int, ...],
+        preset: str = "kecam",
+        window_size: int = 0,
+        head_norm_first: bool | None = None,
+        drop_path_rate: float = 0.0,
+        dropout_rate: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
+        if preset not in ("kecam", "msft"):
+            raise UserError(f"model preset is {preset!r}; it is 'kecam' or 'msft'")
+        self.preset = preset
+        self.window_size = window_size
+        self.head_norm_first = preset == "kecam" if head_norm_first is None else head_norm_first
+        init = _INITS[preset]
+        rates = np.linspace(0.0, drop_path_rate, sum(depths)).tolist()
+        self.stem = Stem(3, embed_dims[0], init, rngs)
+        stages, inputs = [], embed_dims[0]
+        for i, (depth, width, heads) in enumerate(zip(depths, embed_dims, num_heads, strict=True)):
+            start = sum(depths[:i])
+            block_rates = rates[start : start + depth]
+            stages.append(Stage(inputs, width, heads, block_rates, init, rngs, downsample=i > 0))
+            inputs = width
+        self.stages = nnx.List(stages)
+        self.norm = LayerNorm(inputs)
+        self.dropout = nnx.Dropout(dropout_rate)
+        head = (
+            Dense(inputs, num_classes, kernel_init=init.dense, rngs=rngs) if num_classes else None
+        )
+        self.head = head
+
+    def __call__(
+        self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """images [B, H, W, 3] float, preprocessed -> logits [B, num_classes]."""
+        x = self.features(images, deterministic=deterministic, rngs=rngs)
+        x = jnp.mean(x, axis=(1, 2))  # [B, C]
+        if not self.head_norm_first:
+            x = self.norm(x)
+        x = self.dropout(x, deterministic=deterministic, rngs=rngs)
+        return self.head(x) if self.head is not None else x
+
+    def features(
+        self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """images [B, H, W, 3] -> the last map [B, ceil(H/32), ceil(W/32), C].
+
+        Normalised where the head normalises first, as keras_cv_attention_models gives it; as it
+        leaves the last block otherwise, as timm gives it.
+        """
+        height, width = images.shape[1:3]
+        if self.window_size:
+            window = (self.window_size, self.window_size)
+        elif self.preset == "kecam":
+            window = (-(-height // 32), -(-width // 32))
+        else:
+            window = (7, 7)
+        x = self.stem(images)
+        for stage in self.stages:
+            x = stage(x, window, deterministic=deterministic, rngs=rngs)
+        return self.norm(x) if self.head_norm_first else x
+
+
+class Stem(nnx.Module):
+    """7x7 convolution at stride 4, then layer normalisation: [B, H, W, 3] -> [B, H/4, W/4, C]."""
+
+    def __init__(self, inputs: int, outputs: int, init: _Init, rngs: nnx.Rngs):
+        # Padding the input to a multiple of 4 first, as timm does, reads the same zeros.
+        self.conv = Conv(
+            inputs,
+            outputs,
+            7,
+            stride=4,
+            padding=((3, 3), (3, 3)),
+            kernel_init=init.conv,
+            rngs=rngs,
+        )
+        self.norm = LayerNorm(outputs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(self.conv(x))
+
+
+class Downsample(nnx.Module):
+    """Layer normalisation, then a 2x2 convolution at stride 2; odd maps are padded below/right."""
+
+    def __init__(self, inputs: int, outputs: int, init: _Init, rngs: nnx.Rngs):
+        self.norm = LayerNorm(inputs)
+        self.conv = Conv(inputs, outputs, 2, stride=2, kernel_init=init.conv, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(self.norm(x))
+
+
+class Stage(nnx.Module):
+    """An optional downsampling and `len(drop_path_rates)` pairs of blocks."""
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        heads: int,
+        drop_path_rates: list[float],
+        init: _Init,
+        rngs: nnx.Rngs,
+        *,
+        downsample: bool,
+    ):
+        self.downsample = Downsample(inputs, width, init, rngs) if downsample else None
+        self.blocks = nnx.List(
+            [BlockPair(width, heads, rate, init, rngs) for rate in drop_path_rates]
+        )
+
+    def __call__(
+        self, x: jax.Array, window: tuple[int, int], *, deterministic: bool, rngs: nnx.Rngs | None
+    ) -> jax.Array:
+        if self.downsample is not None:
+            x = self.downsample(x)
+        for block in self.blocks:
+            x = block(x, window, deterministic=deterministic, rngs=rngs)
+        return x
+
+
+class BlockPair(nnx.Module):
+    """A spatial block and a channel block (figure 3 of the paper)."""
+
+    def __init__(self, width: int, heads: int, drop_path_rate: float, init: _Init, rngs: nnx.Rngs):
+        windows = WindowAttention(width, heads, init, rngs)
+        channels = ChannelAttention(width, heads, init, rngs)
+        self.spatial = Block(width, windows, drop_path_rate, init, rngs)
+        self.channel = Block(width, channels, drop_path_rate, init, rngs)
+
+    def __call__(
+        self, x: jax.Array, window: tuple[int, int], *, deterministic: bool, rngs: nnx.Rngs | None
+    ) -> jax.Array:
+        x = self.spatial(x, window, deterministic=deterministic, rngs=rngs)
+        return self.channel(x, window, deterministic=deterministic, rngs=rngs)
+
+
+class Block(nnx.Module):
+    """Position encoding, attention, position encoding, MLP, each on a residual branch."""
+
+    def __init__(
+        self,
+        width: int,
+        attention: nnx.Module,
+        drop_path_rate: float,
+        init: _Init,
+        rngs: nnx.Rngs,
+    ):
+        self.cpe1 = DepthwiseConv(width, kernel_init=init.conv, rngs=rngs)
+        self.norm1 = LayerNorm(width)
+        self.attention = attention
+        self.cpe2 = DepthwiseConv(width, kernel_init=init.conv, rngs=rngs)
+        self.norm2 = LayerNorm(width)
+        self.mlp = Mlp(width, 4 * width, init, rngs)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def __call__(
+        self, x: jax.Array, window: tuple[int, int], *, deterministic: bool, rngs: nnx.Rngs | None
+    ) -> jax.Array:
+        def drop(branch: jax.Array) -> jax.Array:
+            return self.drop_path(branch, deterministic=deterministic, rngs=rngs)
+
+        x = x + self.cpe1(x)
+        x = x + drop(self.attention(self.norm1(x), window))
+        x = x + self.cpe2(x)
+        return x + drop(self.mlp(self.norm2(x)))
+
+
+class Mlp(nnx.Module):
+    """Two dense layers with an exact GELU between them."""
+
+    def __init__(self, width: int, hidden: int, init: _Init, rngs: nnx.Rngs):
+        self.fc1 = Dense(width, hidden, activation="gelu", kernel_init=init.dense, rngs=rngs)
+        self.fc2 = Dense(hidden, width, kernel_init=init.dense, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(self.fc1(x))
+
+
+class WindowAttention(nnx.Module):
+    """Multi-head self-attention within windows; maps are zero-padded to whole windows, no mask."""
+
+    def __init__(self, width: int, heads: int, init: _Init, rngs: nnx.Rngs):
+        self.heads = heads
+        self.qkv = Dense(width, 3 * width, kernel_init=init.dense, rngs=rngs)
+        self.proj = Dense(width, width, kernel_init=init.dense, rngs=rngs)
+
+    def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
+        batch, height, width, channels = x.shape
+        # A map smaller than the window is padded to it, as the authors' model does.
+        rows, columns = window
+        down, right = -height % rows, -width % columns
+        padded = jnp.pad(x, ((0, 0), (0, down), (0, right), (0, 0)))
+        grid_h, grid_w = (height + down) // rows, (width + right) // columns
+        size = channels // self.heads
+
+        windows = padded.reshape(batch, grid_h, rows, grid_w, columns, channels)
+        windows = windows.transpose(0, 1, 3, 2, 4, 5)
+        windows = windows.reshape(-1, rows * columns, channels)  # [B*windows, L, C]
+        qkv = self.qkv(windows).reshape(*windows.shape[:2], 3, self.heads, size)
+        query, key, value = (qkv[:, :, i] for i in range(3))  # [B*windows, L, heads, size]
+        scores = jnp.einsum("blhd,bmhd->bhlm", query * (1 / math.sqrt(size)), key)
+        weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(x.dtype)
+        y = jnp.einsum("bhlm,bmhd->blhd", weights, value)
+        y = self.proj(y.reshape(windows.shape))
+
+        y = y.reshape(batch, grid_h, grid_w, rows, columns, channels).transpose(0, 1, 3, 2, 4, 5)
+        return y.reshape(padded.shape)[:, :height, :width, :]
+
+
+class ChannelAttention(nnx.Module):
+    """Multi-head attention between channels: softmax((k / sqrt(d))^T v) applied to q."""
+
+    def __init__(self, width: int, heads: int, init: _Init, rngs: nnx.Rngs):
+        self.heads = heads
+        self.qkv = Dense(width, 3 * width, kernel_init=init.dense, rngs=rngs)
+        self.proj = Dense(width, width, kernel_init=init.dense, rngs=rngs)
+
+    def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
+        del window
+        batch, height, width, channels = x.shape
+        size = channels // self.heads
+        qkv = self.qkv(x).reshape(batch, height * width, 3, self.heads, size)
+        query, key, value = (qkv[:, :, i] for i in range(3))  # [B, N, heads, size]
+        scores = jnp.einsum("bnhd,bnhe->bhde", key * (1 / math.sqrt(size)), value)
+        weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(x.dtype)
+        y = jnp.einsum("bhde,bnhe->bnhd", weights, query)
+        return self.proj(y.reshape(x.shape))

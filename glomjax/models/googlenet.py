@@ -1,0 +1,159 @@
+"""GoogLeNet (Szegedy et al. 2015) with auxiliary classifiers that train and never serve."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from glomjax import ops
+from glomjax.errors import UserError
+from glomjax.models.layers import Conv, Dense
+
+# Filters per block: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection (table 1 of the paper).
+_BLOCKS = {
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+
+
+class GoogLeNet(nnx.Module):
+    """Nine Inception blocks, two auxiliary heads, global average pooling; ReLU throughout.
+
+    Args:
+      num_classes: logits; 0 gives the features before them (1000 or 1024 by the preset).
+      image_size: (height, width) that the auxiliary dense layers are made for.
+      preset: "notebook" is the published Keras network (11,560,835 parameters at 280): the 1x1 stem
+        convolution has 192 filters, the trunk pools are `valid` and 1000 units precede the logit.
+        "paper" is Szegedy et al. 2015 (12,665,651): 64 filters, `same` pools, no such layer.
+      aux_heads: build the auxiliary heads. A network that only serves needs none.
+      rngs: the `params` stream initialises the kernels (Glorot uniform, as Keras).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        image_size: tuple[int, int],
+        preset: str = "notebook",
+        aux_heads: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        if preset not in ("notebook", "paper"):
+            raise UserError(f"model preset is {preset!r}; it is 'notebook' or 'paper'")
+        notebook = preset == "notebook"
+        self.preset = preset
+        self.image_size = image_size
+        self.pool_padding = "VALID" if notebook else "SAME"
+        reduce = 192 if notebook else 64
+        self.conv1 = Conv(3, 64, 7, stride=2, activation="relu", rngs=rngs)
+        self.conv2_reduce = Conv(64, reduce, 1, activation="relu", rngs=rngs)
+        self.conv2 = Conv(reduce, 192, 3, activation="relu", rngs=rngs)
+        channels = 192
+        for name, widths in _BLOCKS.items():
+            block = Inception(channels, widths, rngs=rngs)
+            setattr(self, f"inception_{name}", block)
+            channels = block.outputs
+            if aux_heads and num_classes and name in ("4a", "4d"):
+                head = AuxiliaryHead(channels, self._aux_map(), num_classes, rngs=rngs)
+                setattr(self, "aux1" if name == "4a" else "aux2", head)
+        self.aux_heads = aux_heads and num_classes > 0
+        self.fc = Dense(channels, 1000, activation="relu", rngs=rngs) if notebook else None
+        features = 1000 if notebook else channels
+        self.head = Dense(features, num_classes, rngs=rngs) if num_classes else None
+        self.dropout = nnx.Dropout(0.4)
+
+    def __call__(
+        self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
+        """images [B, H, W, 3] float, preprocessed -> logits [B, num_classes].
+
+        With deterministic=False and auxiliary heads: (logits, (auxiliary 1, auxiliary 2)).
+        """
+        auxiliary = []
+        x = self._pool(self.conv1(images))
+        x = self._pool(self.conv2(self.conv2_reduce(x)))
+        for name in _BLOCKS:
+            x = getattr(self, f"inception_{name}")(x)
+            if self.aux_heads and not deterministic and name in ("4a", "4d"):
+                head = self.aux1 if name == "4a" else self.aux2
+                auxiliary.append(head(x, deterministic=False, rngs=rngs))
+            if name in ("3b", "4e"):
+                x = self._pool(x)
+        x = jnp.mean(x, axis=(1, 2))  # [B, 1024]
+        x = self.dropout(x, deterministic=deterministic, rngs=rngs)
+        if self.fc is not None:
+            x = self.fc(x)
+        logits = self.head(x) if self.head is not None else x
+        return (logits, tuple(auxiliary)) if auxiliary else logits
+
+    def auxiliary_logits(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Both auxiliary heads' logits without dropout, [B, num_classes] each, for inspection."""
+        x = self._pool(self.conv1(images))
+        x = self._pool(self.conv2(self.conv2_reduce(x)))
+        x = self.inception_4a(self._pool(self.inception_3b(self.inception_3a(x))))
+        first = self.aux1(x, deterministic=True, rngs=None)
+        x = self.inception_4d(self.inception_4c(self.inception_4b(x)))
+        return first, self.aux2(x, deterministic=True, rngs=None)
+
+    def _pool(self, x: jax.Array) -> jax.Array:
+        return ops.max_pool(x, 3, 2, self.pool_padding)
+
+    def _aux_map(self) -> tuple[int, int]:
+        """The spatial size after the auxiliary heads' average pool."""
+
+        def extent(size: int) -> int:
+            size = -(-size // 2)  # conv1
+            for _ in range(3):
+                size = (size - 3) // 2 + 1 if self.pool_padding == "VALID" else -(-size // 2)
+            return (size - 5) // 3 + 1
+
+        return extent(self.image_size[0]), extent(self.image_size[1])
+
+
+class Inception(nnx.Module):
+    """Four branches side by side: 1x1, 3x3, 5x5 and a projected 3x3 max pool, concatenated."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], *, rngs: nnx.Rngs):
+        one, reduce3, three, reduce5, five, pool = widths
+        self.conv1x1 = Conv(inputs, one, 1, activation="relu", rngs=rngs)
+        self.conv3x3_reduce = Conv(inputs, reduce3, 1, activation="relu", rngs=rngs)
+        self.conv3x3 = Conv(reduce3, three, 3, activation="relu", rngs=rngs)
+        self.conv5x5_reduce = Conv(inputs, reduce5, 1, activation="relu", rngs=rngs)
+        self.conv5x5 = Conv(reduce5, five, 5, activation="relu", rngs=rngs)
+        self.pool_proj = Conv(inputs, pool, 1, activation="relu", rngs=rngs)
+        self.outputs = one + three + five + pool
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branches = (
+            self.conv1x1(x),
+            self.conv3x3(self.conv3x3_reduce(x)),
+            self.conv5x5(self.conv5x5_reduce(x)),
+            self.pool_proj(ops.max_pool(x, 3, 1, "SAME")),
+        )
+        return jnp.concatenate(branches, axis=-1)
+
+
+class AuxiliaryHead(nnx.Module):
+    """Average pool 5x5/3, 1x1 convolution of 128, dense 1024, dropout 0.7, logits."""
+
+    def __init__(self, inputs: int, pooled: tuple[int, int], num_classes: int, *, rngs: nnx.Rngs):
+        self.conv = Conv(inputs, 128, 1, activation="relu", rngs=rngs)
+        self.fc = Dense(pooled[0] * pooled[1] * 128, 1024, activation="relu", rngs=rngs)
+        self.head = Dense(1024, num_classes, rngs=rngs)
+        self.dropout = nnx.Dropout(0.7)
+
+    def __call__(self, x: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
+        window, stride = (1, 5, 5, 1), (1, 3, 3, 1)
+        zero = np.zeros((), x.dtype)
+        x = lax.reduce_window(x, zero, lax.add, window, stride, "VALID") / 25
+        x = self.conv(x)
+        x = self.fc(x.reshape(x.shape[0], -1))
+        return self.head(self.dropout(x, deterministic=deterministic, rngs=rngs))

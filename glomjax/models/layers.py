@@ -1,0 +1,111 @@
+"""Layers shared by the networks: parameters named as the field names them, arithmetic in `ops`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from glomjax import ops
+
+Initializer = Callable[..., jax.Array]
+
+# Keras' default for every kernel (Glorot and Bengio 2010).
+glorot_uniform: Initializer = nnx.initializers.glorot_uniform()
+# The transformers' default: a normal of deviation 0.02 cut at two deviations.
+truncated_normal: Initializer = nnx.initializers.truncated_normal(0.02)
+
+
+class Dense(nnx.Module):
+    """x [..., I] -> x @ kernel [I, O] + bias [O], then `activation`: None, "relu" or "gelu"."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        activation: str | None = None,
+        kernel_init: Initializer = glorot_uniform,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
+        self.activation = activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _activate(x @ self.kernel[...].astype(x.dtype), self.bias[...], self.activation)
+
+
+class Conv(nnx.Module):
+    """Convolution of x [B, H, W, I] with kernel [h, w, I, O], bias [O] and an activation."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: ops.convolution.Padding = "SAME",
+        activation: str | None = None,
+        kernel_init: Initializer = glorot_uniform,
+        rngs: nnx.Rngs,
+    ):
+        shape = (size, size, inputs, outputs)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
+        self.stride = stride
+        self.padding = padding if isinstance(padding, str) else tuple(padding)
+        self.activation = activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = ops.conv2d(x, self.kernel[...].astype(x.dtype), self.stride, self.padding)
+        return _activate(y, self.bias[...], self.activation)
+
+
+class DepthwiseConv(nnx.Module):
+    """3x3 depthwise convolution with bias, SAME, stride 1: kernel [3, 3, 1, C], bias [C]."""
+
+    def __init__(self, channels: int, *, kernel_init: Initializer, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, 1, channels), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = ops.depthwise_conv2d(x, self.kernel[...].astype(x.dtype))
+        return _activate(y, self.bias[...], None)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, epsilon 1e-5: scale [C], bias [C]."""
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.layer_norm(x, self.scale[...], self.bias[...])
+
+
+class DropPath(nnx.Module):
+    """Stochastic depth (Huang et al. 2016): drops a residual branch per example, in training."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+
+    def __call__(self, x: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
+        if deterministic or self.rate == 0.0:
+            return x
+        if rngs is None:
+            raise ValueError("stochastic depth in training needs rngs")
+        keep = 1.0 - self.rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        mask = jax.random.bernoulli(rngs.dropout(), keep, shape).astype(x.dtype)
+        return x * (mask / keep)
+
+
+def _activate(x: jax.Array, bias: jax.Array, activation: str | None) -> jax.Array:
+    if activation == "relu":
+        return ops.bias_relu(x, bias)
+    if activation == "gelu":
+        return ops.bias_gelu(x, bias)
+    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

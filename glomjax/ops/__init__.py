@@ -1,0 +1,12 @@
+"""The few operations that XLA compiles badly on a CPU, each with its plain definition beside it.
+
+Every operation computes the same function on every backend: `plain_*` says what it is, and the
+public name chooses a formulation for the backend that runs it. GPU and TPU keep XLA's own.
+"""
+
+from glomjax.ops.activation import bias_gelu, bias_relu
+from glomjax.ops.convolution import conv2d, depthwise_conv2d
+from glomjax.ops.normalization import layer_norm
+from glomjax.ops.pooling import max_pool
+
+__all__ = ["bias_gelu", "bias_relu", "conv2d", "depthwise_conv2d", "layer_norm", "max_pool"]

@@ -1,0 +1,80 @@
+"""Max pooling whose gradient avoids XLA:CPU's slow select-and-scatter."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from glomjax.ops.boundary import isolated
+
+
+def plain_max_pool(x: jax.Array, window: int, stride: int, padding: str = "VALID") -> jax.Array:
+    """Maximum over window x window, NHWC; `padding` is VALID or SAME, as TensorFlow pads."""
+    # A NumPy scalar, since JAX differentiates only an identity that it can recognise.
+    low = np.asarray(-np.inf, x.dtype)
+    return lax.reduce_window(
+        x, low, lax.max, (1, window, window, 1), (1, stride, stride, 1), padding
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(x: jax.Array, window: int, stride: int, padding: str = "VALID") -> jax.Array:
+    """`plain_max_pool`. Among equal maxima the first in row-major order gets the gradient.
+
+    x [B, H, W, C] -> [B, h, w, C].
+    """
+    return plain_max_pool(x, window, stride, padding)
+
+
+def _forward(x: jax.Array, window: int, stride: int, padding: str) -> tuple[jax.Array, tuple]:
+    y = plain_max_pool(x, window, stride, padding)
+    return y, (x, y)
+
+
+def _backward(window: int, stride: int, padding: str, residuals: tuple, g: jax.Array) -> tuple:
+    x, y = residuals
+
+    def natively(x: jax.Array, y: jax.Array, g: jax.Array) -> jax.Array:
+        del y
+        pool = partial(plain_max_pool, window=window, stride=stride, padding=padding)
+        return jax.vjp(pool, x)[1](g)[0]
+
+    def on_cpu(x: jax.Array, y: jax.Array, g: jax.Array) -> jax.Array:
+        scatter = partial(_shifted_views, window=window, stride=stride, padding=padding)
+        return isolated(scatter, x[:1, :1, :1, 0], x, y, g)
+
+    return (lax.platform_dependent(x, y, g, cpu=on_cpu, default=natively),)
+
+
+max_pool.defvjp(_forward, _backward)
+
+
+def _shifted_views(
+    x: jax.Array, y: jax.Array, g: jax.Array, *, window: int, stride: int, padding: str
+) -> jax.Array:
+    """Each of the window's positions in turn: where it holds the maximum, it takes the gradient."""
+    batch, height, width, channels = x.shape
+    spatial = lax.padtype_to_pads((height, width), (window, window), (stride, stride), padding)
+    pads = [(low, high, 0) for low, high in ((0, 0), *spatial, (0, 0))]
+    padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), pads)
+    rows, columns = y.shape[1:3]
+    dx = jnp.zeros_like(padded)
+    taken = jnp.zeros(y.shape, bool)
+    for i in range(window):
+        for j in range(window):
+            end = (batch, i + stride * (rows - 1) + 1, j + stride * (columns - 1) + 1, channels)
+            view = lax.slice(padded, (0, i, j, 0), end, (1, stride, stride, 1))
+            wins = (view == y) & ~taken
+            taken = taken | wins
+            share = jnp.where(wins, g, jnp.zeros_like(g))
+            placed = [
+                (0, 0, 0),
+                (i, padded.shape[1] - end[1], stride - 1),
+                (j, padded.shape[2] - end[2], stride - 1),
+                (0, 0, 0),
+            ]
+            dx = dx + lax.pad(share, jnp.zeros((), g.dtype), placed)
+    (top, _), (left, _) = spatial
+    return dx[:, top : top + height, left : left + width, :]

@@ -1,0 +1,147 @@
+"""The configuration of a run: every field with its default, and the checks on a user's values."""
+
+import difflib
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from glomjax.data.preprocessing import PREPROCESSINGS
+from glomjax.errors import UserError
+from glomjax.models import MODELS
+from glomjax.training.freezing import REGIMES
+
+# The monitored metrics and the direction in which each is better.
+MONITORS = {"val_loss": "min", "val_accuracy": "max", "val_auroc": "max", "loss": "min"}
+
+
+def default_config() -> ConfigDict:
+    """The published recipe, for the configs to build on; no field is None.
+
+    280 x 280 RGB, binary cross-entropy, Adam with Keras' defaults, batch 32, at most 1000 epochs,
+    early stopping (patience 7, best weights restored) and a plateau schedule on `val_loss`.
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.image_size = (280, 280)  # height, width
+    config.batch_size = 32
+    config.num_epochs = 1000
+    config.learning_rate = 1e-3
+    config.preprocessing = "imagenet"  # or "standardize": each channel by the training images
+
+    config.model = ConfigDict()
+    config.model.name = "davit_tiny"
+    config.model.options = ConfigDict()  # the network's own arguments
+
+    config.early_stopping = ConfigDict()
+    config.early_stopping.monitor = "val_loss"
+    config.early_stopping.patience = 7
+    config.early_stopping.min_delta = 0.0
+
+    config.plateau = ConfigDict()
+    config.plateau.monitor = "val_loss"
+    config.plateau.factor = 0.5
+    config.plateau.patience = 3
+    config.plateau.min_delta = 0.0
+    config.plateau.min_lr = 1e-5
+
+    config.data = ConfigDict()
+    config.data.source = "synthetic"  # or a folder of patches, or a CSV manifest
+    config.data.synthetic_size = "demo"  # or "large"
+    config.data.classes = ()  # (negative, positive); () lets the data decide
+    config.data.fractions = (0.7, 0.15, 0.15)  # train, validation, test, where no split is given
+    config.data.split_seed = 0
+    config.data.cache_gib = 4.0  # memory for decoded images
+
+    config.pretrained = ConfigDict()
+    config.pretrained.source = "none"  # "auto", a file or a published id
+
+    config.freeze = ConfigDict()
+    config.freeze.regime = "full"
+
+    # What takes the place of these fields where `auto` finds no weights and the demo data is
+    # trained from random values.
+    config.random_init = ConfigDict()
+    config.random_init.learning_rate = 1e-4
+    config.random_init.batch_size = 8
+    config.random_init.num_epochs = 1000
+    return config
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError for an unknown key, a wrong type or a value that no run can have."""
+    _check_keys(config, default_config(), "")
+    _require(
+        config.model.name in MODELS,
+        f"model.name is {config.model.name!r}; choose one of {', '.join(MODELS)}",
+    )
+    _require(
+        config.preprocessing in PREPROCESSINGS,
+        f"preprocessing is {config.preprocessing!r}; choose one of {', '.join(PREPROCESSINGS)}",
+    )
+    _require(
+        config.freeze.regime in REGIMES,
+        f"freeze.regime is {config.freeze.regime!r}; choose one of {', '.join(REGIMES)}",
+    )
+    for section in ("early_stopping", "plateau"):
+        monitor = config[section].monitor
+        _require(
+            monitor in MONITORS,
+            f"{section}.monitor is {monitor!r}; choose one of {', '.join(MONITORS)}",
+        )
+        _require(config[section].patience >= 1, f"{section}.patience must be at least 1")
+        _require(config[section].min_delta >= 0, f"{section}.min_delta must not be negative")
+    for prefix, part in (("", config), ("random_init.", config.random_init)):
+        for name in ("batch_size", "num_epochs"):
+            _require(part[name] >= 1, f"{prefix}{name} is {part[name]}; it must be at least 1")
+        rate = part.learning_rate
+        _require(rate > 0, f"{prefix}learning_rate is {rate}; it must be above 0")
+    _require(0 < config.plateau.factor < 1, "plateau.factor must lie between 0 and 1")
+    _require(config.plateau.min_lr >= 0, "plateau.min_lr must not be negative")
+    _require(config.data.cache_gib >= 0, "data.cache_gib must not be negative")
+    _require(config.seed >= 0, f"seed is {config.seed}; it must not be negative")
+    _require(
+        len(config.image_size) == 2
+        and all(isinstance(n, int) and n >= 32 for n in config.image_size),
+        f"image_size is {tuple(config.image_size)}; it is (height, width), each at least 32",
+    )
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise UserError(sentence)
+
+
+def _check_keys(config: Any, schema: ConfigDict, prefix: str) -> None:
+    for key in schema:
+        if key not in config:
+            raise UserError(f"the configuration lacks {prefix}{key}")
+    for key in config:
+        name = prefix + key
+        if key not in schema:
+            close = difflib.get_close_matches(key, list(schema), n=1)
+            hint = f"did you mean {prefix}{close[0]}" if close else f"known are {', '.join(schema)}"
+            raise UserError(f"there is no configuration key {name!r}; {hint}")
+        value, default = config[key], schema[key]
+        if isinstance(default, ConfigDict):
+            if not isinstance(value, ConfigDict):
+                raise UserError(f"{name} is {value!r}; it is a section with keys of its own")
+            if name == "model.options":
+                _check_options(value)
+            else:
+                _check_keys(value, default, f"{name}.")
+            continue
+        expected = (int, float) if isinstance(default, float) else type(default)
+        if isinstance(default, tuple) and isinstance(value, list):
+            continue
+        if not isinstance(value, expected) or isinstance(value, bool) != isinstance(default, bool):
+            raise UserError(f"{name} is {value!r}; it must be of type {type(default).__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name} is {value}; it must be a finite number")
+
+
+def _check_options(options: ConfigDict) -> None:
+    """The network itself knows its options; none of them is NaN or infinite."""
+    for key, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"model.options.{key} is {value}; it must be a finite number")

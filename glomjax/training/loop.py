@@ -1,0 +1,449 @@
+"""A whole run: data, network, weights, training, evaluation, and the folder that it leaves."""
+
+import collections
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from glomjax import pretrained
+from glomjax.data import folder, synthetic
+from glomjax.data.examples import SPLITS, DataSplits, Examples
+from glomjax.data.pipeline import Batches
+from glomjax.data.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
+from glomjax.errors import UserError
+from glomjax.evaluation import (
+    classification_metrics,
+    collapse_message,
+    plot_history,
+    write_report,
+)
+from glomjax.models import create_model, params_of
+from glomjax.training import checkpoints, freezing
+from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
+from glomjax.training.config import MONITORS, check_config
+from glomjax.training.progress import Terminal
+from glomjax.training.run_folder import RunFolder
+from glomjax.training.steps import make_eval_step, make_train_step, zero_sums
+from glomjax.training.summary import summarize
+
+Arrays = dict[str, Any]
+ArraySplits = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | os.PathLike[str], *, data: ArraySplits | None = None
+) -> dict[str, Any]:
+    """Trains until it stops by itself, restores the best weights and scores the test split once.
+
+    Args:
+      config: as `default_config` makes it and `configs/` fill it in.
+      workdir: the run's folder. A finished run in it is returned as it is; an interrupted one goes
+        on after its last whole epoch; a run with another configuration is refused.
+      data: {"train": (images uint8 [N, H, W, 3], labels int [N]), "validation": ..., "test": ...}
+        in place of `config.data.source`.
+
+    Returns:
+      The test metrics, as in `test_metrics.json`.
+
+    Raises:
+      UserError: whatever the user can put right.
+    """
+    check_config(config)
+    terminal = Terminal()
+    run = RunFolder(workdir)
+    run.claim(config)
+    if run.finished:
+        terminal.say(f"the run in '{run.path}' is finished; name another folder with --workdir")
+        return json.loads((run.path / "test_metrics.json").read_text())
+
+    requested, config = config, ConfigDict(config.to_dict())
+    source = _find_weights(config, data is not None, terminal)
+    splits = load_data(config, data)
+    _describe_data(splits, terminal)
+    run.write_config(requested, config)
+    run.write_environment(config.seed)
+    training = _Training(config, splits, source, run, terminal)
+    training.fit()
+    return training.finish()
+
+
+def load_data(config: ConfigDict, arrays: ArraySplits | None = None) -> DataSplits:
+    """The data set that `config.data` (or a script's arrays) describes."""
+    if arrays is not None:
+        return _from_arrays(arrays, tuple(config.data.classes))
+    if config.data.source == "synthetic":
+        return synthetic.load(config.data.synthetic_size)
+    return folder.load_folder(
+        config.data.source,
+        classes=tuple(config.data.classes),
+        fractions=tuple(config.data.fractions),
+        seed=config.data.split_seed,
+    )
+
+
+def _from_arrays(arrays: ArraySplits, classes: tuple[str, ...]) -> DataSplits:
+    if sorted(arrays) != sorted(SPLITS):
+        raise UserError(f"data has the splits {sorted(arrays)}; it needs {', '.join(SPLITS)}")
+    number = 1 + max(int(np.max(labels, initial=0)) for _, labels in arrays.values())
+    classes = classes or tuple(str(c) for c in range(max(2, number)))
+    if number > len(classes):
+        raise UserError(f"data has the label {number - 1}, but data.classes names {list(classes)}")
+    parts = {}
+    for split in SPLITS:
+        images, labels = (np.asarray(part) for part in arrays[split])
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
+            raise UserError(
+                f"data[{split!r}] is {images.dtype} {images.shape} with {len(labels)} labels; it "
+                "must be uint8 [N, H, W, 3] with N labels"
+            )
+        ids = tuple(f"{split}/{i}" for i in range(len(images)))
+        parts[split] = Examples(ids, labels.astype(np.int32), images.__getitem__)
+    return DataSplits(**parts, classes=classes, notes=(folder.NO_PATIENTS,))
+
+
+def _find_weights(config: ConfigDict, has_arrays: bool, terminal: Terminal) -> str:
+    """The source of initial weights, "" for random values; settles `auto` in `config`."""
+    source, regime = config.pretrained.source, config.freeze.regime
+    if regime == "scratch":
+        if source not in ("auto", "none"):
+            raise UserError(
+                f"freeze.regime is 'scratch', but pretrained.source is {source!r}; "
+                "use another regime, or --config.pretrained.source=none"
+            )
+        config.pretrained.source = "none"
+        return ""
+    if source == "none":
+        raise UserError(
+            f"freeze.regime {regime!r} needs pretrained weights, but pretrained.source is 'none'; "
+            "name weights, or train from random values with --config.freeze.regime=scratch"
+        )
+    if source != "auto":
+        return source
+    preset = config.model.options.get("preset", "kecam")
+    published = pretrained.default_source(config.model.name, preset)
+    try:
+        pretrained.resolve(published)
+    except pretrained.WeightsUnavailable as error:
+        if config.data.source != "synthetic" or has_arrays:
+            raise
+        config.update(config.random_init)
+        config.pretrained.source = "none"
+        config.freeze.regime = "scratch"
+        terminal.banner(
+            f"NO PRETRAINED WEIGHTS: {error}\nOn the demo data training goes on from random "
+            f"values: learning rate {config.learning_rate:g}, batch size {config.batch_size}, at "
+            f"most {config.num_epochs} epochs, nothing frozen."
+        )
+        return ""
+    config.pretrained.source = published
+    return published
+
+
+def _describe_data(splits: DataSplits, terminal: Terminal) -> None:
+    if len(splits.classes) == 2:
+        terminal.say(f"classes: negative {splits.classes[0]!r}, positive {splits.classes[1]!r}")
+    else:
+        terminal.say(f"classes: {', '.join(splits.classes)}")
+    for split in SPLITS:
+        part = splits[split]
+        counts = np.bincount(part.labels, minlength=len(splits.classes))
+        named = ", ".join(f"{n} {name}" for n, name in zip(counts, splits.classes, strict=True))
+        patients = "" if part.patients is None else f" of {len(set(part.patients))} patients"
+        terminal.say(f"{split}: {len(part)} images{patients} ({named})")
+    for note in splits.notes:
+        terminal.banner(note)
+
+
+@dataclasses.dataclass
+class _Position:
+    """How far a run has come; saved in every checkpoint beside the arrays."""
+
+    epoch: int = 0  # the next one
+    step: int = 0  # the next one
+    learning_rate: float = 0.0
+    stop: bool = False
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+class _Training:
+    """One run in memory: network, optimizer, callbacks and position."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        splits: DataSplits,
+        source: str,
+        run: RunFolder,
+        terminal: Terminal,
+    ):
+        self.config, self.splits, self.run, self.terminal = config, splits, run, terminal
+        cache = int(config.data.cache_gib * 2**30)
+        self.batches = {
+            split: Batches(
+                splits[split],
+                tuple(config.image_size),
+                config.batch_size,
+                # Training images are read in every epoch, so they come first.
+                cache_bytes=cache * (8 if split == "train" else 1) // 10,
+            )
+            for split in SPLITS
+        }
+        num_classes = 1 if len(splits.classes) == 2 else len(splits.classes)
+
+        def create() -> nnx.Module:
+            return create_model(
+                config.model.name,
+                num_classes=num_classes,
+                image_size=tuple(config.image_size),
+                rngs=nnx.Rngs(config.seed),
+                **config.model.options.to_dict(),
+            )
+
+        # One compiled program for all initial values: op by op, it takes longer than an epoch.
+        model = nnx.eval_shape(create)
+        params = jax.jit(lambda: params_of(create()))()
+        if source:
+            model, report = _load_pretrained(create, source)
+            terminal.say(f"weights: {report}")
+            params = params_of(model)
+        graphdef, _ = nnx.split(model, nnx.Param)
+        rules = freezing.regime_rules(config.freeze.regime, model, list(params))
+        self.labels = freezing.label_parameters(params, rules)
+        trainable = {p: v for p, v in params.items() if self.labels[p] == freezing.TRAINABLE}
+        self.frozen = {p: v for p, v in params.items() if self.labels[p] == freezing.FROZEN}
+        # Keras' Adam: epsilon 1e-7 is added to the root, as optax does before bias correction.
+        optimizer = freezing.partition(optax.scale_by_adam(eps=1e-7), self.labels)
+        self.preprocessing = self._make_preprocessing(source)
+        self.train_step = make_train_step(graphdef, self.preprocessing, optimizer)
+        self.eval_step = make_eval_step(graphdef, self.preprocessing)
+        self.trainable: Arrays = trainable
+        self.opt_state = optimizer.init(trainable)
+        self.key = jax.random.fold_in(jax.random.key(config.seed), _stable("dropout"))
+
+        stopping, plateau = config.early_stopping, config.plateau
+        self.stopping = EarlyStopping(
+            stopping.patience, stopping.min_delta, MONITORS[stopping.monitor]
+        )
+        self.plateau = ReduceLROnPlateau(
+            plateau.factor,
+            plateau.patience,
+            plateau.min_delta,
+            MONITORS[plateau.monitor],
+            min_lr=plateau.min_lr,
+        )
+        self.position = _Position(learning_rate=float(np.float32(config.learning_rate)))
+        self.best: dict[str, np.ndarray] = {}
+
+        text = summarize(model, params, self.labels, tuple(config.image_size))
+        run.write("summary.txt", text)
+        terminal.say(text.splitlines()[-1])
+        if checkpoints.exists(run.last):
+            self._resume()
+
+    @property
+    def params(self) -> Arrays:
+        return {**self.trainable, **self.frozen}
+
+    def fit(self) -> None:
+        """Epochs until early stopping or the limit; the best weights are in `self.best` then."""
+        position, config = self.position, self.config
+        while position.epoch < config.num_epochs and not position.stop:
+            row = self._epoch(position.epoch)
+            position.history.append(row)
+            position.stop = self.stopping.update(position.epoch, row[config.early_stopping.monitor])
+            position.learning_rate = self.plateau.update(
+                position.epoch, row[config.plateau.monitor], position.learning_rate
+            )
+            is_best = self.stopping.best_epoch == position.epoch
+            position.epoch += 1
+            if is_best:
+                self.best = jax.device_get(self.params)
+                self._save(self.run.best, {f"params/{p}": v for p, v in self.best.items()})
+            self._save(self.run.last, self._everything())
+            self.run.write_history(position.history)
+            left = self.stopping.patience - self.stopping.wait
+            left = 0 if position.stop else min(left, config.num_epochs - position.epoch)
+            self.terminal.epoch(row, config.num_epochs, left, is_best)
+        reason = (
+            f"no better {config.early_stopping.monitor} for {config.early_stopping.patience} epochs"
+            if position.stop
+            else f"the limit of {config.num_epochs} epochs"
+        )
+        self.terminal.say(
+            f"stopped after epoch {position.epoch}: {reason}; "
+            f"the best weights are those of epoch {self.stopping.best_epoch + 1}"
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Scores the test split with the best weights and writes the report."""
+        params = self.best or self.params
+        test = self.splits.test
+        logits = self._logits(params, "test")
+        metrics = classification_metrics(
+            test.labels, logits, self.splits.classes, groups=test.patients
+        )
+        metrics |= {
+            "split": "test",
+            "best_epoch": self.stopping.best_epoch + 1,
+            "epochs": self.position.epoch,
+            "patients": None if test.patients is None else len(set(test.patients)),
+            "notes": list(self.splits.notes),
+            "initial_weights": self.config.pretrained.source,
+        }
+        plot_history(
+            self.position.history,
+            self.run.path / "history.png",
+            best_epoch=self.stopping.best_epoch,
+            prior_entropy=metrics["prior_entropy"],
+        )
+        # Last, since these files say that the run is finished.
+        write_report(
+            self.run.path,
+            metrics=metrics,
+            ids=test.ids,
+            labels=test.labels,
+            logits=logits,
+            classes=self.splits.classes,
+            patients=test.patients,
+        )
+        interval = metrics["auroc_interval"]
+        self.terminal.say(
+            f"test: loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.3f}  AUROC "
+            f"{metrics['auroc']:.3f} (95% {interval['low']:.3f} to {interval['high']:.3f}, "
+            f"{interval['method']})  n {metrics['n']}"
+        )
+        if message := collapse_message(metrics):
+            self.terminal.banner(message)
+        self.terminal.say(f"results: {self.run.path}")
+        return json.loads((self.run.path / "test_metrics.json").read_text())
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        start = time.monotonic()
+        sums: Any = zero_sums()
+        rate = np.float32(self.position.learning_rate)
+        order = zlib.crc32(f"{self.config.seed}/order/{epoch}".encode())
+        batches = self.batches["train"]
+        in_flight: collections.deque[Any] = collections.deque()
+        with self.terminal.epoch_bar(epoch, len(batches)) as bar:
+            for batch in batches.epoch(order):
+                key = jax.random.fold_in(self.key, self.position.step)
+                on_device = {name: batch[name] for name in ("image", "label", "mask")}
+                self.trainable, self.opt_state, sums = self.train_step(
+                    self.trainable, self.frozen, self.opt_state, sums, on_device, rate, key
+                )
+                self.position.step += 1
+                # Two steps ahead keep the device busy; more would only hold batches in memory.
+                in_flight.append(sums)
+                if len(in_flight) > 2:
+                    jax.block_until_ready(in_flight.popleft())
+                bar.advance(int(batch["mask"].sum()))
+        totals = {name: float(value) for name, value in jax.device_get(sums).items()}
+        trained = time.monotonic()
+        count = totals["count"]
+        if not math.isfinite(totals["total_loss"]):
+            raise UserError(
+                f"the training loss is not finite in epoch {epoch + 1} at learning rate "
+                f"{self.position.learning_rate:g}; lower config.learning_rate (the best weights "
+                f"so far are in '{self.run.best}')"
+            )
+        labels = self.splits.validation.labels
+        logits = self._logits(self.params, "validation")
+        validation = classification_metrics(labels, logits, self.splits.classes)
+        row = {
+            "epoch": epoch,
+            "step": self.position.step,
+            "learning_rate": self.position.learning_rate,
+            "loss": totals["loss"] / count,
+            "accuracy": totals["correct"] / count,
+            "val_loss": validation["loss"],
+            "val_accuracy": validation["accuracy"],
+            "val_auroc": validation["auroc"],
+            "time": {
+                "seconds": time.monotonic() - start,
+                "images_per_second": count / (trained - start),
+            },
+        }
+        if totals["total_loss"] != totals["loss"]:
+            row["total_loss"] = totals["total_loss"] / count
+        return row
+
+    def _logits(self, params: Arrays, split: str) -> np.ndarray:
+        """float32 [N, K] in the order of the split's examples."""
+        batches = self.batches[split].epoch()
+        logits = [(self.eval_step(params, b["image"]), b["mask"] > 0) for b in batches]
+        return np.concatenate([np.asarray(values)[real] for values, real in logits])
+
+    def _make_preprocessing(self, source: str) -> Preprocessing:
+        if self.config.preprocessing == "imagenet":
+            return IMAGENET
+        if source:
+            raise UserError(
+                "preprocessing 'standardize' does not go with pretrained weights, which expect "
+                "'imagenet'"
+            )
+        statistics = ChannelStatistics()
+        for batch in self.batches["train"].epoch():
+            statistics.add(batch["image"][batch["mask"] > 0])
+        return statistics.standardize()
+
+    def _everything(self) -> Arrays:
+        leaves = jax.tree.leaves(self.opt_state)
+        return {
+            **{f"params/{path}": value for path, value in self.params.items()},
+            **{f"optimizer/{i}": leaf for i, leaf in enumerate(leaves)},
+        }
+
+    def _save(self, folder: pathlib.Path, arrays: Arrays) -> None:
+        metadata = {
+            "model": {
+                "name": self.config.model.name,
+                "options": self.config.model.options.to_dict(),
+                "image_size": list(self.config.image_size),
+            },
+            "classes": list(self.splits.classes),
+            "preprocessing": self.preprocessing.to_dict(),
+            "initial_weights": self.config.pretrained.source,
+            "position": dataclasses.asdict(self.position),
+            "early_stopping": self.stopping.state_dict(),
+            "plateau": self.plateau.state_dict(),
+        }
+        checkpoints.save(folder, arrays, metadata)
+
+    def _resume(self) -> None:
+        arrays, metadata = checkpoints.restore(self.run.last)
+        self.position = _Position(**metadata["position"])
+        self.stopping.load_state_dict(metadata["early_stopping"])
+        self.plateau.load_state_dict(metadata["plateau"])
+        self.trainable = {path: arrays[f"params/{path}"] for path in self.trainable}
+        self.frozen = {path: arrays[f"params/{path}"] for path in self.frozen}
+        structure = jax.tree.structure(self.opt_state)
+        leaves = [arrays[f"optimizer/{i}"] for i in range(structure.num_leaves)]
+        self.opt_state = jax.tree.unflatten(structure, leaves)
+        best, _ = checkpoints.restore(self.run.best)
+        self.best = {path.removeprefix("params/"): value for path, value in best.items()}
+        self.terminal.say(f"resumed after epoch {self.position.epoch} of the run in this folder")
+
+
+def _load_pretrained(
+    create: Callable[[], nnx.Module], source: str
+) -> tuple[nnx.Module, pretrained.LoadReport]:
+    """The head belongs to the classes at hand, so it starts anew, and the report says so."""
+    model = create()
+    return model, pretrained.load_weights(model, source, exclude=("head/.*",))
+
+
+def _stable(name: str) -> int:
+    """The number of a random stream: a new stream shifts no other."""
+    return zlib.crc32(name.encode()) & 0x7FFFFFFF

@@ -1,0 +1,89 @@
+"""What a run says on the terminal: a line an epoch, and a bar within it where there is a terminal."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Terminal:
+    """Prints a run; plain lines where the output is not a terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._console.print(text, markup=False)
+
+    def banner(self, text: str) -> None:
+        """What nobody may overlook."""
+        if self._console.is_terminal:
+            self._console.print(Panel(text, style="bold yellow", expand=False))
+        else:
+            self.say(f"*** {text} ***")
+
+    def epoch_bar(self, epoch: int, batches: int) -> "EpochBar":
+        """A bar for the training batches of one epoch, counted from 0."""
+        return EpochBar(self._console, epoch, batches)
+
+    def epoch(self, row: Mapping[str, Any], num_epochs: int, epochs_left: int, best: bool) -> None:
+        """The line of a finished epoch.
+
+        Args:
+          row: its line of `metrics.jsonl`.
+          num_epochs: the limit.
+          epochs_left: how many more there will be at least, as far as early stopping knows.
+          best: whether it is the best so far.
+        """
+        seconds = row["time"]["seconds"]
+        left = f"{_duration(seconds * epochs_left)} left at least" if epochs_left else ""
+        self.say(
+            f"epoch {row['epoch'] + 1:>3}/{num_epochs}  loss {row['loss']:.4f}  "
+            f"accuracy {row['accuracy']:.3f}  val_loss {row['val_loss']:.4f}  "
+            f"val_accuracy {row['val_accuracy']:.3f}  val_auroc {row['val_auroc']:.3f}  "
+            f"lr {row['learning_rate']:.1e}  {row['time']['images_per_second']:.1f} images/s  "
+            f"{_duration(seconds)}  {left}{'  *best' if best else ''}".rstrip()
+        )
+
+
+class EpochBar:
+    """Context manager around the batches of an epoch; `advance` after each."""
+
+    def __init__(self, console: Console, epoch: int, batches: int):
+        self._progress = Progress(
+            TextColumn(f"epoch {epoch + 1:>3}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} batches  {task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=batches, speed="")
+        self._start = time.monotonic()
+        self._images = 0
+
+    def __enter__(self) -> "EpochBar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def advance(self, images: int) -> None:
+        """One batch of `images` is done."""
+        self._images += images
+        speed = self._images / max(time.monotonic() - self._start, 1e-9)
+        self._progress.update(self._task, advance=1, speed=f"{speed:.1f} images/s")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,143 @@
+"""The folder that a run leaves: what was asked, on what it ran, what came out."""
+
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from glomjax.errors import UserError
+from glomjax.evaluation.report import write_file
+
+_PACKAGES = ("glomjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class RunFolder:
+    """Paths and plain files of one run.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.best = self.path / "checkpoints" / "best"
+        self.last = self.path / "checkpoints" / "last"
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"run folder '{self.path}' cannot be made ({error.strerror}); "
+                "name another with --workdir"
+            ) from error
+
+    @property
+    def finished(self) -> bool:
+        """Whether a run has ended here: the test metrics are its last file."""
+        return (self.path / "test_metrics.json").is_file()
+
+    def claim(self, requested: ConfigDict) -> None:
+        """Takes the folder for this configuration, or refuses one that holds another's run."""
+        wanted = json.loads(to_json(requested))
+        file = self.path / "config.json"
+        if not file.exists():
+            leftovers = [f for f in self.path.iterdir() if f.name != "checkpoints"]
+            if leftovers:
+                raise UserError(
+                    f"folder '{self.path}' is not empty and holds no run ('{leftovers[0].name}' "
+                    "for one); name another with --workdir"
+                )
+            self.write_config(requested, requested)
+            return
+        try:
+            before = json.loads(file.read_text())["requested"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"'{file}' is not the configuration of a run; name another folder with --workdir"
+            ) from error
+        if changes := _differences(before, wanted):
+            raise UserError(
+                f"folder '{self.path}' holds a run with another configuration "
+                f"({'; '.join(changes)}); name another folder with --workdir"
+            )
+
+    def write_config(self, requested: ConfigDict, effective: ConfigDict) -> None:
+        """`config.json`: what was asked for and, where that left it open, what was taken."""
+        both = {
+            "requested": json.loads(to_json(requested)),
+            "effective": json.loads(to_json(effective)),
+        }
+        self.write("config.json", json.dumps(both, indent=2) + "\n")
+
+    def write_environment(self, seed: int) -> None:
+        """`environment.json`: versions, device, git commit, command and seed."""
+        devices = jax.devices()
+        environment = {
+            "packages": {name: _version(name) for name in _PACKAGES},
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "devices": [str(device.device_kind) for device in devices],
+            "backend": jax.default_backend(),
+            "git": _git_state(),
+            "command": sys.argv,
+            "seed": seed,
+        }
+        self.write("environment.json", json.dumps(environment, indent=2) + "\n")
+
+    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """`metrics.jsonl`: a line an epoch."""
+        self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+
+    def write(self, name: str, text: str) -> None:
+        """A text file of the run, whole or not at all."""
+        write_file(self.path / name, text.encode())
+
+
+def to_json(config: ConfigDict) -> str:
+    """The configuration as JSON."""
+    return json.dumps(config.to_dict(), sort_keys=True, default=list)
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        missing = "nothing"
+        return [
+            change
+            for key in keys
+            for change in _differences(
+                before.get(key, missing), now.get(key, missing), f"{name}.{key}".lstrip(".")
+            )
+        ]
+    return [] if before == now else [f"{name} was {before!r}, now {now!r}"]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_state() -> dict[str, Any]:
+    folder = pathlib.Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {
+            "commit": commit,
+            "uncommitted_changes": bool(_git(folder, "status", "--porcelain")),
+        }
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return {"commit": "unknown", "uncommitted_changes": False}
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

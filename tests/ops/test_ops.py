@@ -1,0 +1,257 @@
+"""Every operation equals its plain definition in value and gradient, on whatever runs the tests."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glomjax import ops
+from glomjax.ops.activation import plain_bias_gelu, plain_bias_relu
+from glomjax.ops.convolution import plain_conv2d, plain_depthwise_conv2d
+from glomjax.ops.normalization import plain_layer_norm
+from glomjax.ops.pooling import plain_max_pool
+
+few = settings(max_examples=5, deadline=None, derandomize=True, database=None)
+TOLERANCE = {jnp.dtype("float32"): 2e-5, jnp.dtype("bfloat16"): 4e-2}
+
+# (operation, plain definition, shapes of the arguments) without convolutions and pools.
+ELEMENTWISE = {
+    "gelu": (ops.bias_gelu, plain_bias_gelu, ((2, 5, 3, 7), (7,))),
+    "gelu_rows": (ops.bias_gelu, plain_bias_gelu, ((3, 13), (13,))),
+    "gelu_1x1": (ops.bias_gelu, plain_bias_gelu, ((1, 1, 1, 1), (1,))),
+    "relu": (ops.bias_relu, plain_bias_relu, ((2, 5, 3, 7), (7,))),
+    "relu_rows": (ops.bias_relu, plain_bias_relu, ((3, 13), (13,))),
+    "layer_norm": (ops.layer_norm, plain_layer_norm, ((2, 5, 3, 7), (7,), (7,))),
+    "layer_norm_rows": (ops.layer_norm, plain_layer_norm, ((3, 96), (96,), (96,))),
+    "layer_norm_1x1": (ops.layer_norm, plain_layer_norm, ((1, 1, 1, 5), (5,), (5,))),
+    "depthwise": (ops.depthwise_conv2d, plain_depthwise_conv2d, ((2, 9, 7, 5), (3, 3, 1, 5))),
+    "depthwise_1x1": (ops.depthwise_conv2d, plain_depthwise_conv2d, ((2, 1, 1, 3), (3, 3, 1, 3))),
+    "depthwise_5x3": (ops.depthwise_conv2d, plain_depthwise_conv2d, ((1, 2, 6, 3), (5, 3, 1, 3))),
+}
+# (map, kernel size, stride, padding): the networks' own and awkward ones.
+CONVOLUTIONS = {
+    "davit_stem": ((17, 15), 7, 4, ((3, 3), (3, 3))),
+    "davit_downsample_odd": ((9, 7), 2, 2, "SAME"),
+    "alexnet_stem": ((22, 19), 13, 3, ((3, 3), (3, 3))),
+    "googlenet_stem": ((15, 16), 7, 2, "SAME"),
+    "valid_3": ((14, 11), 7, 3, "VALID"),
+    "valid_4": ((11, 8), 2, 4, "VALID"),
+    "uneven_padding": ((10, 9), 7, 3, ((0, 2), (1, 4))),
+    "one_pixel": ((1, 1), 7, 2, "SAME"),
+    "pointwise": ((5, 3), 1, 1, "SAME"),
+    "pointwise_strided": ((5, 4), 1, 2, "SAME"),
+    "unit_stride": ((6, 5), 3, 1, "SAME"),
+}
+POOLS = [(3, 2), (2, 2), (3, 1)]
+
+
+def arrays(shapes, dtype="float32", seed=0):
+    rng = np.random.default_rng(seed)
+    return tuple(jnp.asarray(rng.standard_normal(s), dtype) for s in shapes)
+
+
+def value_and_gradients(op, args, seed=7):
+    """The output and the gradients for a random cotangent, compiled as one program."""
+    out = jax.eval_shape(op, *args)
+    (g,) = arrays([out.shape], out.dtype, seed)
+
+    def run(g, *args):
+        y, vjp = jax.vjp(op, *args)
+        return y, vjp(g)
+
+    return jax.jit(run)(g, *args)
+
+
+def assert_agree(op, plain, args):
+    """Value and gradients equal in shape, dtype and, relative to the largest, in number."""
+    ours, theirs = value_and_gradients(op, args), value_and_gradients(plain, args)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        scale = max(1.0, np.abs(b[np.isfinite(b)]).max(initial=0.0))
+        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[args[0].dtype] * scale)
+
+
+def convolution(size, stride, padding):
+    return (
+        partial(ops.conv2d, stride=stride, padding=padding),
+        partial(plain_conv2d, stride=stride, padding=padding),
+        (size, size, 3, 5),
+    )
+
+
+def pool(window, stride, padding):
+    options = {"window": window, "stride": stride, "padding": padding}
+    # Positions by index: custom_vjp tells which arguments are not differentiated that way.
+    return lambda x: ops.max_pool(x, *options.values()), partial(plain_max_pool, **options)
+
+
+@pytest.mark.parametrize("case", ELEMENTWISE)
+def test_float32_agrees_with_the_plain_definition(strict_dtypes, case):
+    op, plain, shapes = ELEMENTWISE[case]
+    assert_agree(op, plain, arrays(shapes))
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_a_convolution_agrees_with_the_plain_one(strict_dtypes, case):
+    extent, size, stride, padding = CONVOLUTIONS[case]
+    op, plain, kernel = convolution(size, stride, padding)
+    assert_agree(op, plain, arrays([(2, *extent, 3), kernel]))
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+@pytest.mark.parametrize(("window", "stride"), POOLS)
+def test_a_max_pool_agrees_with_the_plain_one(strict_dtypes, window, stride, padding):
+    op, plain = pool(window, stride, padding)
+    assert_agree(op, plain, arrays([(2, 9, 6, 5)]))
+
+
+@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise"])
+def test_bfloat16_agrees_loosely_and_stays_bfloat16(case):
+    op, plain, shapes = ELEMENTWISE[case]
+    assert_agree(op, plain, arrays(shapes, "bfloat16"))
+
+
+def test_bfloat16_convolution_and_pool_agree_loosely_and_stay_bfloat16():
+    op, plain, kernel = convolution(7, 4, ((3, 3), (3, 3)))
+    assert_agree(op, plain, arrays([(2, 13, 11, 3), kernel], "bfloat16"))
+    assert_agree(*pool(3, 2, "SAME"), arrays([(2, 9, 6, 5)], "bfloat16"))
+
+
+@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm"])
+def test_float32_parameters_serve_bfloat16_activations(case):
+    op, plain, (x, *parameters) = ELEMENTWISE[case]
+    args = (*arrays([x], "bfloat16"), *arrays(parameters))
+    assert_agree(op, plain, args)
+
+
+@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise"])
+def test_an_empty_batch_gives_an_empty_output_and_zero_parameter_gradients(case):
+    op, plain, ((_, *rest), *parameters) = ELEMENTWISE[case]
+    assert_agree(op, plain, arrays([(0, *rest), *parameters]))
+
+
+def test_an_empty_batch_passes_through_convolution_and_pool():
+    op, plain, kernel = convolution(7, 2, "SAME")
+    assert_agree(op, plain, arrays([(0, 9, 8, 3), kernel]))
+    assert_agree(*pool(3, 2, "VALID"), arrays([(0, 9, 6, 5)]))
+
+
+@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise"])
+def test_non_finite_numbers_show_where_the_plain_definition_shows_them(case):
+    op, plain, shapes = ELEMENTWISE[case]
+    x, *parameters = arrays(shapes)
+    x = x.at[0, 0, 0, 0].set(jnp.nan).at[1, 0, 0, 1].set(jnp.inf).at[1, -1, -1, 2].set(-jnp.inf)
+    ours, theirs = (jax.jit(f)(x, *parameters) for f in (op, plain))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert not np.isfinite(ours).all()
+
+
+@pytest.mark.parametrize("case", ["gelu", "layer_norm", "depthwise"])
+def test_nan_reaches_the_gradients_as_in_the_plain_definition(case):
+    op, plain, shapes = ELEMENTWISE[case]
+    x, *parameters = arrays(shapes)
+    args = (x.at[1, 2, 1, 3].set(jnp.nan), *parameters)
+    ours, theirs = value_and_gradients(op, args), value_and_gradients(plain, args)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+    assert any(np.isnan(gradient).any() for gradient in ours[1])
+
+
+def test_relu_passes_the_gradient_of_a_nan_and_stops_it_at_zero():
+    x = jnp.asarray([[-1.0, 0.0, 1.0, jnp.nan]])
+    y, vjp = jax.vjp(ops.bias_relu, x, jnp.zeros(4))
+    np.testing.assert_array_equal(y, plain_bias_relu(x, jnp.zeros(4)))
+    np.testing.assert_array_equal(vjp(jnp.full((1, 4), jnp.nan))[0], [[0, 0, jnp.nan, jnp.nan]])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_strided_convolution_hides_no_non_finite_number(bad):
+    # 2x2 at stride 2 reads each pixel once. 7x7 at stride 4 reads a block of zero weights more,
+    # so that a NaN may show in a neighbour too; it never shows less than in the plain one.
+    for size, stride, exact in ((2, 2, True), (7, 4, False)):
+        op, plain, kernel = convolution(size, stride, "VALID")
+        x, kernel = arrays([(1, 14, 14, 3), kernel])
+        x = x.at[0, 5, 6, 1].set(bad)
+        ours, theirs = (~np.isfinite(f(x, kernel)) for f in (op, plain))
+        assert theirs.any()
+        assert not (theirs & ~ours).any()
+        assert not exact or (ours == theirs).all()
+
+
+def test_a_max_pool_shows_non_finite_numbers_as_the_plain_one():
+    op, plain = pool(3, 2, "SAME")
+    x = arrays([(1, 9, 9, 2)])[0].at[0, 3, 2, 1].set(jnp.nan).at[0, 8, 8, 0].set(jnp.inf)
+    x = x.at[0, :3, :3, 0].set(-jnp.inf)  # a whole window
+    np.testing.assert_array_equal(op(x), plain(x))
+    assert np.isneginf(op(x)).any()
+
+
+def test_a_nan_gradient_survives_a_max_pool_over_a_nan():
+    op, _ = pool(3, 2, "VALID")
+    x = arrays([(1, 7, 7, 2)])[0].at[0, 3, 2, 1].set(jnp.nan)
+    y, vjp = jax.vjp(op, x)
+    assert np.isnan(vjp(y)[0]).any()
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+@pytest.mark.parametrize(("window", "stride"), POOLS)
+def test_among_equal_maxima_the_first_takes_the_gradient_as_in_xla(window, stride, padding):
+    op, plain = pool(window, stride, padding)
+    rng = np.random.default_rng(1)
+    # ReLU's output: many zeros, and few distinct values.
+    x = jnp.asarray(np.maximum(rng.integers(-3, 3, (2, 11, 8, 3)), 0), jnp.float32)
+    (_, ours), (_, theirs) = value_and_gradients(op, (x,)), value_and_gradients(plain, (x,))
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=1e-6)
+    constant = jnp.zeros((1, window, window, 1))
+    (_, (dx,)) = value_and_gradients(pool(window, stride, "VALID")[0], (constant,))
+    assert np.flatnonzero(dx).tolist() == [0]
+
+
+@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise"])
+def test_jit_of_vmap_changes_nothing(strict_dtypes, case):
+    op, plain, shapes = ELEMENTWISE[case]
+    every = tuple(range(len(shapes)))
+
+    def over_examples(f, axes):
+        total = jax.value_and_grad(lambda *args: jnp.sum(jnp.sin(f(*args))), every)
+        return jax.jit(jax.vmap(total, in_axes=axes))
+
+    # Parameters shared by the examples, then of their own.
+    shared = arrays([(3, *shapes[0]), *shapes[1:]])
+    own = arrays([(3, *shape) for shape in shapes])
+    for args, axes in ((shared, (0, *[None] * (len(shapes) - 1))), (own, 0)):
+        ours, theirs = (over_examples(f, axes)(*args) for f in (op, plain))
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
+@few
+@given(
+    extent=st.tuples(st.integers(4, 17), st.integers(4, 17)),
+    size=st.integers(1, 8),
+    stride=st.integers(2, 4),
+    pads=st.tuples(*[st.integers(2, 3)] * 4),
+    named=st.sampled_from(["SAME", None]),
+)
+def test_strided_convolutions_of_any_size_agree(extent, size, stride, pads, named):
+    op, plain, kernel = convolution(size, stride, named or (pads[:2], pads[2:]))
+    assert_agree(op, plain, arrays([(1, *extent, 3), kernel]))
+
+
+@few
+@given(
+    extent=st.tuples(st.integers(4, 12), st.integers(4, 12)),
+    window=st.integers(1, 4),
+    stride=st.integers(1, 4),
+    padding=st.sampled_from(["SAME", "VALID"]),
+    seed=st.integers(0, 99),
+)
+def test_max_pools_of_any_window_agree_with_ties(extent, window, stride, padding, seed):
+    op, plain = pool(window, stride, padding)
+    values = np.random.default_rng(seed).integers(-2, 2, (1, *extent, 2))
+    assert_agree(op, plain, (jnp.asarray(values, jnp.float32),))

@@ -1,0 +1,105 @@
+"""Weights of keras_cv_attention_models: both file layouts, and the numbers that come out."""
+
+import pathlib
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from glomjax.models import create_model, params_of
+from glomjax.pretrained import load_weights, read_weights
+
+DATA = pathlib.Path(__file__).parents[1] / "data" / "davit_kecam"
+FILE, WHOLE_MODEL = DATA / "kecam_davit.h5", DATA / "kecam_davit_full_model.h5"
+SMALL = {
+    "depths": (1, 1, 2, 1),
+    "embed_dims": (16, 32, 64, 128),
+    "num_heads": (2, 4, 8, 16),
+    "num_classes": 5,
+}
+
+
+def preprocessed(pixels: np.ndarray, preprocessing: dict) -> jnp.ndarray:
+    """uint8 [B, H, W, 3] as the report of a loaded file says."""
+    low, high = preprocessing["range"]
+    scaled = low + pixels.astype(np.float32) / 255 * (high - low)
+    mean, std = (np.float32(preprocessing[key]) for key in ("mean", "std"))
+    return jnp.asarray((scaled - mean.reshape(1, 1, 1, 3)) / std.reshape(1, 1, 1, 3), jnp.float32)
+
+
+def abstract_model(**options) -> nnx.Module:
+    """A DaViT-T without numbers: the file alone can give them."""
+    return nnx.eval_shape(lambda: create_model("davit_tiny", rngs=nnx.Rngs(0), **options))
+
+
+def forward(model, images):
+    """(features, logits), compiled as one program."""
+    graphdef, params = nnx.split(model)
+
+    def run(params, images):
+        model = nnx.merge(graphdef, params)
+        return model.features(images), model(images)
+
+    return jax.jit(run)(params, images)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    model = abstract_model(preset="kecam", **SMALL)
+    return model, load_weights(model, FILE)
+
+
+@pytest.mark.parametrize("size", ["140x140", "96x130", "224x224"])
+def test_a_loaded_kecam_file_gives_the_golden_features_and_logits(loaded, size):
+    model, report = loaded
+    golden = np.load(DATA / "kecam_davit_outputs.npz")
+    images = preprocessed(golden[f"{size}.image_uint8"], report.preprocessing)
+    features, logits = forward(model, images)
+    expected = golden[f"{size}.features"]
+    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(logits, golden[f"{size}.logits"], rtol=0, atol=1e-4)
+
+
+def test_the_report_counts_every_tensor_and_parameter(loaded):
+    model, report = loaded
+    assert set(report.loaded) == set(params_of(model))
+    assert report.num_parameters == sum(leaf.size for leaf in params_of(model).values())
+    assert (report.preset, report.excluded) == ("kecam", ())
+    assert "\n" not in str(report)
+    assert "180 tensors" in str(report)
+
+
+def test_both_keras_layouts_hold_the_same_bits():
+    weights, _ = read_weights(FILE)
+    whole, _ = read_weights(WHOLE_MODEL)
+    assert weights.keys() == whole.keys()
+    assert all(np.array_equal(weights[path], whole[path]) for path in weights)
+
+
+def test_every_dataset_arrives_under_its_path_with_its_bits(loaded):
+    params = params_of(loaded[0])
+    with h5py.File(FILE) as file:
+
+        def stored(layer, weight):
+            return file[f"{layer}/{layer}/{weight}:0"][()]
+
+        pairs = {
+            "stem/conv/kernel": stored("stem_conv", "kernel"),
+            "stages/3/downsample/norm/scale": stored("stack4_downsample_ln", "gamma"),
+            "stages/2/blocks/1/spatial/cpe2/bias": stored(
+                "stack3_block3_pre_ffn_cpe_dw_conv", "bias"
+            ),
+            "stages/2/blocks/1/channel/attention/qkv/kernel": stored(
+                "stack3_block4_channel_attn_qkv", "kernel"
+            ),
+            "stages/0/blocks/0/spatial/cpe1/kernel": stored(
+                "stack1_block1_pre_attn_cpe_dw_conv", "depthwise_kernel"
+            ).transpose(0, 1, 3, 2),
+            "norm/bias": stored("pre_output_ln", "beta"),
+            "head/kernel": stored("predictions", "kernel"),
+        }
+    for path, value in pairs.items():
+        np.testing.assert_array_equal(params[path], value, err_msg=path)

@@ -1,0 +1,55 @@
+"""Our own weight file: the bits, the preset and the preprocessing come back, or an error does."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from glomjax.errors import UserError
+from glomjax.pretrained import read_weights, write_weights
+
+IMAGENET = {"range": [0.0, 1.0], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+@pytest.fixture
+def weights():
+    random = np.random.default_rng(0)
+    square = random.standard_normal((8, 8)).astype(np.float32)
+    return {"norm/scale": np.ones(8, np.float32), "head/kernel": square.T}  # a transposed view
+
+
+@pytest.fixture
+def file(tmp_path, weights) -> pathlib.Path:
+    path = tmp_path / "ours.safetensors"
+    write_weights(path, weights, model="davit_tiny", preset="kecam", preprocessing=IMAGENET)
+    return path
+
+
+def test_the_bits_the_preset_and_the_preprocessing_come_back(file, weights):
+    again, info = read_weights(file)
+    assert again.keys() == weights.keys()
+    assert all(np.array_equal(again[key], weights[key]) for key in weights)
+    assert (info.layout, info.preset, info.preprocessing) == ("glomjax", "kecam", IMAGENET)
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_one_flipped_bit_in_the_values_is_an_error(file):
+    body = bytearray(file.read_bytes())
+    body[-50] ^= 1
+    file.write_bytes(body)
+    with pytest.raises(UserError, match="its values are not those it was written with"):
+        read_weights(file)
+
+
+def test_damaged_metadata_is_an_error(tmp_path, weights):
+    path = tmp_path / "ours.safetensors"
+    safetensors.numpy.save_file({"norm/scale": weights["norm/scale"]}, path, {"glomjax": "{"})
+    with pytest.raises(UserError, match=r"glomjax metadata reads '{'"):
+        read_weights(path)
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path, weights):
+    path = tmp_path / "none" / "ours.safetensors"
+    with pytest.raises(UserError, match="cannot be written"):
+        write_weights(path, weights, model="davit_tiny", preset="kecam", preprocessing={})

@@ -1,0 +1,142 @@
+"""The configuration: the published recipe, and one sentence for each wrong value."""
+
+import functools
+import importlib.util
+import pathlib
+
+import pytest
+
+from glomjax.errors import UserError
+from glomjax.training import default_config
+from glomjax.training.config import check_config
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+def load(name: str, *arguments: str):
+    """What `get_config` of a file in `configs/` gives."""
+    spec = importlib.util.spec_from_file_location(f"config_{name}", CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*arguments)
+
+
+def changed(key: str, value):
+    """The default configuration with one field set, whatever its type."""
+    config = default_config()
+    *sections, field = key.split(".")
+    part = functools.reduce(lambda part, name: part[name], sections, config)
+    with config.ignore_type(), config.unlocked():
+        part[field] = value
+    return config
+
+
+ALL = [(name,) for name in sorted(p.stem for p in CONFIGS.glob("*.py"))] + [("davit", "scratch")]
+
+
+@pytest.mark.parametrize("arguments", ALL, ids=":".join)
+def test_every_shipped_config_is_valid_and_holds_the_published_recipe(arguments):
+    config = load(*arguments)
+    check_config(config)
+    assert tuple(config.image_size) == (280, 280)
+    assert config.num_epochs == 1000
+    for section in (config.early_stopping, config.plateau):
+        assert (section.monitor, section.min_delta) == ("val_loss", 0.0)
+    assert config.early_stopping.patience == 7
+    plateau = config.plateau
+    assert (plateau.factor, plateau.patience, plateau.min_lr) == (0.5, 3, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "learning_rate", "preprocessing", "regime"),
+    [
+        ("alexnet_mini", 1e-4, "standardize", "scratch"),
+        ("googlenet", 3e-4, "standardize", "scratch"),
+        ("davit", 1e-3, "imagenet", "partial"),
+    ],
+)
+def test_each_network_has_its_own_learning_rate_and_preprocessing(
+    name, learning_rate, preprocessing, regime
+):
+    config = load(name)
+    assert config.batch_size == 32
+    assert config.learning_rate == learning_rate
+    assert (config.preprocessing, config.freeze.regime) == (preprocessing, regime)
+
+
+def test_davit_starts_from_imagenet_with_dropout():
+    config = load("davit")
+    assert config.model.to_dict() == {
+        "name": "davit_tiny",
+        "options": {"preset": "kecam", "dropout_rate": 0.3},
+    }
+    assert config.pretrained.source == "auto"
+
+
+def test_davit_from_random_values_takes_the_settings_of_the_fallback():
+    config = load("davit", "scratch")
+    assert config.freeze.regime == "scratch"
+    assert config.learning_rate == config.random_init.learning_rate == 1e-4
+    assert config.batch_size == config.random_init.batch_size == 8
+
+
+def test_the_default_has_no_none_since_a_command_line_cannot_override_one():
+    def leaves(part):
+        for value in part.values():
+            yield from leaves(value) if isinstance(value, dict) else [value]
+
+    assert None not in list(leaves(default_config().to_dict()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("lerning_rate", 1e-3, r"no configuration key 'lerning_rate'; did you mean learning_rate"),
+        ("data.sorce", "x", r"'data.sorce'; did you mean data.source"),
+        ("zzz", 1, r"'zzz'; known are batch_size, "),
+        ("batch_size", "many", r"batch_size is 'many'; it must be of type int"),
+        ("batch_size", 8.0, r"batch_size is 8.0; it must be of type int"),
+        ("batch_size", True, r"batch_size is True; it must be of type int"),
+        ("learning_rate", "1e-3", r"learning_rate is '1e-3'; it must be of type float"),
+        ("model", "davit_tiny", r"model is 'davit_tiny'; it is a section"),
+        ("data.classes", "glomerulus", r"data.classes is 'glomerulus'.*type tuple"),
+        ("learning_rate", float("nan"), r"learning_rate is nan; it must be a finite number"),
+        ("early_stopping.min_delta", float("inf"), r"early_stopping.min_delta is inf"),
+        ("model.options.dropout_rate", float("nan"), r"model.options.dropout_rate is nan"),
+        ("batch_size", 0, r"batch_size is 0; it must be at least 1"),
+        ("num_epochs", -1, r"num_epochs is -1; it must be at least 1"),
+        ("learning_rate", 0.0, r"learning_rate is 0.0; it must be above 0"),
+        ("random_init.learning_rate", -1.0, r"random_init.learning_rate is -1.0"),
+        ("random_init.batch_size", 0, r"random_init.batch_size is 0"),
+        ("seed", -1, r"seed is -1"),
+        ("image_size", (280,), r"image_size is \(280,\); it is \(height, width\)"),
+        ("image_size", (280, 16), r"image_size is \(280, 16\).*at least 32"),
+        ("early_stopping.patience", 0, r"early_stopping.patience must be at least 1"),
+        ("early_stopping.monitor", "val_f1", r"early_stopping.monitor is 'val_f1'; choose one of"),
+        ("plateau.factor", 1.0, r"plateau.factor must lie between 0 and 1"),
+        ("plateau.min_lr", -1e-5, r"plateau.min_lr must not be negative"),
+        ("data.cache_gib", -1.0, r"data.cache_gib must not be negative"),
+        ("model.name", "resnet", r"model.name is 'resnet'; choose one of alexnet_mini"),
+        ("preprocessing", "zscore", r"preprocessing is 'zscore'; choose one of"),
+        ("freeze.regime", "half", r"freeze.regime is 'half'; choose one of"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_that_names_it(key, value, message):
+    with pytest.raises(UserError, match=message) as error:
+        check_config(changed(key, value))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["seed", "plateau.factor", "model.options"])
+def test_a_missing_key_is_named(key):
+    config = default_config()
+    section, _, field = key.rpartition(".")
+    with config.unlocked():
+        del (config[section] if section else config)[field]
+    with pytest.raises(UserError, match=f"lacks {key}"):
+        check_config(config)
+
+
+def test_whole_numbers_and_lists_pass_where_a_command_line_gives_them():
+    check_config(changed("learning_rate", 1))
+    check_config(changed("image_size", [64, 64]))

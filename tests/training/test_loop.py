@@ -1,0 +1,370 @@
+"""A whole run on toy images: what it learns, leaves behind, refuses and continues."""
+
+import csv
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+from flax import nnx
+from sklearn.metrics import roc_auc_score
+
+from glomjax import pretrained
+from glomjax.data.preprocessing import Preprocessing
+from glomjax.errors import UserError
+from glomjax.models import create_model
+from glomjax.training import checkpoints, default_config, loop, train_and_evaluate
+from glomjax.training.progress import EpochBar
+from glomjax.training.steps import make_eval_step
+
+KECAM = pathlib.Path(__file__).parents[1] / "data" / "davit_kecam" / "kecam_davit.h5"
+KECAM_SIZES = {
+    "depths": (1, 1, 2, 1),
+    "embed_dims": (16, 32, 64, 128),
+    "num_heads": (2, 4, 8, 16),
+}
+
+
+def toy(n: int, seed: int, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy grey squares, a little brighter in the colour channel of their class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    images = rng.uniform(70, 170, (n, 1, 1, 1)) + rng.normal(0, 12, (n, 32, 32, 3))
+    images[np.arange(n), :, :, labels] += 25
+    return images.clip(0, 255).astype(np.uint8), labels
+
+
+DATA = {"train": toy(50, 0), "validation": toy(20, 1), "test": toy(30, 2)}
+GREY = {
+    split: (np.full_like(images, 128), labels) for split, (images, labels) in DATA.items()
+}  # nothing to learn
+
+
+def tiny_config(**changes):
+    """A DaViT of two stages on 32 x 32 images, from random values."""
+    config = default_config()
+    config.image_size = (32, 32)
+    config.batch_size = 8
+    config.num_epochs = 4
+    config.learning_rate = 3e-3
+    config.model.options.update(
+        {"depths": (1, 1), "embed_dims": (8, 16), "num_heads": (1, 2), "dropout_rate": 0.1}
+    )
+    config.freeze.regime = "scratch"
+    config.early_stopping.monitor = "val_auroc"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def rows_of(workdir: pathlib.Path) -> list[dict]:
+    """`metrics.jsonl` without the times."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert row.pop("time")["images_per_second"] > 0
+    return rows
+
+
+def predictions_of(workdir: pathlib.Path) -> list[dict]:
+    with open(workdir / "predictions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(workdir, returned metrics) of one uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("runs") / "toy"
+    return workdir, train_and_evaluate(tiny_config(), workdir, data=DATA)
+
+
+def test_a_learnable_task_is_learned(run):
+    workdir, metrics = run
+    rows = rows_of(workdir)
+    assert rows[-1]["loss"] < 0.8 * math.log(2)
+    assert rows[-1]["val_loss"] < 0.9 * math.log(2)
+    assert metrics["auroc"] > 0.9
+    assert metrics["collapsed"] is False
+
+
+def test_a_run_leaves_the_files_a_reviewer_asks_for(run):
+    workdir, metrics = run
+    assert {path.name for path in workdir.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "environment.json",
+        "history.png",
+        "metrics.jsonl",
+        "predictions.csv",
+        "summary.txt",
+        "test_metrics.json",
+    }
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"best", "last"}
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["requested"]["learning_rate"] == 3e-3
+    assert config["requested"] == config["effective"]
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["seed"] == 0
+    assert environment["packages"]["jax"] != "not installed"
+    assert (workdir / "history.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((workdir / "test_metrics.json").read_text()) == metrics
+    assert (metrics["split"], metrics["n"], metrics["epochs"]) == ("test", 30, 4)
+    summary = (workdir / "summary.txt").read_text()
+    assert "32 x 32 x 3" in summary
+    assert "stages/1/blocks/0/spatial/attention/qkv/kernel" in summary
+
+
+def test_every_epoch_has_a_line_with_its_step_and_rate(run):
+    workdir, _ = run
+    rows = rows_of(workdir)
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+    assert [row["step"] for row in rows] == [7, 14, 21, 28]  # 50 images in batches of 8
+    assert all(row["learning_rate"] == np.float32(3e-3) for row in rows)
+
+
+def test_the_test_metrics_are_those_of_the_predictions(run):
+    workdir, metrics = run
+    rows = predictions_of(workdir)
+    assert [row["id"] for row in rows] == [f"test/{i}" for i in range(30)]
+    labels = np.array([int(row["label"]) for row in rows])
+    assert labels.tolist() == DATA["test"][1].tolist()
+    positive = np.array([float(row["probability_1"]) for row in rows])
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(labels, positive))
+    assert metrics["accuracy"] == pytest.approx(((positive > 0.5) == labels).mean())
+    chosen = np.where(labels == 1, positive, [float(row["probability_0"]) for row in rows])
+    assert metrics["loss"] == pytest.approx(-np.log(chosen).mean(), rel=1e-6)
+
+
+def test_the_best_weights_are_scored_not_the_last(run):
+    workdir, metrics = run
+    areas = [row["val_auroc"] for row in rows_of(workdir)]
+    assert metrics["best_epoch"] == 1 + int(np.argmax(areas)) < 4
+    scores = {}
+    for name in ("best", "last"):
+        arrays, metadata = checkpoints.restore(workdir / "checkpoints" / name)
+        assert metadata["classes"] == ["0", "1"]
+        model = nnx.eval_shape(
+            lambda options=metadata["model"]["options"]: create_model(
+                "davit_tiny", image_size=(32, 32), rngs=nnx.Rngs(0), **options
+            )
+        )
+        graphdef, _ = nnx.split(model, nnx.Param)
+        step = make_eval_step(graphdef, Preprocessing(**metadata["preprocessing"]))
+        params = {
+            path.removeprefix("params/"): value
+            for path, value in arrays.items()
+            if path.startswith("params/")
+        }
+        logits = np.asarray(step(params, DATA["test"][0]), np.float64)[:, 0]
+        scores[name] = 1 / (1 + np.exp(-logits))
+    written = [float(row["probability_1"]) for row in predictions_of(workdir)]
+    np.testing.assert_allclose(written, scores["best"], atol=1e-5)
+    assert np.abs(scores["best"] - scores["last"]).max() > 1e-2
+
+
+def test_a_finished_run_is_returned_as_it_is(run, monkeypatch):
+    workdir, metrics = run
+    before = (workdir / "predictions.csv").stat().st_mtime_ns
+    monkeypatch.setattr(loop._Training, "fit", None)  # not to be called
+    assert train_and_evaluate(tiny_config(), workdir, data=DATA) == metrics
+    assert (workdir / "predictions.csv").stat().st_mtime_ns == before
+
+
+def test_another_configuration_in_the_same_folder_is_refused_by_the_key(run):
+    config = tiny_config(**{"learning_rate": 1e-3, "plateau.patience": 4})
+    with pytest.raises(UserError, match=r"learning_rate was 0\.003, now 0\.001; plateau\.patience"):
+        train_and_evaluate(config, run[0], data=DATA)
+
+
+def test_an_interrupted_run_goes_on_to_the_very_same_numbers(run, tmp_path, monkeypatch):
+    workdir = tmp_path / "toy"
+    advance, batches = EpochBar.advance, []
+
+    def interrupted(bar, images):
+        batches.append(images)
+        if len(batches) == 2 * 7 + 4:  # in the middle of the third epoch
+            raise KeyboardInterrupt
+        advance(bar, images)
+
+    monkeypatch.setattr(EpochBar, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(tiny_config(), workdir, data=DATA)
+    monkeypatch.undo()
+    assert [row["epoch"] for row in rows_of(workdir)] == [0, 1]
+    assert train_and_evaluate(tiny_config(), workdir, data=DATA) == run[1]
+    assert rows_of(workdir) == rows_of(run[0])
+    for name in ("best", "last"):
+        expected, _ = checkpoints.restore(run[0] / "checkpoints" / name)
+        got, _ = checkpoints.restore(workdir / "checkpoints" / name)
+        assert got.keys() == expected.keys()
+        assert all(got[path].tobytes() == expected[path].tobytes() for path in expected)
+
+
+def test_a_run_that_learns_nothing_stops_by_itself_and_says_that_it_has_collapsed(tmp_path, capsys):
+    config = tiny_config(
+        **{
+            "learning_rate": 1e-6,
+            "num_epochs": 50,
+            "early_stopping.monitor": "val_loss",
+            "early_stopping.patience": 2,
+            "early_stopping.min_delta": 0.01,
+        }
+    )
+    metrics = train_and_evaluate(config, tmp_path / "grey", data=GREY)
+    assert (metrics["best_epoch"], metrics["epochs"]) == (1, 3)
+    assert len(rows_of(tmp_path / "grey")) == 3
+    assert metrics["collapsed"] is True
+    written = capsys.readouterr().out
+    assert "stopped after epoch 3: no better val_loss for 2 epochs" in written
+    assert "*** The model has collapsed" in written
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_a_lower_rate_may_follow(tmp_path):
+    with pytest.raises(UserError, match=r"not finite in epoch 1 at learning rate 1e\+30"):
+        train_and_evaluate(tiny_config(learning_rate=1e30), tmp_path / "x", data=DATA)
+    # Nothing was trained, so the folder is not taken.
+    config = tiny_config(num_epochs=1)
+    assert train_and_evaluate(config, tmp_path / "x", data=DATA)["epochs"] == 1
+
+
+def test_weights_are_needed_where_some_are_to_be_frozen(tmp_path):
+    config = tiny_config(**{"freeze.regime": "partial"})
+    with pytest.raises(UserError, match=r"'partial' needs pretrained weights.*regime=scratch"):
+        train_and_evaluate(config, tmp_path / "x", data=DATA)
+
+
+def auto_config():
+    """`auto` with the settings of the fallback different from the run's own."""
+    return tiny_config(
+        **{
+            "pretrained.source": "auto",
+            "freeze.regime": "partial",
+            "learning_rate": 0.5,
+            "batch_size": 32,
+            "random_init.learning_rate": 3e-3,
+            "random_init.batch_size": 8,
+            "random_init.num_epochs": 1,
+        }
+    )
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    def unavailable(source):
+        raise pretrained.WeightsUnavailable(f"the published weights {source} cannot be had")
+
+    monkeypatch.setattr(pretrained, "resolve", unavailable)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_without_weights_the_demo_data_are_trained_from_random_values_and_it_is_said(
+    tmp_path, monkeypatch, capsys
+):
+    load_data = loop.load_data
+    monkeypatch.setattr(loop, "load_data", lambda config, arrays: load_data(config, DATA))
+    metrics = train_and_evaluate(auto_config(), tmp_path / "x")
+    assert metrics["initial_weights"] == "none"
+    assert rows_of(tmp_path / "x")[0]["step"] == 7  # batches of 8
+    both = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert both["requested"]["pretrained"]["source"] == "auto"
+    assert both["requested"]["learning_rate"] == 0.5
+    effective = both["effective"]
+    assert (effective["learning_rate"], effective["batch_size"]) == (3e-3, 8)
+    assert (effective["pretrained"]["source"], effective["freeze"]["regime"]) == ("none", "scratch")
+    written = capsys.readouterr().out
+    assert "*** NO PRETRAINED WEIGHTS: the published weights kecam/davit_t_imagenet" in written
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize("data", [None, DATA], ids=["folder", "arrays"])
+def test_without_weights_the_data_of_a_user_are_refused(tmp_path, data):
+    config = auto_config()
+    if data is None:
+        config.data.source = str(tmp_path)
+    with pytest.raises(pretrained.WeightsUnavailable, match="cannot be had"):
+        train_and_evaluate(config, tmp_path / "x", data=data)
+
+
+def test_a_run_that_began_without_weights_goes_on_without_them(tmp_path, monkeypatch):
+    load_data = loop.load_data
+    monkeypatch.setattr(loop, "load_data", lambda config, arrays: load_data(config, DATA))
+    config = auto_config()
+    config.random_init.num_epochs = 2
+
+    def unavailable(source):
+        raise pretrained.WeightsUnavailable("cannot be had")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as first:
+        first.setattr(pretrained, "resolve", unavailable)
+        first.setattr(loop.Terminal, "epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(config, tmp_path / "x")
+    # Weights that have arrived in between belong to a new run.
+    monkeypatch.setattr(pretrained, "resolve", lambda source: KECAM)
+    metrics = train_and_evaluate(config, tmp_path / "x")
+    assert (metrics["epochs"], metrics["initial_weights"]) == (2, "none")
+
+
+def test_a_weight_file_is_loaded_without_its_head_and_its_frozen_part_never_moves(tmp_path, capsys):
+    config = tiny_config(
+        **{
+            "num_epochs": 1,
+            "learning_rate": 1e-3,
+            "pretrained.source": str(KECAM),
+            "freeze.regime": "partial",
+        }
+    )
+    config.model.options.update(KECAM_SIZES)
+    metrics = train_and_evaluate(config, tmp_path / "x", data=DATA)
+    assert metrics["initial_weights"] == str(KECAM)
+    assert "left at their initial value: head/" in capsys.readouterr().out
+    summary = (tmp_path / "x" / "summary.txt").read_text().splitlines()
+    frozen = {line.split()[0] for line in summary if line.endswith("  frozen")}
+    assert len(frozen) == 44
+    given, _ = pretrained.read_weights(KECAM)
+    arrays, _ = checkpoints.restore(tmp_path / "x" / "checkpoints" / "best")
+    for path, value in given.items():
+        ours = arrays[f"params/{path}"]
+        if path.startswith("head/"):
+            assert ours.shape[-1] == 1
+        else:
+            assert (ours.tobytes() == value.tobytes()) == (path in frozen), path
+
+
+def test_three_classes_train_with_a_logit_each(tmp_path):
+    data = {
+        split: toy(n, seed, 3)
+        for seed, (split, n) in enumerate({"train": 60, "validation": 21, "test": 30}.items())
+    }
+    config = tiny_config(**{"data.classes": ("red", "green", "blue"), "num_epochs": 3})
+    metrics = train_and_evaluate(config, tmp_path / "x", data=data)
+    assert metrics["auroc"] > 0.9
+    assert np.asarray(metrics["confusion_matrix"]).shape == (3, 3)
+    (row, *_) = predictions_of(tmp_path / "x")
+    total = sum(float(row[f"probability_{name}"]) for name in ("red", "green", "blue"))
+    assert total == pytest.approx(1)
+    arrays, metadata = checkpoints.restore(tmp_path / "x" / "checkpoints" / "best")
+    assert arrays["params/head/kernel"].shape == (16, 3)
+    assert metadata["classes"] == ["red", "green", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"validation": None},
+            r"data has the splits \['test', 'train'\]; it needs train, validation",
+        ),
+        ({"train": (DATA["train"][0].astype(np.float32), DATA["train"][1])}, r"'train'.*float32"),
+        ({"test": (DATA["test"][0], DATA["test"][1][:-1])}, r"'test'.*with 29 labels"),
+        ({"test": (DATA["test"][0][:0], DATA["test"][1][:0])}, r"'test'"),
+        ({"train": (DATA["train"][0], DATA["train"][1] - 1)}, r"'train'"),
+    ],
+    ids=["split", "dtype", "length", "empty", "negative"],
+)
+def test_arrays_of_another_form_are_refused(tmp_path, change, message):
+    data = {split: part for split, part in (DATA | change).items() if part is not None}
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(tiny_config(), tmp_path / "x", data=data)
