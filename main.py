@@ -16,10 +16,14 @@ def parse(argv: list[str]):
     """(config, workdir) of a command line; UserError for whatever is wrong with it."""
     try:
         rest = flags.FLAGS(argv)[1:]
-    except flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]}; see README.md for the options") from error
-    except Exception as error:
-        raise UserError(f"the configuration cannot be loaded: {error}") from error
+        if _CONFIG.value is not None:
+            _CONFIG.value.lock()  # locked already; a file that is missing raises only here
+    except Exception as error:  # of the command line, or whatever the configuration file raises
+        # Then the message ends with a traceback, and that with the reason.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        raise UserError(
+            f"command line or configuration: {reason}; see README.md for the options"
+        ) from error
     if rest:
         raise UserError(f"leftover argument {rest[0]!r}; options start with two dashes")
     if _CONFIG.value is None:

@@ -59,9 +59,7 @@ def main() -> None:
         )
     for name in ("auroc", "loss", "accuracy"):
         values = [m[name] for m in results]
-        print(
-            f"mean {name}: {np.mean(values):.3f} (sd {np.std(values, ddof=min(1, len(values) - 1)):.3f})"
-        )
+        print(f"mean {name}: {np.mean(values):.3f}, from {min(values):.3f} to {max(values):.3f}")
 
 
 def write_split(

@@ -2,8 +2,8 @@
 
     python main.py --config configs/alexnet_mini.py --config.data.source=FOLDER
 
-The published recipe but for two fields: each channel is standardised by the training images, and the
-learning rate is 1e-4. With pixels scaled to [0, 1], or at the published 1e-3, the loss of this
+The published recipe but for two fields: each channel is standardised by the training images, and
+the learning rate is 1e-4. With pixels scaled to [0, 1], or at the published 1e-3, the loss of this
 network stays at ln 2 on real kidney patches; `--config.learning_rate=1e-3` gives it back.
 """
 

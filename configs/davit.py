@@ -17,13 +17,12 @@ def get_config(mode: str = "pretrained"):
     config.model.options.dropout_rate = 0.3
     config.pretrained.source = "auto"
     config.freeze.regime = "partial"
-    config.random_init.learning_rate = 1e-4
-    config.random_init.batch_size = 8
-    config.random_init.num_epochs = 5
+    config.demo.learning_rate = 1e-4
+    config.demo.batch_size = 8
+    config.demo.num_epochs = 5
     if mode == "scratch":
         config.freeze.regime = "scratch"
-        config.learning_rate = config.random_init.learning_rate
-        config.batch_size = config.random_init.batch_size
+        config.learning_rate = 1e-4
     elif mode != "pretrained":
         raise ValueError(f"configs/davit.py has no mode {mode!r}; use pretrained or scratch")
     return config

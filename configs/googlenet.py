@@ -2,8 +2,8 @@
 
     python main.py --config configs/googlenet.py --config.data.source=FOLDER
 
-The published recipe but for two fields: each channel is standardised by the training images, and the
-learning rate is 3e-4 (`--config.learning_rate=1e-3` is the published one).
+The published recipe but for two fields: each channel is standardised by the training images, and
+the learning rate is 3e-4 (`--config.learning_rate=1e-3` is the published one).
 """
 
 from glomjax.training import default_config

@@ -65,10 +65,11 @@ def write_report(
         writer.writerow([name, patient, classes[label], classes[int(row.argmax())], *values])
 
     text = json.dumps(
-        _jsonable(metrics), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
+        jsonable(metrics), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
     )
-    write_file(Path(folder) / "test_metrics.json", (text + "\n").encode())
     write_file(Path(folder) / "predictions.csv", table.getvalue().encode())
+    # The metrics come last: where they are, everything is.
+    write_file(Path(folder) / "test_metrics.json", (text + "\n").encode())
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -91,14 +92,14 @@ def write_file(path: Path, content: bytes) -> None:
         ) from error
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """Plain Python values, with None for NaN and infinities, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _jsonable(value.tolist())
+        return jsonable(value.tolist())
     if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -37,6 +37,8 @@ def create_model(
     Raises:
       UserError: an unknown name, an unknown option or a value that the network cannot have.
     """
+    if num_classes < 0:
+        raise UserError(f"num_classes is {num_classes}; it must not be negative")
     sizes: dict[str, Any] = {}
     if name == "alexnet_mini":
         network: Any = AlexNetMini

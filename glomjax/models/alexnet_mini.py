@@ -4,7 +4,8 @@ import jax
 from flax import nnx
 
 from glomjax import ops
-from glomjax.models.layers import Conv, Dense
+from glomjax.errors import UserError
+from glomjax.models.layers import Conv, Dense, checked_rate
 
 
 class AlexNetMini(nnx.Module):
@@ -39,10 +40,14 @@ class AlexNetMini(nnx.Module):
         self.conv4 = Conv(384, 384, 3, activation="relu", rngs=rngs)
         self.conv5 = Conv(384, 256, 3, activation="relu", rngs=rngs)
         rows, columns = (_last_map(size) for size in image_size)
+        if min(rows, columns) < 1:
+            raise UserError(
+                f"image_size {image_size} is too small for alexnet_mini; use 37 or more"
+            )
         self.fc1 = Dense(rows * columns * 256, 128, activation="relu", rngs=rngs)
         self.fc2 = Dense(128, 128, activation="relu", rngs=rngs)
         self.head = Dense(128, num_classes, rngs=rngs) if num_classes else None
-        self.dropout = nnx.Dropout(dropout_rate)
+        self.dropout = nnx.Dropout(checked_rate(dropout_rate, "dropout_rate"))
 
     def __call__(
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None

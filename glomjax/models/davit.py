@@ -1,6 +1,5 @@
 """DaViT: dual attention vision transformers (Ding et al. 2022), tiny to giant."""
 
-import dataclasses
 import math
 
 import jax
@@ -16,7 +15,7 @@ from glomjax.models.layers import (
     DropPath,
     Initializer,
     LayerNorm,
-    glorot_uniform,
+    checked_rate,
     truncated_normal,
 )
 
@@ -31,20 +30,8 @@ SIZES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Init:
-    """How kernels start; biases start at zero, scales at one."""
-
-    dense: Initializer
-    conv: Initializer
-
-
-# As the two implementations start: Keras with Glorot uniform everywhere; timm with a narrow normal
-# in dense layers and PyTorch's uniform of +-1/sqrt(fan_in) in convolutions.
-_INITS = {
-    "kecam": _Init(glorot_uniform, glorot_uniform),
-    "msft": _Init(truncated_normal, nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")),
-}
+# A uniform of +-1/sqrt(fan_in), as PyTorch (and so timm) starts convolutions.
+_conv_init: Initializer = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class DaViT(nnx.Module):
@@ -60,7 +47,7 @@ class DaViT(nnx.Module):
       depths: block pairs per stage. embed_dims: channels per stage. num_heads: heads per stage.
       drop_path_rate: stochastic depth, rising linearly to this rate at the last block.
       dropout_rate: dropout before the logits.
-      rngs: the `params` stream initialises the parameters, as the preset's own framework does.
+      rngs: the `params` stream initialises the parameters, as timm does.
     """
 
     def __init__(
@@ -79,23 +66,37 @@ class DaViT(nnx.Module):
     ):
         if preset not in ("kecam", "msft"):
             raise UserError(f"model preset is {preset!r}; it is 'kecam' or 'msft'")
+        if not len(depths) == len(embed_dims) == len(num_heads):
+            raise UserError(
+                f"depths {depths}, embed_dims {embed_dims} and num_heads {num_heads} differ in "
+                "length; they have one entry per stage"
+            )
+        for width, heads in zip(embed_dims, num_heads, strict=True):
+            if width % heads:
+                raise UserError(f"num_heads {heads} does not divide embed_dims {width}")
+        if window_size < 0:
+            raise UserError(
+                f"window_size is {window_size}; it is at least 1, or 0 for the preset's"
+            )
         self.preset = preset
         self.window_size = window_size
         self.head_norm_first = preset == "kecam" if head_norm_first is None else head_norm_first
-        init = _INITS[preset]
-        rates = np.linspace(0.0, drop_path_rate, sum(depths)).tolist()
-        self.stem = Stem(3, embed_dims[0], init, rngs)
+        last_rate = checked_rate(drop_path_rate, "drop_path_rate")
+        rates = np.linspace(0.0, last_rate, sum(depths)).tolist()
+        self.stem = Stem(3, embed_dims[0], rngs)
         stages, inputs = [], embed_dims[0]
         for i, (depth, width, heads) in enumerate(zip(depths, embed_dims, num_heads, strict=True)):
             start = sum(depths[:i])
             block_rates = rates[start : start + depth]
-            stages.append(Stage(inputs, width, heads, block_rates, init, rngs, downsample=i > 0))
+            stages.append(Stage(inputs, width, heads, block_rates, rngs, downsample=i > 0))
             inputs = width
         self.stages = nnx.List(stages)
         self.norm = LayerNorm(inputs)
-        self.dropout = nnx.Dropout(dropout_rate)
+        self.dropout = nnx.Dropout(checked_rate(dropout_rate, "dropout_rate"))
         head = (
-            Dense(inputs, num_classes, kernel_init=init.dense, rngs=rngs) if num_classes else None
+            Dense(inputs, num_classes, kernel_init=truncated_normal, rngs=rngs)
+            if num_classes
+            else None
         )
         self.head = head
 
@@ -134,7 +135,7 @@ class DaViT(nnx.Module):
 class Stem(nnx.Module):
     """7x7 convolution at stride 4, then layer normalisation: [B, H, W, 3] -> [B, H/4, W/4, C]."""
 
-    def __init__(self, inputs: int, outputs: int, init: _Init, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
         # Padding the input to a multiple of 4 first, as timm does, reads the same zeros.
         self.conv = Conv(
             inputs,
@@ -142,7 +143,7 @@ class Stem(nnx.Module):
             7,
             stride=4,
             padding=((3, 3), (3, 3)),
-            kernel_init=init.conv,
+            kernel_init=_conv_init,
             rngs=rngs,
         )
         self.norm = LayerNorm(outputs)
@@ -154,9 +155,9 @@ class Stem(nnx.Module):
 class Downsample(nnx.Module):
     """Layer normalisation, then a 2x2 convolution at stride 2; odd maps are padded below/right."""
 
-    def __init__(self, inputs: int, outputs: int, init: _Init, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
         self.norm = LayerNorm(inputs)
-        self.conv = Conv(inputs, outputs, 2, stride=2, kernel_init=init.conv, rngs=rngs)
+        self.conv = Conv(inputs, outputs, 2, stride=2, kernel_init=_conv_init, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(self.norm(x))
@@ -171,15 +172,12 @@ class Stage(nnx.Module):
         width: int,
         heads: int,
         drop_path_rates: list[float],
-        init: _Init,
         rngs: nnx.Rngs,
         *,
         downsample: bool,
     ):
-        self.downsample = Downsample(inputs, width, init, rngs) if downsample else None
-        self.blocks = nnx.List(
-            [BlockPair(width, heads, rate, init, rngs) for rate in drop_path_rates]
-        )
+        self.downsample = Downsample(inputs, width, rngs) if downsample else None
+        self.blocks = nnx.List([BlockPair(width, heads, rate, rngs) for rate in drop_path_rates])
 
     def __call__(
         self, x: jax.Array, window: tuple[int, int], *, deterministic: bool, rngs: nnx.Rngs | None
@@ -194,11 +192,11 @@ class Stage(nnx.Module):
 class BlockPair(nnx.Module):
     """A spatial block and a channel block (figure 3 of the paper)."""
 
-    def __init__(self, width: int, heads: int, drop_path_rate: float, init: _Init, rngs: nnx.Rngs):
-        windows = WindowAttention(width, heads, init, rngs)
-        channels = ChannelAttention(width, heads, init, rngs)
-        self.spatial = Block(width, windows, drop_path_rate, init, rngs)
-        self.channel = Block(width, channels, drop_path_rate, init, rngs)
+    def __init__(self, width: int, heads: int, drop_path_rate: float, rngs: nnx.Rngs):
+        windows = WindowAttention(width, heads, rngs)
+        channels = ChannelAttention(width, heads, rngs)
+        self.spatial = Block(width, windows, drop_path_rate, rngs)
+        self.channel = Block(width, channels, drop_path_rate, rngs)
 
     def __call__(
         self, x: jax.Array, window: tuple[int, int], *, deterministic: bool, rngs: nnx.Rngs | None
@@ -215,15 +213,14 @@ class Block(nnx.Module):
         width: int,
         attention: nnx.Module,
         drop_path_rate: float,
-        init: _Init,
         rngs: nnx.Rngs,
     ):
-        self.cpe1 = DepthwiseConv(width, kernel_init=init.conv, rngs=rngs)
+        self.cpe1 = DepthwiseConv(width, kernel_init=_conv_init, rngs=rngs)
         self.norm1 = LayerNorm(width)
         self.attention = attention
-        self.cpe2 = DepthwiseConv(width, kernel_init=init.conv, rngs=rngs)
+        self.cpe2 = DepthwiseConv(width, kernel_init=_conv_init, rngs=rngs)
         self.norm2 = LayerNorm(width)
-        self.mlp = Mlp(width, 4 * width, init, rngs)
+        self.mlp = Mlp(width, 4 * width, rngs)
         self.drop_path = DropPath(drop_path_rate)
 
     def __call__(
@@ -241,9 +238,9 @@ class Block(nnx.Module):
 class Mlp(nnx.Module):
     """Two dense layers with an exact GELU between them."""
 
-    def __init__(self, width: int, hidden: int, init: _Init, rngs: nnx.Rngs):
-        self.fc1 = Dense(width, hidden, activation="gelu", kernel_init=init.dense, rngs=rngs)
-        self.fc2 = Dense(hidden, width, kernel_init=init.dense, rngs=rngs)
+    def __init__(self, width: int, hidden: int, rngs: nnx.Rngs):
+        self.fc1 = Dense(width, hidden, activation="gelu", kernel_init=truncated_normal, rngs=rngs)
+        self.fc2 = Dense(hidden, width, kernel_init=truncated_normal, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(self.fc1(x))
@@ -252,10 +249,10 @@ class Mlp(nnx.Module):
 class WindowAttention(nnx.Module):
     """Multi-head self-attention within windows; maps are zero-padded to whole windows, no mask."""
 
-    def __init__(self, width: int, heads: int, init: _Init, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
         self.heads = heads
-        self.qkv = Dense(width, 3 * width, kernel_init=init.dense, rngs=rngs)
-        self.proj = Dense(width, width, kernel_init=init.dense, rngs=rngs)
+        self.qkv = Dense(width, 3 * width, kernel_init=truncated_normal, rngs=rngs)
+        self.proj = Dense(width, width, kernel_init=truncated_normal, rngs=rngs)
 
     def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
         batch, height, width, channels = x.shape
@@ -283,10 +280,10 @@ class WindowAttention(nnx.Module):
 class ChannelAttention(nnx.Module):
     """Multi-head attention between channels: softmax((k / sqrt(d))^T v) applied to q."""
 
-    def __init__(self, width: int, heads: int, init: _Init, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
         self.heads = heads
-        self.qkv = Dense(width, 3 * width, kernel_init=init.dense, rngs=rngs)
-        self.proj = Dense(width, width, kernel_init=init.dense, rngs=rngs)
+        self.qkv = Dense(width, 3 * width, kernel_init=truncated_normal, rngs=rngs)
+        self.proj = Dense(width, width, kernel_init=truncated_normal, rngs=rngs)
 
     def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
         del window

@@ -37,6 +37,9 @@ class GoogLeNet(nnx.Module):
       rngs: the `params` stream initialises the kernels (Glorot uniform, as Keras).
     """
 
+    aux1: "AuxiliaryHead"
+    aux2: "AuxiliaryHead"
+
     def __init__(
         self,
         *,
@@ -77,31 +80,41 @@ class GoogLeNet(nnx.Module):
 
         With deterministic=False and auxiliary heads: (logits, (auxiliary 1, auxiliary 2)).
         """
-        auxiliary = []
-        x = self._pool(self.conv1(images))
-        x = self._pool(self.conv2(self.conv2_reduce(x)))
-        for name in _BLOCKS:
-            x = getattr(self, f"inception_{name}")(x)
-            if self.aux_heads and not deterministic and name in ("4a", "4d"):
-                head = self.aux1 if name == "4a" else self.aux2
-                auxiliary.append(head(x, deterministic=False, rngs=rngs))
-            if name in ("3b", "4e"):
-                x = self._pool(x)
+        x, maps = self._trunk(images)
         x = jnp.mean(x, axis=(1, 2))  # [B, 1024]
         x = self.dropout(x, deterministic=deterministic, rngs=rngs)
         if self.fc is not None:
             x = self.fc(x)
         logits = self.head(x) if self.head is not None else x
-        return (logits, tuple(auxiliary)) if auxiliary else logits
+        if deterministic or not self.aux_heads:
+            return logits
+        return logits, self._auxiliary(maps, deterministic=False, rngs=rngs)
 
-    def auxiliary_logits(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def auxiliary_logits(self, images: jax.Array) -> tuple[jax.Array, ...]:
         """Both auxiliary heads' logits without dropout, [B, num_classes] each, for inspection."""
+        return self._auxiliary(self._trunk(images)[1], deterministic=True, rngs=None)
+
+    def _trunk(self, images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """The last map [B, h, w, 1024] and the maps that the auxiliary heads read."""
+        maps = []
         x = self._pool(self.conv1(images))
         x = self._pool(self.conv2(self.conv2_reduce(x)))
-        x = self.inception_4a(self._pool(self.inception_3b(self.inception_3a(x))))
-        first = self.aux1(x, deterministic=True, rngs=None)
-        x = self.inception_4d(self.inception_4c(self.inception_4b(x)))
-        return first, self.aux2(x, deterministic=True, rngs=None)
+        for name in _BLOCKS:
+            x = getattr(self, f"inception_{name}")(x)
+            if name in ("4a", "4d"):
+                maps.append(x)
+            if name in ("3b", "4e"):
+                x = self._pool(x)
+        return x, tuple(maps)
+
+    def _auxiliary(
+        self, maps: tuple[jax.Array, ...], *, deterministic: bool, rngs: nnx.Rngs | None
+    ) -> tuple[jax.Array, ...]:
+        heads = (self.aux1, self.aux2)
+        return tuple(
+            head(x, deterministic=deterministic, rngs=rngs)
+            for head, x in zip(heads, maps, strict=True)
+        )
 
     def _pool(self, x: jax.Array) -> jax.Array:
         return ops.max_pool(x, 3, 2, self.pool_padding)
@@ -115,7 +128,13 @@ class GoogLeNet(nnx.Module):
                 size = (size - 3) // 2 + 1 if self.pool_padding == "VALID" else -(-size // 2)
             return (size - 5) // 3 + 1
 
-        return extent(self.image_size[0]), extent(self.image_size[1])
+        pooled = extent(self.image_size[0]), extent(self.image_size[1])
+        if min(pooled) < 1:
+            raise UserError(
+                f"image_size {self.image_size} is too small for googlenet's auxiliary heads; use "
+                "93 or more, or aux_heads=False"
+            )
+        return pooled
 
 
 class Inception(nnx.Module):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from glomjax import ops
+from glomjax.errors import UserError
 
 Initializer = Callable[..., jax.Array]
 
@@ -101,6 +102,13 @@ class DropPath(nnx.Module):
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         mask = jax.random.bernoulli(rngs.dropout(), keep, shape).astype(x.dtype)
         return x * (mask / keep)
+
+
+def checked_rate(rate: float, name: str) -> float:
+    """`rate`, or a UserError where it is no share of what may be dropped."""
+    if not 0.0 <= rate < 1.0:
+        raise UserError(f"{name} is {rate}; it must be at least 0 and below 1")
+    return rate
 
 
 def _activate(x: jax.Array, bias: jax.Array, activation: str | None) -> jax.Array:

@@ -1,6 +1,7 @@
 """Convolutions, NHWC with HWIO kernels."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -84,11 +85,11 @@ depthwise_conv2d.defvjp(_depthwise_forward, _depthwise_backward)
 
 def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     height, width = kernel.shape[:2]
-    y = None
-    for i, j, view in _taps(x, height, width):
-        product = view * lax.broadcast_in_dim(kernel[i, j, 0], view.shape, (3,))
-        y = product if y is None else y + product
-    return y
+    products = (
+        view * lax.broadcast_in_dim(kernel[i, j, 0], view.shape, (3,))
+        for i, j, view in _taps(x, height, width)
+    )
+    return functools.reduce(jnp.add, products)
 
 
 def _tap_gradients(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -103,7 +104,7 @@ def _tap_gradients(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _taps(x: jax.Array, height: int, width: int):
+def _taps(x: jax.Array, height: int, width: int) -> Iterator[tuple[int, int, jax.Array]]:
     """(i, j, x shifted so that position p holds the pixel under tap (i, j) of the filter at p)."""
     top, left = height // 2, width // 2
     padded = jnp.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))
@@ -120,9 +121,11 @@ def _space_to_depth_conv2d(
     XLA:CPU's strided gradients are dilated convolutions, which it runs without Eigen.
     """
     height, width, inputs, outputs = kernel.shape
-    pads = padding
+    pads: Sequence[tuple[int, int]]
     if isinstance(padding, str):
         pads = lax.padtype_to_pads(x.shape[1:3], (height, width), (stride, stride), padding)
+    else:
+        pads = padding
     sizes = [
         (size + low + high - extent) // stride + 1
         for size, (low, high), extent in zip(x.shape[1:3], pads, (height, width), strict=True)

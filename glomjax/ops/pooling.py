@@ -66,7 +66,8 @@ def _shifted_views(
         for j in range(window):
             end = (batch, i + stride * (rows - 1) + 1, j + stride * (columns - 1) + 1, channels)
             view = lax.slice(padded, (0, i, j, 0), end, (1, stride, stride, 1))
-            wins = (view == y) & ~taken
+            # A NaN equals nothing: it wins by itself, so that the gradient stays NaN as well.
+            wins = ((view == y) | (view != view)) & ~taken
             taken = taken | wins
             share = jnp.where(wins, g, jnp.zeros_like(g))
             placed = [

@@ -1,4 +1,4 @@
-"""Early stopping and the plateau schedule, with exactly Keras 3's semantics, as plain state machines.
+"""Early stopping and the plateau schedule with exactly Keras 3's semantics, as state machines.
 
 Both run on the host between epochs. Both start without a best value: the first monitored value
 becomes the best, NaN included, and NaN is never improved on nor an improvement, as in Keras 3.
@@ -23,7 +23,7 @@ def _check_mode(mode: str) -> None:
 
 
 class EarlyStopping:
-    """Says when to stop: `patience` epochs without an improvement (`keras.callbacks.EarlyStopping`).
+    """Stops after `patience` epochs without an improvement (`keras.callbacks.EarlyStopping`).
 
     Args:
       patience: epochs without an improvement after which training stops.

@@ -59,12 +59,12 @@ def default_config() -> ConfigDict:
     config.freeze = ConfigDict()
     config.freeze.regime = "full"
 
-    # What takes the place of these fields where `auto` finds no weights and the demo data is
-    # trained from random values.
-    config.random_init = ConfigDict()
-    config.random_init.learning_rate = 1e-4
-    config.random_init.batch_size = 8
-    config.random_init.num_epochs = 1000
+    # What takes the place of these fields on the embedded demo data, trained from random values: it
+    # has few images, and its purpose is to end soon.
+    config.demo = ConfigDict()
+    config.demo.learning_rate = 1e-4
+    config.demo.batch_size = 8
+    config.demo.num_epochs = 10
     return config
 
 
@@ -91,7 +91,7 @@ def check_config(config: ConfigDict) -> None:
         )
         _require(config[section].patience >= 1, f"{section}.patience must be at least 1")
         _require(config[section].min_delta >= 0, f"{section}.min_delta must not be negative")
-    for prefix, part in (("", config), ("random_init.", config.random_init)):
+    for prefix, part in (("", config), ("demo.", config.demo)):
         for name in ("batch_size", "num_epochs"):
             _require(part[name] >= 1, f"{prefix}{name} is {part[name]}; it must be at least 1")
         rate = part.learning_rate

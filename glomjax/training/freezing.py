@@ -22,13 +22,11 @@ def label_parameters(paths: Iterable[str], rules: Rules) -> dict[str, str]:
       UserError: a rule matches no parameter, a parameter matches no rule, or nothing trains.
     """
     labels: dict[str, str] = {}
-    matched: set[str] = set()
     paths = list(paths)
     for path in paths:
         for pattern, label in rules:
             if re.fullmatch(pattern, path):
                 labels[path] = label
-                matched.add(pattern)
                 break
         else:
             raise UserError(f"no freezing rule covers parameter {path!r}; end with a rule '.*'")
@@ -49,8 +47,7 @@ def regime_rules(regime: str, model: Any, paths: Sequence[str]) -> Rules:
     `full` and `scratch` train everything (`scratch` from random values). `head_only` trains the
     logits' layer. `partial` freezes what lies before the published cut: in DaViT the stem, the
     first stage, and the second up to the first block's attention (in DaViT-T 168 of 212 tensors
-    train); in the CNNs every convolution before the last third has no published cut, so it is
-    refused.
+    train). The CNNs have no published cut.
 
     Raises:
       UserError: an unknown regime or one that the network does not have.

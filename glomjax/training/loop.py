@@ -8,7 +8,7 @@ import os
 import pathlib
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ from glomjax.evaluation import (
     plot_history,
     write_report,
 )
-from glomjax.models import create_model, params_of
+from glomjax.models import create_model, nest, params_of
 from glomjax.training import checkpoints, freezing
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.config import MONITORS, check_config
@@ -68,8 +68,10 @@ def train_and_evaluate(
         terminal.say(f"the run in '{run.path}' is finished; name another folder with --workdir")
         return json.loads((run.path / "test_metrics.json").read_text())
 
-    requested, config = config, ConfigDict(config.to_dict())
+    requested, config = config, run.effective() or ConfigDict(config.to_dict())
     source = _find_weights(config, data is not None, terminal)
+    if data is None:
+        _settle_demo(config, terminal)
     splits = load_data(config, data)
     _describe_data(splits, terminal)
     run.write_config(requested, config)
@@ -103,10 +105,15 @@ def _from_arrays(arrays: ArraySplits, classes: tuple[str, ...]) -> DataSplits:
     parts = {}
     for split in SPLITS:
         images, labels = (np.asarray(part) for part in arrays[split])
-        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
+        if images.dtype != np.uint8 or images.ndim != 4 or not 0 < len(images) == len(labels):
             raise UserError(
                 f"data[{split!r}] is {images.dtype} {images.shape} with {len(labels)} labels; it "
-                "must be uint8 [N, H, W, 3] with N labels"
+                "must be uint8 [N, H, W, 3] with N labels, N at least 1"
+            )
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+            raise UserError(
+                f"data[{split!r}] has labels of {labels.dtype} from {labels.min()}; they must be "
+                "whole numbers from 0"
             )
         ids = tuple(f"{split}/{i}" for i in range(len(images)))
         parts[split] = Examples(ids, labels.astype(np.int32), images.__getitem__)
@@ -136,19 +143,29 @@ def _find_weights(config: ConfigDict, has_arrays: bool, terminal: Terminal) -> s
     try:
         pretrained.resolve(published)
     except pretrained.WeightsUnavailable as error:
-        if config.data.source != "synthetic" or has_arrays:
+        if has_arrays or not _is_demo(config):
             raise
-        config.update(config.random_init)
         config.pretrained.source = "none"
         config.freeze.regime = "scratch"
         terminal.banner(
             f"NO PRETRAINED WEIGHTS: {error}\nOn the demo data training goes on from random "
-            f"values: learning rate {config.learning_rate:g}, batch size {config.batch_size}, at "
-            f"most {config.num_epochs} epochs, nothing frozen."
+            "values, with nothing frozen."
         )
         return ""
     config.pretrained.source = published
     return published
+
+
+def _is_demo(config: ConfigDict) -> bool:
+    return config.data.source == "synthetic" and config.data.synthetic_size == "demo"
+
+
+def _settle_demo(config: ConfigDict, terminal: Terminal) -> None:
+    """On the demo data, from random values, `config.demo` takes effect, and the run says so."""
+    if _is_demo(config) and config.freeze.regime == "scratch":
+        config.update(config.demo)
+        settings = ", ".join(f"{key} {value:g}" for key, value in config.demo.items())
+        terminal.say(f"demo data: the settings of config.demo take effect ({settings})")
 
 
 def _describe_data(splits: DataSplits, terminal: Terminal) -> None:
@@ -214,11 +231,13 @@ class _Training:
         # One compiled program for all initial values: op by op, it takes longer than an epoch.
         model = nnx.eval_shape(create)
         params = jax.jit(lambda: params_of(create()))()
+        graphdef, _ = nnx.split(model, nnx.Param)
         if source:
-            model, report = _load_pretrained(create, source)
+            # The head belongs to the classes at hand, so it starts anew, and the report says so.
+            model = nnx.merge(graphdef, nest(params))
+            report = pretrained.load_weights(model, source, exclude=("head/.*",))
             terminal.say(f"weights: {report}")
             params = params_of(model)
-        graphdef, _ = nnx.split(model, nnx.Param)
         rules = freezing.regime_rules(config.freeze.regime, model, list(params))
         self.labels = freezing.label_parameters(params, rules)
         trainable = {p: v for p, v in params.items() if self.labels[p] == freezing.TRAINABLE}
@@ -355,8 +374,8 @@ class _Training:
         if not math.isfinite(totals["total_loss"]):
             raise UserError(
                 f"the training loss is not finite in epoch {epoch + 1} at learning rate "
-                f"{self.position.learning_rate:g}; lower config.learning_rate (the best weights "
-                f"so far are in '{self.run.best}')"
+                f"{self.position.learning_rate:g}; lower config.learning_rate"
+                + (f" (the best weights so far are in '{self.run.best}')" if epoch else "")
             )
         labels = self.splits.validation.labels
         logits = self._logits(self.params, "validation")
@@ -428,20 +447,12 @@ class _Training:
         self.plateau.load_state_dict(metadata["plateau"])
         self.trainable = {path: arrays[f"params/{path}"] for path in self.trainable}
         self.frozen = {path: arrays[f"params/{path}"] for path in self.frozen}
-        structure = jax.tree.structure(self.opt_state)
-        leaves = [arrays[f"optimizer/{i}"] for i in range(structure.num_leaves)]
+        fresh, structure = jax.tree.flatten(self.opt_state)
+        leaves = [arrays[f"optimizer/{i}"] for i in range(len(fresh))]
         self.opt_state = jax.tree.unflatten(structure, leaves)
         best, _ = checkpoints.restore(self.run.best)
         self.best = {path.removeprefix("params/"): value for path, value in best.items()}
         self.terminal.say(f"resumed after epoch {self.position.epoch} of the run in this folder")
-
-
-def _load_pretrained(
-    create: Callable[[], nnx.Module], source: str
-) -> tuple[nnx.Module, pretrained.LoadReport]:
-    """The head belongs to the classes at hand, so it starts anew, and the report says so."""
-    model = create()
-    return model, pretrained.load_weights(model, source, exclude=("head/.*",))
 
 
 def _stable(name: str) -> int:

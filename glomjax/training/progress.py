@@ -1,4 +1,4 @@
-"""What a run says on the terminal: a line an epoch, and a bar within it where there is a terminal."""
+"""What a run says on the terminal: a line an epoch, and a bar within it."""
 
 import math
 import time

@@ -1,6 +1,7 @@
 """The folder that a run leaves: what was asked, on what it ran, what came out."""
 
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -13,7 +14,8 @@ import jax
 from ml_collections import ConfigDict
 
 from glomjax.errors import UserError
-from glomjax.evaluation.report import write_file
+from glomjax.evaluation.report import jsonable, write_file
+from glomjax.training import checkpoints
 
 _PACKAGES = ("glomjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -25,7 +27,7 @@ class RunFolder:
       UserError: the folder cannot be written.
     """
 
-    def __init__(self, path: str | pathlib.Path):
+    def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
         self.best = self.path / "checkpoints" / "best"
         self.last = self.path / "checkpoints" / "last"
@@ -61,11 +63,21 @@ class RunFolder:
             raise UserError(
                 f"'{file}' is not the configuration of a run; name another folder with --workdir"
             ) from error
-        if changes := _differences(before, wanted):
+        changes = _differences(before, wanted)
+        if changes and not (self.finished or checkpoints.exists(self.last)):
+            # Nothing was trained with the old one: a mistake that has been put right.
+            self.write_config(requested, requested)
+        elif changes:
             raise UserError(
                 f"folder '{self.path}' holds a run with another configuration "
                 f"({'; '.join(changes)}); name another folder with --workdir"
             )
+
+    def effective(self) -> ConfigDict | None:
+        """The settled configuration of the run that goes on here, None where none has begun."""
+        if not checkpoints.exists(self.last):
+            return None
+        return ConfigDict(json.loads((self.path / "config.json").read_text())["effective"])
 
     def write_config(self, requested: ConfigDict, effective: ConfigDict) -> None:
         """`config.json`: what was asked for and, where that left it open, what was taken."""
@@ -92,7 +104,7 @@ class RunFolder:
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """`metrics.jsonl`: a line an epoch."""
-        self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+        self.write("metrics.jsonl", "".join(json.dumps(jsonable(row)) + "\n" for row in history))
 
     def write(self, name: str, text: str) -> None:
         """A text file of the run, whole or not at all."""

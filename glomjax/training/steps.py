@@ -12,7 +12,7 @@ from flax import nnx
 from glomjax.data.preprocessing import Preprocessing
 from glomjax.models import nest
 
-Params = Mapping[str, jax.Array]
+Params = Mapping[str, jax.Array | np.ndarray]
 AUXILIARY_WEIGHT = 0.3  # of each auxiliary loss (Szegedy et al. 2015, section 5)
 
 # Dots through Eigen rather than YNNPACK: 188 to 210 GFLOP/s against 132 to 203 on two Zen 4 cores.
@@ -100,7 +100,7 @@ def make_train_step(
 
 def make_eval_step(
     graphdef: nnx.GraphDef, preprocessing: Preprocessing
-) -> Callable[[Params, jax.Array], jax.Array]:
+) -> Callable[[Params, jax.Array | np.ndarray], jax.Array]:
     """A jit-compiled `step(params, images uint8 [B, H, W, 3]) -> logits float32 [B, K]`."""
 
     def step(params: Params, images: jax.Array) -> jax.Array:

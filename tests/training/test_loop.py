@@ -240,9 +240,9 @@ def auto_config():
             "freeze.regime": "partial",
             "learning_rate": 0.5,
             "batch_size": 32,
-            "random_init.learning_rate": 3e-3,
-            "random_init.batch_size": 8,
-            "random_init.num_epochs": 1,
+            "demo.learning_rate": 3e-3,
+            "demo.batch_size": 8,
+            "demo.num_epochs": 1,
         }
     )
 
@@ -288,7 +288,7 @@ def test_a_run_that_began_without_weights_goes_on_without_them(tmp_path, monkeyp
     load_data = loop.load_data
     monkeypatch.setattr(loop, "load_data", lambda config, arrays: load_data(config, DATA))
     config = auto_config()
-    config.random_init.num_epochs = 2
+    config.demo.num_epochs = 2
 
     def unavailable(source):
         raise pretrained.WeightsUnavailable("cannot be had")
@@ -334,11 +334,10 @@ def test_a_weight_file_is_loaded_without_its_head_and_its_frozen_part_never_move
 
 
 def test_three_classes_train_with_a_logit_each(tmp_path):
-    data = {
-        split: toy(n, seed, 3)
-        for seed, (split, n) in enumerate({"train": 60, "validation": 21, "test": 30}.items())
-    }
+    sizes = {"train": 60, "validation": 21, "test": 30}
+    data = {split: toy(n, seed, 3) for seed, (split, n) in enumerate(sizes.items())}
     config = tiny_config(**{"data.classes": ("red", "green", "blue"), "num_epochs": 3})
+    config.model.options.update({"depths": (1,), "embed_dims": (8,), "num_heads": (1,)})
     metrics = train_and_evaluate(config, tmp_path / "x", data=data)
     assert metrics["auroc"] > 0.9
     assert np.asarray(metrics["confusion_matrix"]).shape == (3, 3)
@@ -346,7 +345,7 @@ def test_three_classes_train_with_a_logit_each(tmp_path):
     total = sum(float(row[f"probability_{name}"]) for name in ("red", "green", "blue"))
     assert total == pytest.approx(1)
     arrays, metadata = checkpoints.restore(tmp_path / "x" / "checkpoints" / "best")
-    assert arrays["params/head/kernel"].shape == (16, 3)
+    assert arrays["params/head/kernel"].shape == (8, 3)
     assert metadata["classes"] == ["red", "green", "blue"]
 
 
