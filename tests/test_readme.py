@@ -33,7 +33,9 @@ TRAINING = [
 def test_the_first_two_commands_make_their_own_environment():
     job, tests = blocks("bash")[:2]
     for command in (job, tests):
-        assert command.startswith("python3 -m venv .venv\n.venv/bin/pip install -r requirements.txt")
+        assert command.startswith(
+            "python3 -m venv .venv\n.venv/bin/pip install -r requirements.txt"
+        )
     assert job.strip().endswith("main.py --config configs/davit.py")
     for tool in ("ruff check .", "ruff format --check .", "mypy", "pytest"):
         assert f".venv/bin/{tool}\n" in tests

@@ -1,7 +1,5 @@
-"""Labelled patches from a folder or a CSV manifest."""
+"""Labelled patches from a folder, with or without a manifest, or from a CSV manifest alone."""
 
-import collections
-import csv
 import dataclasses
 import os
 import pathlib
@@ -10,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from glomjax.data.examples import SPLITS, DataSplits, Examples
+from glomjax.data.manifest import SPLIT_NAMES, Patch, read_manifest, some_names
 from glomjax.data.splits import check_group_overlap, make_splits
 from glomjax.errors import UserError
 
@@ -23,8 +22,6 @@ SLIDES_ONLY = (
     "No patient column: slides stand in for patients, so slides of one patient may fall into "
     "several splits."
 )
-
-_SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 
 
 def load_folder(
@@ -90,24 +87,13 @@ def load_folder(
     return DataSplits(**parts, classes=names, notes=tuple(notes))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Patch:
-    """One row: the id, and "" for what the source does not tell."""
-
-    id: str
-    label: str
-    split: str = ""
-    patient: str = ""
-    slide: str = ""
-
-
-def _read_source(source: pathlib.Path) -> tuple[list[_Patch], list[str]]:
+def _read_source(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
     if not os.path.exists(source):
         raise UserError(f"'{source}' does not exist: give a folder of patches or a CSV manifest.")
     if not source.is_dir():
         if source.suffix.lower() != ".csv":
             raise UserError(f"'{source}' is not a folder: give a folder of patches or a .csv file.")
-        return _read_manifest(source, source.parent), []
+        return read_manifest(source, source.parent), []
 
     images: list[str] = []
     others: list[str] = []
@@ -121,16 +107,17 @@ def _read_source(source: pathlib.Path) -> tuple[list[_Patch], list[str]]:
 
     manifest = next((source / name for name in others if name.lower() == "manifest.csv"), None)
     if manifest is not None:
-        patches = _read_manifest(manifest, source)
+        patches = read_manifest(manifest, source)
         unlisted = sorted(inside - {patch.id for patch in patches})
         if unlisted:
             raise UserError(
-                f"{manifest} does not list {_some(unlisted)}: add rows for them or move them away."
+                f"{manifest} does not list {some_names(unlisted)}: add rows for them or move them "
+                f"away."
             )
         patches = [_placed(patch, inside, split_folders, manifest) for patch in patches]
     else:
         patches = [
-            _Patch(name, name.split("/")[depth - 1], split_folders.get(name.split("/")[0], ""))
+            Patch(name, name.split("/")[depth - 1], split_folders.get(name.split("/")[0], ""))
             for name in inside
         ]
         if not patches:
@@ -184,7 +171,7 @@ def _is_hidden(name: str) -> bool:
 
 def _split_folders(folders: Sequence[str], source: pathlib.Path) -> dict[str, str]:
     """{folder: split} where the folders are splits, {} where they are classes."""
-    found = {name: _SPLIT_NAMES[name.lower()] for name in folders if name.lower() in _SPLIT_NAMES}
+    found = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
     if found and (len(found) != len(folders) or sorted(found.values()) != sorted(SPLITS)):
         raise UserError(
             f"'{source}' has the folders {', '.join(folders)}: give either train, validation (or "
@@ -194,8 +181,8 @@ def _split_folders(folders: Sequence[str], source: pathlib.Path) -> dict[str, st
 
 
 def _placed(
-    patch: _Patch, inside: set[str], split_folders: dict[str, str], manifest: pathlib.Path
-) -> _Patch:
+    patch: Patch, inside: set[str], split_folders: dict[str, str], manifest: pathlib.Path
+) -> Patch:
     """The patch with the split of its folder; its folders must agree with the manifest."""
     folders = patch.id.split("/")[:-1]
     if patch.id in inside:
@@ -218,108 +205,6 @@ def _placed(
     return dataclasses.replace(patch, split=split)
 
 
-def _read_manifest(manifest: pathlib.Path, root: pathlib.Path) -> list[_Patch]:
-    rows = _rows(manifest)
-    for line, row in rows:
-        for column in ("path", "label"):
-            if not row[column]:
-                raise UserError(f"{manifest}, line {line}: the {column} is empty; fill it in.")
-    rows = [(line, {**row, "path": _normal_id(row["path"], root)}) for line, row in rows]
-
-    repeats = [name for name, n in collections.Counter(r["path"] for _, r in rows).items() if n > 1]
-    if repeats:
-        raise UserError(f"{manifest} lists {_some(repeats)} more than once: keep one row each.")
-    missing = [row["path"] for _, row in rows if not os.path.isfile(root / row["path"])]
-    if missing:
-        raise UserError(f"{manifest} lists files that do not exist: {_some(missing)}.")
-
-    for column in ("patient", "split"):
-        _check_all_or_none(column, rows, manifest)
-    if not any(row.get("patient") for _, row in rows):
-        _check_all_or_none("slide", rows, manifest)
-
-    labels = {row["label"] for _, row in rows}
-    patches = []
-    for line, row in rows:
-        folders = row["path"].split("/")[:-1]
-        # Far above an absolute path a folder may have the name of a class by chance.
-        for folder in folders[-1:] if os.path.isabs(row["path"]) else folders:
-            if folder in labels and folder != row["label"]:
-                raise UserError(
-                    f"{manifest}, line {line}: '{row['path']}' has the label '{row['label']}', but "
-                    f"lies in the folder of class '{folder}': correct one of them."
-                )
-        split = row.get("split", "")
-        if split and split.lower() not in _SPLIT_NAMES:
-            raise UserError(
-                f"{manifest}, line {line}: the split is '{split}'; write train, validation (or "
-                f"val) or test."
-            )
-        patches.append(
-            _Patch(
-                id=row["path"],
-                label=row["label"],
-                split=_SPLIT_NAMES.get(split.lower(), ""),
-                patient=row.get("patient", ""),
-                slide=row.get("slide", ""),
-            )
-        )
-    return patches
-
-
-def _rows(manifest: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, {column: cell}) of every row that is not blank, all stripped."""
-    try:
-        # utf-8-sig: spreadsheet programs put a byte order mark in front.
-        with open(manifest, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = [cell.strip().lower() for cell in next(reader, [])]
-            lines = [(reader.line_num, [c.strip() for c in cells]) for cells in reader]
-    except OSError as error:
-        raise UserError(f"'{manifest}' cannot be read ({error.strerror}).") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"'{manifest}' is no CSV file in UTF-8 ({error}): save it as one."
-        ) from error
-    for column in ("path", "label"):
-        if column not in header:
-            raise UserError(
-                f"{manifest} has no column '{column}' but {header}: its first line must be "
-                f"path,label[,patient][,slide][,split], separated by commas."
-            )
-    for column in ("path", "label", "patient", "slide", "split"):
-        if header.count(column) > 1:
-            raise UserError(f"{manifest} has {header.count(column)} columns '{column}': keep one.")
-    lines = [(line, cells) for line, cells in lines if any(cells)]
-    if not lines:
-        raise UserError(f"{manifest} lists no image: add one row per image.")
-    for line, cells in lines:
-        if len(cells) != len(header):
-            raise UserError(
-                f"{manifest}, line {line}: {len(cells)} cells, but the header has {len(header)}; "
-                f"put cells that hold a comma in double quotes."
-            )
-    return [(line, dict(zip(header, cells, strict=True))) for line, cells in lines]
-
-
-def _normal_id(text: str, root: pathlib.Path) -> str:
-    """One spelling per file: posix separators, relative to the root where it lies below it."""
-    path = pathlib.Path(os.path.normpath(text.replace("\\", "/")))
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-
-
-def _check_all_or_none(
-    column: str, rows: Sequence[tuple[int, dict[str, str]]], manifest: pathlib.Path
-) -> None:
-    empty = [(line, row["path"]) for line, row in rows if not row.get(column)]
-    if empty and len(empty) < len(rows):
-        line, name = empty[0]
-        raise UserError(
-            f"{manifest}: the {column} is empty in {len(empty)} of {len(rows)} rows, the first is "
-            f"line {line} ('{name}'): fill the column in every row or in none."
-        )
-
-
 def _class_names(found: set[str], classes: Sequence[str], source: pathlib.Path) -> tuple[str, ...]:
     names = sorted(found)
     if classes and sorted(classes) != names:
@@ -333,7 +218,7 @@ def _class_names(found: set[str], classes: Sequence[str], source: pathlib.Path) 
     return tuple(names)
 
 
-def _groups(patches: Sequence[_Patch]) -> tuple[str, list[str]]:
+def _groups(patches: Sequence[Patch]) -> tuple[str, list[str]]:
     """What must stay together: by patient, else by slide, else each file by itself."""
     if all(patch.patient for patch in patches):
         return "patient", [patch.patient for patch in patches]
@@ -359,8 +244,3 @@ def _read_bytes(file: pathlib.Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise UserError(f"Image '{file}' cannot be read ({error.strerror}).") from error
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - 5} more ({len(names)} in all)" if len(names) > 5 else ""
-    return ", ".join(f"'{name}'" for name in names[:5]) + rest

@@ -1,9 +1,7 @@
 """How good a classifier is: numbers, a report folder and figures, from arrays alone."""
 
+from glomjax.evaluation.auroc import Interval, auroc, auroc_interval
 from glomjax.evaluation.metrics import (
-    Interval,
-    auroc,
-    auroc_interval,
     classification_metrics,
     collapse_message,
     probabilities,

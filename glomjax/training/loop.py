@@ -8,7 +8,6 @@ import os
 import pathlib
 import time
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,8 +17,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from glomjax import pretrained
-from glomjax.data import folder, synthetic
-from glomjax.data.examples import SPLITS, DataSplits, Examples
+from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import Batches
 from glomjax.data.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
 from glomjax.errors import UserError
@@ -33,13 +31,19 @@ from glomjax.models import create_model, nest, params_of
 from glomjax.training import checkpoints, freezing
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.config import MONITORS, check_config
+from glomjax.training.inputs import (
+    ArraySplits,
+    describe_data,
+    find_weights,
+    load_data,
+    settle_demo,
+)
 from glomjax.training.progress import Terminal
 from glomjax.training.run_folder import RunFolder
 from glomjax.training.steps import make_eval_step, make_train_step, zero_sums
 from glomjax.training.summary import summarize
 
 Arrays = dict[str, Any]
-ArraySplits = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def train_and_evaluate(
@@ -69,118 +73,16 @@ def train_and_evaluate(
         return json.loads((run.path / "test_metrics.json").read_text())
 
     requested, config = config, run.effective() or ConfigDict(config.to_dict())
-    source = _find_weights(config, data is not None, terminal)
+    source = find_weights(config, data is not None, terminal)
     if data is None:
-        _settle_demo(config, terminal)
+        settle_demo(config, terminal)
     splits = load_data(config, data)
-    _describe_data(splits, terminal)
+    describe_data(splits, terminal)
     run.write_config(requested, config)
     run.write_environment(config.seed)
     training = _Training(config, splits, source, run, terminal)
     training.fit()
     return training.finish()
-
-
-def load_data(config: ConfigDict, arrays: ArraySplits | None = None) -> DataSplits:
-    """The data set that `config.data` (or a script's arrays) describes."""
-    if arrays is not None:
-        return _from_arrays(arrays, tuple(config.data.classes))
-    if config.data.source == "synthetic":
-        return synthetic.load(config.data.synthetic_size)
-    return folder.load_folder(
-        config.data.source,
-        classes=tuple(config.data.classes),
-        fractions=tuple(config.data.fractions),
-        seed=config.data.split_seed,
-    )
-
-
-def _from_arrays(arrays: ArraySplits, classes: tuple[str, ...]) -> DataSplits:
-    if sorted(arrays) != sorted(SPLITS):
-        raise UserError(f"data has the splits {sorted(arrays)}; it needs {', '.join(SPLITS)}")
-    number = 1 + max(int(np.max(labels, initial=0)) for _, labels in arrays.values())
-    classes = classes or tuple(str(c) for c in range(max(2, number)))
-    if number > len(classes):
-        raise UserError(f"data has the label {number - 1}, but data.classes names {list(classes)}")
-    parts = {}
-    for split in SPLITS:
-        images, labels = (np.asarray(part) for part in arrays[split])
-        if images.dtype != np.uint8 or images.ndim != 4 or not 0 < len(images) == len(labels):
-            raise UserError(
-                f"data[{split!r}] is {images.dtype} {images.shape} with {len(labels)} labels; it "
-                "must be uint8 [N, H, W, 3] with N labels, N at least 1"
-            )
-        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-            raise UserError(
-                f"data[{split!r}] has labels of {labels.dtype} from {labels.min()}; they must be "
-                "whole numbers from 0"
-            )
-        ids = tuple(f"{split}/{i}" for i in range(len(images)))
-        parts[split] = Examples(ids, labels.astype(np.int32), images.__getitem__)
-    return DataSplits(**parts, classes=classes, notes=(folder.NO_PATIENTS,))
-
-
-def _find_weights(config: ConfigDict, has_arrays: bool, terminal: Terminal) -> str:
-    """The source of initial weights, "" for random values; settles `auto` in `config`."""
-    source, regime = config.pretrained.source, config.freeze.regime
-    if regime == "scratch":
-        if source not in ("auto", "none"):
-            raise UserError(
-                f"freeze.regime is 'scratch', but pretrained.source is {source!r}; "
-                "use another regime, or --config.pretrained.source=none"
-            )
-        config.pretrained.source = "none"
-        return ""
-    if source == "none":
-        raise UserError(
-            f"freeze.regime {regime!r} needs pretrained weights, but pretrained.source is 'none'; "
-            "name weights, or train from random values with --config.freeze.regime=scratch"
-        )
-    if source != "auto":
-        return source
-    preset = config.model.options.get("preset", "kecam")
-    published = pretrained.default_source(config.model.name, preset)
-    try:
-        pretrained.resolve(published)
-    except pretrained.WeightsUnavailable as error:
-        if has_arrays or not _is_demo(config):
-            raise
-        config.pretrained.source = "none"
-        config.freeze.regime = "scratch"
-        terminal.banner(
-            f"NO PRETRAINED WEIGHTS: {error}\nOn the demo data training goes on from random "
-            "values, with nothing frozen."
-        )
-        return ""
-    config.pretrained.source = published
-    return published
-
-
-def _is_demo(config: ConfigDict) -> bool:
-    return config.data.source == "synthetic" and config.data.synthetic_size == "demo"
-
-
-def _settle_demo(config: ConfigDict, terminal: Terminal) -> None:
-    """On the demo data, from random values, `config.demo` takes effect, and the run says so."""
-    if _is_demo(config) and config.freeze.regime == "scratch":
-        config.update(config.demo)
-        settings = ", ".join(f"{key} {value:g}" for key, value in config.demo.items())
-        terminal.say(f"demo data: the settings of config.demo take effect ({settings})")
-
-
-def _describe_data(splits: DataSplits, terminal: Terminal) -> None:
-    if len(splits.classes) == 2:
-        terminal.say(f"classes: negative {splits.classes[0]!r}, positive {splits.classes[1]!r}")
-    else:
-        terminal.say(f"classes: {', '.join(splits.classes)}")
-    for split in SPLITS:
-        part = splits[split]
-        counts = np.bincount(part.labels, minlength=len(splits.classes))
-        named = ", ".join(f"{n} {name}" for n, name in zip(counts, splits.classes, strict=True))
-        patients = "" if part.patients is None else f" of {len(set(part.patients))} patients"
-        terminal.say(f"{split}: {len(part)} images{patients} ({named})")
-    for note in splits.notes:
-        terminal.banner(note)
 
 
 @dataclasses.dataclass
