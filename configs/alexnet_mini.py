@@ -13,7 +13,11 @@ from glomjax.training import default_config
 def get_config():
     config = default_config()
     config.model.name = "alexnet_mini"
+    config.model.options.dropout_rate = 0.0
     config.preprocessing = "standardize"
     config.learning_rate = 1e-4
     config.freeze.regime = "scratch"
+    config.demo.learning_rate = 2e-4
+    config.demo.batch_size = 8
+    config.demo.num_epochs = 5
     return config

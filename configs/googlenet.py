@@ -13,7 +13,11 @@ def get_config():
     config = default_config()
     config.model.name = "googlenet"
     config.model.options.preset = "notebook"
+    config.model.options.aux_heads = True
     config.preprocessing = "standardize"
     config.learning_rate = 3e-4
     config.freeze.regime = "scratch"
+    config.demo.learning_rate = 3e-4
+    config.demo.batch_size = 8
+    config.demo.num_epochs = 4
     return config

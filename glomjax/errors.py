@@ -5,5 +5,5 @@ class UserError(Exception):
     """Something the user can put right: a path, a configuration value, a data set, a weight file.
 
     The message is one clear sentence that names the thing, the value and the way out. The command
-    lines (`main.py`, `python -m glomjax`) print it and exit with code 2; nothing else catches it.
+    line (`main.py`) prints it and exits with code 2; nothing else catches it.
     """

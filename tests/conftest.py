@@ -6,11 +6,12 @@ import pathlib
 import jax
 import pytest
 
+from glomjax.cache import cache_dir
+
 # A test that adds [B] to [B, 1] by accident fails instead of broadcasting.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # One warm compilation cache for the whole suite, also across runs.
-_CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "glomjax-tests"
-jax.config.update("jax_compilation_cache_dir", str(_CACHE / "jit"))
+jax.config.update("jax_compilation_cache_dir", str(cache_dir("jit-tests")))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 

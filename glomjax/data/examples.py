@@ -1,6 +1,8 @@
 """What every data source hands to the pipeline: a random-access table of labelled images."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -46,6 +48,7 @@ class DataSplits:
       train, validation, test: the examples of each split.
       classes: class names; for two classes (negative, positive).
       notes: one sentence each, printed at the start of a run and stored with its results.
+      content: a hash of the pixels, where the ids do not name files that say what they are.
     """
 
     train: Examples
@@ -53,6 +56,16 @@ class DataSplits:
     test: Examples
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    content: str = ""
 
     def __getitem__(self, split: str) -> Examples:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+    def digest(self) -> str:
+        """What identifies the data of a run: classes and each split's ids, labels and patients."""
+        parts = [
+            [part.ids, part.labels.tolist(), part.patients]
+            for part in (self.train, self.validation, self.test)
+        ]
+        text = json.dumps([self.classes, parts, self.content])
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -83,8 +83,8 @@ def load_folder(
         read=lambda i: _read_bytes(root / patches[i].id),
         patients=None if kind == "file" else tuple(groups),
     )
-    parts = {split: table.subset(splits[split]) for split in SPLITS}
-    return DataSplits(**parts, classes=names, notes=tuple(notes))
+    train, validation, test = (table.subset(splits[split]) for split in SPLITS)
+    return DataSplits(train, validation, test, classes=names, notes=tuple(notes))
 
 
 def _read_source(source: pathlib.Path) -> tuple[list[Patch], list[str]]:

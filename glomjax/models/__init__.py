@@ -52,13 +52,19 @@ def create_model(
         sizes = {"depths": depths, "embed_dims": embed_dims, "num_heads": num_heads}
     else:
         raise UserError(f"there is no network {name!r}; choose one of {', '.join(MODELS)}")
-    known = set(inspect.signature(network.__init__).parameters)
-    known -= {"self", "num_classes", "image_size", "rngs"}
-    for option in options:
+    known = dict(inspect.signature(network.__init__).parameters)
+    for settled in ("self", "num_classes", "image_size", "rngs"):
+        known.pop(settled, None)
+    for option, value in options.items():
         if option not in known:
             raise UserError(
                 f"network {name!r} has no option {option!r}; it has {', '.join(sorted(known))}"
             )
+        kind = type(known[option].default)
+        if kind in (bool, int, float, str) and not (
+            type(value) is kind or (kind is float and type(value) is int)
+        ):
+            raise UserError(f"option {option!r} is {value!r}; it must be of type {kind.__name__}")
     model = network(num_classes=num_classes, rngs=rngs, **(sizes | options))
     model.name = name
     return model

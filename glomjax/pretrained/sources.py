@@ -94,8 +94,8 @@ def default_source(model_name: str, preset: str) -> str:
     known = ", ".join(f"{e.model} ({e.preset})" for e in PUBLISHED.values())
     raise UserError(
         f"no weights are published for {model_name!r} with preset {preset!r} (there are some for "
-        f"{known}): pass a weight file, or train from random initialisation with "
-        "--config.pretrained.source=none"
+        f"{known}): pass a weight file, or train from random initialisation "
+        "(--config configs/davit.py:scratch)"
     )
 
 
@@ -135,11 +135,11 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
         ) from error
     try:
         return _fetch_kecam(entry) if entry.preset == "kecam" else _fetch_timm(entry)
-    except _Failed as failed:
+    except (_Failed, OSError) as failed:
         raise WeightsUnavailable(
             f"the published weights {entry.id} cannot be had: {note}{failed}; download {entry.url} "
             f"on another machine and put the file at {cached}, or pass a weight file as the "
-            "source, or train from random initialisation with --config.pretrained.source=none"
+            "source, or train from random initialisation (--config configs/davit.py:scratch)"
         ) from failed
 
 

@@ -1,5 +1,6 @@
 """What a run starts from, settled before anything is trained: its data and its initial weights."""
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,6 +20,11 @@ def load_data(config: ConfigDict, arrays: ArraySplits | None = None) -> DataSpli
     if arrays is not None:
         return _from_arrays(arrays, tuple(config.data.classes))
     if config.data.source == "synthetic":
+        if tuple(config.data.classes) not in ((), synthetic.CLASSES):
+            raise UserError(
+                f"data.classes is {list(config.data.classes)}, but the synthetic data has "
+                f"{list(synthetic.CLASSES)}"
+            )
         return synthetic.load(config.data.synthetic_size)
     return folder.load_folder(
         config.data.source,
@@ -58,7 +64,7 @@ def find_weights(config: ConfigDict, has_arrays: bool, terminal: Terminal) -> st
     if source == "none":
         raise UserError(
             f"freeze.regime {regime!r} needs pretrained weights, but pretrained.source is 'none'; "
-            "name weights, or train from random values with --config.freeze.regime=scratch"
+            "name weights, or train from random values (--config configs/davit.py:scratch)"
         )
     if source != "auto":
         return source
@@ -85,7 +91,10 @@ def settle_demo(config: ConfigDict, terminal: Terminal) -> None:
     if _is_demo(config) and config.freeze.regime == "scratch":
         config.update(config.demo)
         settings = ", ".join(f"{key} {value:g}" for key, value in config.demo.items())
-        terminal.say(f"demo data: the settings of config.demo take effect ({settings})")
+        terminal.say(
+            f"demo data: the settings of config.demo take effect ({settings}); "
+            "--config.demo.KEY=VALUE changes them"
+        )
 
 
 def _is_demo(config: ConfigDict) -> bool:
@@ -95,11 +104,7 @@ def _is_demo(config: ConfigDict) -> bool:
 def _from_arrays(arrays: ArraySplits, classes: tuple[str, ...]) -> DataSplits:
     if sorted(arrays) != sorted(SPLITS):
         raise UserError(f"data has the splits {sorted(arrays)}; it needs {', '.join(SPLITS)}")
-    number = 1 + max(int(np.max(labels, initial=0)) for _, labels in arrays.values())
-    classes = classes or tuple(str(c) for c in range(max(2, number)))
-    if number > len(classes):
-        raise UserError(f"data has the label {number - 1}, but data.classes names {list(classes)}")
-    parts = {}
+    parts, pixels, number = {}, hashlib.sha256(), 2
     for split in SPLITS:
         images, labels = (np.asarray(part) for part in arrays[split])
         if images.dtype != np.uint8 or images.ndim != 4 or not 0 < len(images) == len(labels):
@@ -107,11 +112,22 @@ def _from_arrays(arrays: ArraySplits, classes: tuple[str, ...]) -> DataSplits:
                 f"data[{split!r}] is {images.dtype} {images.shape} with {len(labels)} labels; it "
                 "must be uint8 [N, H, W, 3] with N labels, N at least 1"
             )
-        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        whole = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+        if not whole or labels.min() < 0:
             raise UserError(
-                f"data[{split!r}] has labels of {labels.dtype} from {labels.min()}; they must be "
-                "whole numbers from 0"
+                f"data[{split!r}] has labels of {labels.dtype} {labels.shape} from {labels.min()}; "
+                "they must be whole numbers from 0, one per image"
             )
+        number = max(number, int(labels.max()) + 1)
         ids = tuple(f"{split}/{i}" for i in range(len(images)))
         parts[split] = Examples(ids, labels.astype(np.int32), images.__getitem__)
-    return DataSplits(**parts, classes=classes, notes=(folder.NO_PATIENTS,))
+        pixels.update(np.ascontiguousarray(images).tobytes())
+    classes = classes or tuple(str(c) for c in range(number))
+    if number > len(classes):
+        raise UserError(f"data has the label {number - 1}, but data.classes names {list(classes)}")
+    for split, part in parts.items():
+        if missing := sorted(set(range(len(classes))) - set(part.labels.tolist())):
+            raise UserError(f"data[{split!r}] has no example of class {classes[missing[0]]!r}")
+    train, validation, test = (parts[split] for split in SPLITS)
+    notes, content = (folder.NO_PATIENTS,), pixels.hexdigest()
+    return DataSplits(train, validation, test, classes=classes, notes=notes, content=content)

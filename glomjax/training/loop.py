@@ -69,6 +69,8 @@ def train_and_evaluate(
     run = RunFolder(workdir)
     run.claim(config)
     if run.finished:
+        if data is not None:
+            run.check_data(load_data(config, data).digest())
         terminal.say(f"the run in '{run.path}' is finished; name another folder with --workdir")
         return json.loads((run.path / "test_metrics.json").read_text())
 
@@ -78,7 +80,8 @@ def train_and_evaluate(
         settle_demo(config, terminal)
     splits = load_data(config, data)
     describe_data(splits, terminal)
-    run.write_config(requested, config)
+    run.check_data(splits.digest())
+    run.write_config(requested, config, splits.digest())
     run.write_environment(config.seed)
     training = _Training(config, splits, source, run, terminal)
     training.fit()
@@ -130,21 +133,27 @@ class _Training:
                 **config.model.options.to_dict(),
             )
 
+        # An image that cannot be read ends the run now and not after the training.
+        for part in self.batches.values():
+            for _ in part.epoch():
+                pass
         # One compiled program for all initial values: op by op, it takes longer than an epoch.
         model = nnx.eval_shape(create)
         params = jax.jit(lambda: params_of(create()))()
         graphdef, _ = nnx.split(model, nnx.Param)
-        if source:
+        if source and not checkpoints.exists(run.last):
             # The head belongs to the classes at hand, so it starts anew, and the report says so.
             model = nnx.merge(graphdef, nest(params))
             report = pretrained.load_weights(model, source, exclude=("head/.*",))
             terminal.say(f"weights: {report}")
+            _check_preprocessing(config.preprocessing, report)
             params = params_of(model)
         rules = freezing.regime_rules(config.freeze.regime, model, list(params))
         self.labels = freezing.label_parameters(params, rules)
         trainable = {p: v for p, v in params.items() if self.labels[p] == freezing.TRAINABLE}
         self.frozen = {p: v for p, v in params.items() if self.labels[p] == freezing.FROZEN}
-        # Keras' Adam: epsilon 1e-7 is added to the root, as optax does before bias correction.
+        # Keras' epsilon. Keras adds it before bias correction and optax after it, which differs
+        # visibly only for gradients below about 1e-6.
         optimizer = freezing.partition(optax.scale_by_adam(eps=1e-7), self.labels)
         self.preprocessing = self._make_preprocessing(source)
         self.train_step = make_train_step(graphdef, self.preprocessing, optimizer)
@@ -189,10 +198,10 @@ class _Training:
             )
             is_best = self.stopping.best_epoch == position.epoch
             position.epoch += 1
-            if is_best:
-                self.best = jax.device_get(self.params)
-                self._save(self.run.best, {f"params/{p}": v for p, v in self.best.items()})
+            # `last` first: where a kill comes between the two, it holds what `best` lacks.
             self._save(self.run.last, self._everything())
+            if is_best:
+                self._keep_best()
             self.run.write_history(position.history)
             left = self.stopping.patience - self.stopping.wait
             left = 0 if position.stop else min(left, config.num_epochs - position.epoch)
@@ -227,8 +236,9 @@ class _Training:
             self.position.history,
             self.run.path / "history.png",
             best_epoch=self.stopping.best_epoch,
-            prior_entropy=metrics["prior_entropy"],
+            prior_entropy=self._prior_entropy(),
         )
+        self.run.write_history(self.position.history)
         # Last, since these files say that the run is finished.
         write_report(
             self.run.path,
@@ -300,6 +310,12 @@ class _Training:
             row["total_loss"] = totals["total_loss"] / count
         return row
 
+    def _prior_entropy(self) -> float:
+        """The training loss of a network that knows the classes' frequencies and nothing else."""
+        counts = np.bincount(self.splits.train.labels, minlength=len(self.splits.classes))
+        shares = counts / counts.sum()
+        return float(-np.sum(shares * np.log(shares)))
+
     def _logits(self, params: Arrays, split: str) -> np.ndarray:
         """float32 [N, K] in the order of the split's examples."""
         batches = self.batches[split].epoch()
@@ -342,6 +358,10 @@ class _Training:
         }
         checkpoints.save(folder, arrays, metadata)
 
+    def _keep_best(self) -> None:
+        self.best = jax.device_get(self.params)
+        self._save(self.run.best, {f"params/{path}": v for path, v in self.best.items()})
+
     def _resume(self) -> None:
         arrays, metadata = checkpoints.restore(self.run.last)
         self.position = _Position(**metadata["position"])
@@ -352,9 +372,24 @@ class _Training:
         fresh, structure = jax.tree.flatten(self.opt_state)
         leaves = [arrays[f"optimizer/{i}"] for i in range(len(fresh))]
         self.opt_state = jax.tree.unflatten(structure, leaves)
-        best, _ = checkpoints.restore(self.run.best)
-        self.best = {path.removeprefix("params/"): value for path, value in best.items()}
+        if self.stopping.best_epoch == self.position.epoch - 1:
+            self._keep_best()
+        else:
+            best, _ = checkpoints.restore(self.run.best)
+            self.best = {path.removeprefix("params/"): value for path, value in best.items()}
         self.terminal.say(f"resumed after epoch {self.position.epoch} of the run in this folder")
+
+
+def _check_preprocessing(name: str, report: pretrained.LoadReport) -> None:
+    """Weights of another preprocessing would load without a word and give other numbers."""
+    expected = IMAGENET.to_dict() if name == "imagenet" else {}
+    for key in ("mean", "std"):
+        given = report.preprocessing.get(key)
+        if given is not None and list(given) != expected.get(key):
+            raise UserError(
+                f"{report.source} was trained with the {key} {given} of its pixels and not with "
+                f"that of preprocessing {name!r}; use other weights"
+            )
 
 
 def _stable(name: str) -> int:

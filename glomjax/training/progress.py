@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Terminal:
@@ -23,7 +24,7 @@ class Terminal:
     def banner(self, text: str) -> None:
         """What nobody may overlook."""
         if self._console.is_terminal:
-            self._console.print(Panel(text, style="bold yellow", expand=False))
+            self._console.print(Panel(Text(text), style="bold yellow", expand=False))
         else:
             self.say(f"*** {text} ***")
 

@@ -79,12 +79,26 @@ class RunFolder:
             return None
         return ConfigDict(json.loads((self.path / "config.json").read_text())["effective"])
 
-    def write_config(self, requested: ConfigDict, effective: ConfigDict) -> None:
-        """`config.json`: what was asked for and, where that left it open, what was taken."""
-        both = {
+    def check_data(self, digest: str) -> None:
+        """Refuses to go on with other data: a redrawn split would leak training patients."""
+        before = json.loads((self.path / "config.json").read_text()).get("data", digest)
+        if before != digest and (self.finished or checkpoints.exists(self.last)):
+            raise UserError(
+                f"the images, labels or patients are not those of the run in '{self.path}'; "
+                "restore them or name another folder with --workdir"
+            )
+
+    def write_config(
+        self, requested: ConfigDict, effective: ConfigDict, data: str | None = None
+    ) -> None:
+        """`config.json`: what was asked for, what was taken where that left it open, and a digest
+        of the data."""
+        both: dict[str, Any] = {
             "requested": json.loads(to_json(requested)),
             "effective": json.loads(to_json(effective)),
         }
+        if data is not None:
+            both["data"] = data
         self.write("config.json", json.dumps(both, indent=2) + "\n")
 
     def write_environment(self, seed: int) -> None:
@@ -140,13 +154,15 @@ def _version(package: str) -> str:
 def _git_state() -> dict[str, Any]:
     folder = pathlib.Path(__file__).parent
     try:
+        # Installed inside somebody's repository, this file is not tracked there.
+        _git(folder, "ls-files", "--error-unmatch", pathlib.Path(__file__).name)
         commit = _git(folder, "rev-parse", "HEAD")
         return {
             "commit": commit,
             "uncommitted_changes": bool(_git(folder, "status", "--porcelain")),
         }
     except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        return {"commit": "unknown", "uncommitted_changes": False}
+        return {"commit": None, "uncommitted_changes": None}
 
 
 def _git(folder: pathlib.Path, *arguments: str) -> str:

@@ -68,7 +68,12 @@ def test_davit_starts_from_imagenet_with_dropout():
     config = load("davit")
     assert config.model.to_dict() == {
         "name": "davit_tiny",
-        "options": {"preset": "kecam", "dropout_rate": 0.3},
+        "options": {
+            "preset": "kecam",
+            "window_size": 0,
+            "drop_path_rate": 0.0,
+            "dropout_rate": 0.3,
+        },
     }
     assert config.pretrained.source == "auto"
 

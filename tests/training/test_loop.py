@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_a_lower_rate_may_follow(tmp_
 
 def test_weights_are_needed_where_some_are_to_be_frozen(tmp_path):
     config = tiny_config(**{"freeze.regime": "partial"})
-    with pytest.raises(UserError, match=r"'partial' needs pretrained weights.*regime=scratch"):
+    with pytest.raises(UserError, match=r"'partial' needs pretrained weights.*davit.py:scratch"):
         train_and_evaluate(config, tmp_path / "x", data=DATA)
 
 

@@ -43,9 +43,8 @@ def draw_patch(seed: int, split: str, index: int, patients: int) -> Patch:
     key = (seed, SPLITS.index(split))
     rng = np.random.default_rng((*key, 0, index))
     stain = _patient_stain(np.random.default_rng((*key, 1, patient)))
-    # Large objects may be cut a little by the border.
-    radius = rng.uniform(52, 92)
-    centre = rng.uniform(0.85 * radius, tissue.SIZE - 0.85 * radius, 2)
+    radius = rng.uniform(60, 95)
+    (centre,) = _places(rng, radius, 1)
 
     canvas = tissue.new_canvas()
     tissue.cortex(canvas, rng)
@@ -72,17 +71,21 @@ def _bystanders(canvas: Image.Image, rng: np.random.Generator) -> None:
 def _look_alike(
     canvas: Image.Image, rng: np.random.Generator, centre: np.ndarray, radius: float
 ) -> None:
-    """A round object without a tuft, and the nuclei of a tuft of that size."""
+    """A round object without a tuft, and the nuclei of a tuft of that size all over the patch."""
     budget = tissue.tuft_nuclei(radius)
-    kind = rng.choice(4, p=(0.45, 0.2, 0.15, 0.2))
+    kind = rng.choice(4, p=(0.5, 0.25, 0.15, 0.1))
     if kind == 3:
         tissue.infiltrate(canvas, rng, centre, radius, budget)
         return
     (tissue.filled_capsule, tissue.cyst, tissue.artery)[kind](canvas, rng, centre, radius)
     rest = int(0.85 * budget) - (0, 25, budget // 3)[kind]
-    for share in rng.dirichlet((2, 2, 2)):
-        place, spread = rng.uniform(0, tissue.SIZE, 2), rng.uniform(30, 90)
-        tissue.infiltrate(canvas, rng, place, spread, int(share * rest))
+    # Each where a tuft might have had it: over many patches no place is denser in one class.
+    tissue.infiltrate(canvas, rng, _places(rng, radius, 2 * rest), radius, rest)
+
+
+def _places(rng: np.random.Generator, radius: float, count: int) -> np.ndarray:
+    """Centres [count, 2] of round objects; large ones may be cut a little by the border."""
+    return rng.uniform(0.8 * radius, tissue.SIZE - 0.8 * radius, (count, 2))
 
 
 @dataclasses.dataclass(frozen=True)

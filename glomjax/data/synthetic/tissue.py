@@ -63,7 +63,7 @@ def glomerulus(
 
     turn = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     outline = reach(turn)[:, None] * np.stack([np.cos(turn), np.sin(turn)], 1)
-    _polygon(draw, centre + outline, (114, 16, 90))
+    _polygon(draw, centre + outline, (88, 34, 96))
     _clefts(draw, rng, centre, outline)
     # Loops sit on a jittered grid, so that lumina and nuclei alternate at one spatial frequency.
     spacing = _LOOP_SPACING * rng.uniform(0.92, 1.12)

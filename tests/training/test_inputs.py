@@ -1,0 +1,103 @@
+"""What a run starts from is what the user thinks it is, or the run does not start."""
+
+import numpy as np
+import pytest
+
+from glomjax.data import synthetic
+from glomjax.data.examples import DataSplits, Examples
+from glomjax.errors import UserError
+from glomjax.training import checkpoints, default_config
+from glomjax.training.inputs import load_data, settle_demo
+from glomjax.training.progress import Terminal
+from glomjax.training.run_folder import RunFolder
+
+
+def arrays(change=lambda splits: None):
+    rng = np.random.default_rng(0)
+    splits = {
+        split: [rng.integers(0, 255, (4, 32, 32, 3), np.uint8), np.array([0, 1, 0, 1])]
+        for split in ("train", "validation", "test")
+    }
+    change(splits)
+    return {split: tuple(pair) for split, pair in splits.items()}
+
+
+def splits(ids=("a", "b"), patients=("P", "Q"), labels=(0, 1), classes=("no", "yes")):
+    part = Examples(ids, np.array(labels, np.int32), lambda i: b"", patients)
+    return DataSplits(part, part, part, classes)
+
+
+def test_the_digest_of_data_follows_whatever_decides_who_is_in_which_split():
+    digests = [
+        data.digest()
+        for data in (
+            splits(),
+            splits(ids=("a", "c")),
+            splits(patients=("P", "P")),
+            splits(labels=(1, 0)),
+            splits(classes=("yes", "no")),
+        )
+    ]
+    assert splits().digest() == digests[0]
+    assert len(set(digests)) == 5
+
+
+def test_the_digest_of_arrays_follows_their_pixels():
+    def brighten(splits):
+        splits["test"][0][0, 0, 0, 0] ^= 1
+
+    config = default_config()
+    assert load_data(config, arrays()).digest() == load_data(config, arrays()).digest()
+    assert load_data(config, arrays()).digest() != load_data(config, arrays(brighten)).digest()
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    run, config = RunFolder(tmp_path / "run"), default_config()
+    run.claim(config)
+    run.write_config(config, config, "one")
+    run.check_data("other")  # nothing has been trained yet
+    checkpoints.save(run.last, {"params/x": np.zeros(1)}, {})
+    run.check_data("one")
+    with pytest.raises(UserError, match="not those of the run"):
+        run.check_data("other")
+
+
+def test_arrays_need_each_class_in_each_split():
+    def one_class(splits):
+        splits["validation"][1][:] = 0
+
+    with pytest.raises(UserError, match=r"'validation'.* no example of class '1'"):
+        load_data(default_config(), arrays(one_class))
+
+
+def test_labels_have_one_axis():
+    def column(splits):
+        splits["test"][1] = splits["test"][1][:, None]
+
+    with pytest.raises(UserError, match=r"labels of int64 \(4, 1\)"):
+        load_data(default_config(), arrays(column))
+
+
+def test_the_classes_of_the_synthetic_data_cannot_be_renamed_or_swapped():
+    config = default_config()
+    config.data.classes = tuple(reversed(synthetic.CLASSES))
+    with pytest.raises(UserError, match=r"data.classes is \['glomerulus', 'other'\]"):
+        load_data(config)
+
+
+def test_the_demo_settings_are_said_with_the_way_to_change_them(capsys):
+    config = default_config()
+    config.freeze.regime = "scratch"
+    config.demo.batch_size = 5
+    settle_demo(config, Terminal())
+    assert config.batch_size == 5
+    written = capsys.readouterr().out
+    assert "batch_size 5" in written
+    assert "--config.demo.KEY=VALUE" in written
+
+
+def test_a_banner_prints_brackets_as_they_are(capsys):
+    terminal = Terminal()
+    terminal._console._force_terminal = True
+    terminal.banner("left out: '[/old]/x.txt'")
+    assert "[/old]/x.txt" in capsys.readouterr().out
