@@ -4,6 +4,7 @@ from glomjax.evaluation.auroc import Interval, auroc, auroc_interval
 from glomjax.evaluation.metrics import (
     classification_metrics,
     collapse_message,
+    prior_entropy,
     probabilities,
 )
 from glomjax.evaluation.plots import plot_history
@@ -16,6 +17,7 @@ __all__ = [
     "classification_metrics",
     "collapse_message",
     "plot_history",
+    "prior_entropy",
     "probabilities",
     "write_report",
 ]

@@ -89,7 +89,7 @@ def classification_metrics(
         "auroc_interval": {**dataclasses.asdict(interval), "level": level},
         "confusion_matrix": confusion.tolist(),
         "class_prior": {str(name): float(p) for name, p in zip(classes, prior, strict=True)},
-        "prior_entropy": float(-sum(p * math.log(p) for p in prior if p > 0)),
+        "prior_entropy": prior_entropy(targets),
         "prediction_spread": float(predicted.std(axis=0).max()),
     }
     if groups is not None:
@@ -102,6 +102,15 @@ def classification_metrics(
     metrics["collapsed_reason"] = _collapsed_reason(metrics)
     metrics["collapsed"] = bool(metrics["collapsed_reason"])
     return metrics
+
+
+def prior_entropy(labels: ArrayLike) -> float:
+    """The loss (nats) of a model that knows how often each class occurs and nothing else.
+
+    labels: int [N].
+    """
+    counts = np.unique(np.asarray(labels), return_counts=True)[1]
+    return float(-sum(p * math.log(p) for p in counts / counts.sum()))
 
 
 def collapse_message(metrics: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from glomjax.evaluation import (
     classification_metrics,
     collapse_message,
     plot_history,
+    prior_entropy,
     write_report,
 )
 from glomjax.models import create_model, nest, params_of
@@ -236,7 +237,7 @@ class _Training:
             self.position.history,
             self.run.path / "history.png",
             best_epoch=self.stopping.best_epoch,
-            prior_entropy=self._prior_entropy(),
+            prior_entropy=prior_entropy(self.splits.train.labels),
         )
         self.run.write_history(self.position.history)
         # Last, since these files say that the run is finished.
@@ -309,12 +310,6 @@ class _Training:
         if totals["total_loss"] != totals["loss"]:
             row["total_loss"] = totals["total_loss"] / count
         return row
-
-    def _prior_entropy(self) -> float:
-        """The training loss of a network that knows the classes' frequencies and nothing else."""
-        counts = np.bincount(self.splits.train.labels, minlength=len(self.splits.classes))
-        shares = counts / counts.sum()
-        return float(-np.sum(shares * np.log(shares)))
 
     def _logits(self, params: Arrays, split: str) -> np.ndarray:
         """float32 [N, K] in the order of the split's examples."""

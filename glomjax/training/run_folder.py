@@ -44,6 +44,11 @@ class RunFolder:
         """Whether a run has ended here: the test metrics are its last file."""
         return (self.path / "test_metrics.json").is_file()
 
+    @property
+    def begun(self) -> bool:
+        """Whether something has been trained here."""
+        return self.finished or checkpoints.exists(self.last)
+
     def claim(self, requested: ConfigDict) -> None:
         """Takes the folder for this configuration, or refuses one that holds another's run."""
         wanted = json.loads(to_json(requested))
@@ -64,7 +69,7 @@ class RunFolder:
                 f"'{file}' is not the configuration of a run; name another folder with --workdir"
             ) from error
         changes = _differences(before, wanted)
-        if changes and not (self.finished or checkpoints.exists(self.last)):
+        if changes and not self.begun:
             # Nothing was trained with the old one: a mistake that has been put right.
             self.write_config(requested, requested)
         elif changes:
@@ -82,7 +87,7 @@ class RunFolder:
     def check_data(self, digest: str) -> None:
         """Refuses to go on with other data: a redrawn split would leak training patients."""
         before = json.loads((self.path / "config.json").read_text()).get("data", digest)
-        if before != digest and (self.finished or checkpoints.exists(self.last)):
+        if before != digest and self.begun:
             raise UserError(
                 f"the images, labels or patients are not those of the run in '{self.path}'; "
                 "restore them or name another folder with --workdir"
