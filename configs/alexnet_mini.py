@@ -19,5 +19,5 @@ def get_config():
     config.freeze.regime = "scratch"
     config.demo.learning_rate = 2e-4
     config.demo.batch_size = 8
-    config.demo.num_epochs = 5
+    config.demo.num_epochs = 3
     return config

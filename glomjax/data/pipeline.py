@@ -1,8 +1,10 @@
 """From examples to batches of uint8 pixels: Grain orders them, threads decode them."""
 
+import copy
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -24,6 +26,9 @@ class Batches:
       examples: the split.
       image_size: (height, width).
       batch_size: B.
+      stratified: every batch of a shuffled epoch holds each class in about its share of the split.
+        By chance alone a batch of 8 is often 6 to 2, and then its gradient mostly shifts all logits
+        one way, which a transformer that starts from random values takes long to average out.
       cache_bytes: decoded images are kept in memory up to this many bytes; what does not fit is
         decoded in every epoch.
     """
@@ -34,11 +39,13 @@ class Batches:
         image_size: tuple[int, int],
         batch_size: int,
         *,
+        stratified: bool = False,
         cache_bytes: int = 0,
     ):
         self.examples = examples
         self.batch_size = batch_size
-        self._images = _DecodedImages(examples, image_size, cache_bytes)
+        self._stratified = stratified
+        self._images: Any = _DecodedImages(examples, image_size, cache_bytes)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -46,14 +53,23 @@ class Batches:
 
     def epoch(self, seed: int | None = None, *, start: int = 0) -> Iterator[Batch]:
         """One pass from batch `start`, shuffled by `seed`; in the examples' own order without."""
-        order = grain.MapDataset.source(np.arange(len(self.examples)))
-        if seed is not None:
-            order = order.seed(seed).shuffle()
+        if seed is not None and self._stratified:
+            order = grain.MapDataset.source(stratified_order(self.examples.labels, seed))
+        else:
+            order = grain.MapDataset.source(np.arange(len(self.examples)))
+            if seed is not None:
+                order = order.seed(seed).shuffle()
         images = order.map(lambda index: {"image": self._images[index], "index": index})
         batches = images.batch(self.batch_size, drop_remainder=False)[start:]
         options = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=4)
         for batch in batches.to_iter_dataset(options):
             yield self._padded(batch)
+
+    def of_features(self, features: np.ndarray) -> "Batches":
+        """The same split with features [N, D] in place of its images, in the same orders."""
+        batches = copy.copy(self)
+        batches._images = features
+        return batches
 
     def _padded(self, batch: Batch) -> Batch:
         size = len(batch["index"])
@@ -67,6 +83,16 @@ class Batches:
             "mask": mask,
             "index": index,
         }
+
+
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """A shuffle of labels [N], as indices [N], that spreads each class evenly over the order."""
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(labels))  # of each example between 0 and 1
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    return np.argsort(place, kind="stable")
 
 
 class _DecodedImages:

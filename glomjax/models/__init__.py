@@ -1,7 +1,7 @@
 """The networks, by name. Importing this loads jax and flax and nothing heavier."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -33,6 +33,10 @@ def create_model(
       image_size: (height, width) of the images to come. DaViT takes any size afterwards too.
       rngs: `nnx.Rngs(seed)`; its `params` stream initialises the parameters.
       **options: the architecture's own arguments, such as `preset` or `dropout_rate`.
+
+    Returns:
+      The network, with its `name` and, as `forward_order`, the paths of its parameters from the
+      input to the logits.
 
     Raises:
       UserError: an unknown name, an unknown option or a value that the network cannot have.
@@ -67,7 +71,18 @@ def create_model(
             raise UserError(f"option {option!r} is {value!r}; it must be of type {kind.__name__}")
     model = network(num_classes=num_classes, rngs=rngs, **(sizes | options))
     model.name = name
+    model.forward_order = tuple(_in_order_of_definition(model))
     return model
+
+
+def _in_order_of_definition(module: nnx.Module, prefix: str = "") -> Iterator[str]:
+    """Parameter paths as the constructors made them, which is the order of the forward pass; NNX
+    sorts attributes by name in all that it hands out later."""
+    for name, child in vars(module).items():
+        if isinstance(child, nnx.Param):
+            yield prefix + name
+        elif isinstance(child, nnx.Module):
+            yield from _in_order_of_definition(child, f"{prefix}{name}/")
 
 
 def params_of(model: nnx.Module) -> dict[str, jax.Array]:

@@ -53,6 +53,13 @@ class AlexNetMini(nnx.Module):
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """images [B, H, W, 3] float, preprocessed -> logits [B, num_classes]."""
+        x = self.embed(images, deterministic=deterministic, rngs=rngs)
+        return self.classify(x, deterministic=deterministic, rngs=rngs)
+
+    def embed(
+        self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """images [B, H, W, 3] -> what the head sees, before its dropout [B, 128]."""
         x = self.conv1(images)  # [B, 92, 92, 96] at 280
         x = ops.max_pool(x, 3, 2)
         x = self.conv2(x)  # [B, 45, 45, 256]
@@ -62,8 +69,14 @@ class AlexNetMini(nnx.Module):
         x = self.conv5(x)
         x = ops.max_pool(x, 2, 2)  # [B, 11, 11, 256]
         x = x.reshape(x.shape[0], -1)
-        for layer in (self.fc1, self.fc2):
-            x = self.dropout(layer(x), deterministic=deterministic, rngs=rngs)
+        x = self.dropout(self.fc1(x), deterministic=deterministic, rngs=rngs)
+        return self.fc2(x)
+
+    def classify(
+        self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """`embed`'s output [B, 128] -> logits [B, num_classes]."""
+        x = self.dropout(x, deterministic=deterministic, rngs=rngs)
         return self.head(x) if self.head is not None else x
 
 

@@ -13,7 +13,6 @@ from glomjax.models.layers import (
     Dense,
     DepthwiseConv,
     DropPath,
-    Initializer,
     LayerNorm,
     checked_rate,
     truncated_normal,
@@ -30,10 +29,6 @@ SIZES = {
 }
 
 
-# A uniform of +-1/sqrt(fan_in), as PyTorch (and so timm) starts convolutions.
-_conv_init: Initializer = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
 class DaViT(nnx.Module):
     """Four stages of block pairs: attention over windows, then attention over channels.
 
@@ -47,7 +42,9 @@ class DaViT(nnx.Module):
       depths: block pairs per stage. embed_dims: channels per stage. num_heads: heads per stage.
       drop_path_rate: stochastic depth, rising linearly to this rate at the last block.
       dropout_rate: dropout before the logits.
-      rngs: the `params` stream initialises the parameters, as timm does.
+      rngs: the `params` stream initialises the parameters: Glorot uniform, as Keras and so
+        keras_cv_attention_models do, but for the head. timm's smaller values leave the untrained
+        branches next to linear: a linear probe of such features sees no texture.
     """
 
     def __init__(
@@ -93,6 +90,7 @@ class DaViT(nnx.Module):
         self.stages = nnx.List(stages)
         self.norm = LayerNorm(inputs)
         self.dropout = nnx.Dropout(checked_rate(dropout_rate, "dropout_rate"))
+        # Small, so that the first losses are near the prior's entropy.
         head = (
             Dense(inputs, num_classes, kernel_init=truncated_normal, rngs=rngs)
             if num_classes
@@ -104,10 +102,21 @@ class DaViT(nnx.Module):
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """images [B, H, W, 3] float, preprocessed -> logits [B, num_classes]."""
+        x = self.embed(images, deterministic=deterministic, rngs=rngs)
+        return self.classify(x, deterministic=deterministic, rngs=rngs)
+
+    def embed(
+        self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """images [B, H, W, 3] -> what the head sees, before its dropout [B, C]."""
         x = self.features(images, deterministic=deterministic, rngs=rngs)
-        x = jnp.mean(x, axis=(1, 2))  # [B, C]
-        if not self.head_norm_first:
-            x = self.norm(x)
+        x = jnp.mean(x, axis=(1, 2))
+        return x if self.head_norm_first else self.norm(x)
+
+    def classify(
+        self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """`embed`'s output [B, C] -> logits [B, num_classes]."""
         x = self.dropout(x, deterministic=deterministic, rngs=rngs)
         return self.head(x) if self.head is not None else x
 
@@ -137,15 +146,7 @@ class Stem(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
         # Padding the input to a multiple of 4 first, as timm does, reads the same zeros.
-        self.conv = Conv(
-            inputs,
-            outputs,
-            7,
-            stride=4,
-            padding=((3, 3), (3, 3)),
-            kernel_init=_conv_init,
-            rngs=rngs,
-        )
+        self.conv = Conv(inputs, outputs, 7, stride=4, padding=((3, 3), (3, 3)), rngs=rngs)
         self.norm = LayerNorm(outputs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -157,7 +158,7 @@ class Downsample(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
         self.norm = LayerNorm(inputs)
-        self.conv = Conv(inputs, outputs, 2, stride=2, kernel_init=_conv_init, rngs=rngs)
+        self.conv = Conv(inputs, outputs, 2, stride=2, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(self.norm(x))
@@ -215,10 +216,10 @@ class Block(nnx.Module):
         drop_path_rate: float,
         rngs: nnx.Rngs,
     ):
-        self.cpe1 = DepthwiseConv(width, kernel_init=_conv_init, rngs=rngs)
+        self.cpe1 = DepthwiseConv(width, rngs=rngs)
         self.norm1 = LayerNorm(width)
         self.attention = attention
-        self.cpe2 = DepthwiseConv(width, kernel_init=_conv_init, rngs=rngs)
+        self.cpe2 = DepthwiseConv(width, rngs=rngs)
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, 4 * width, rngs)
         self.drop_path = DropPath(drop_path_rate)
@@ -239,8 +240,8 @@ class Mlp(nnx.Module):
     """Two dense layers with an exact GELU between them."""
 
     def __init__(self, width: int, hidden: int, rngs: nnx.Rngs):
-        self.fc1 = Dense(width, hidden, activation="gelu", kernel_init=truncated_normal, rngs=rngs)
-        self.fc2 = Dense(hidden, width, kernel_init=truncated_normal, rngs=rngs)
+        self.fc1 = Dense(width, hidden, activation="gelu", rngs=rngs)
+        self.fc2 = Dense(hidden, width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(self.fc1(x))
@@ -251,8 +252,8 @@ class WindowAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
         self.heads = heads
-        self.qkv = Dense(width, 3 * width, kernel_init=truncated_normal, rngs=rngs)
-        self.proj = Dense(width, width, kernel_init=truncated_normal, rngs=rngs)
+        self.qkv = Dense(width, 3 * width, rngs=rngs)
+        self.proj = Dense(width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
         batch, height, width, channels = x.shape
@@ -282,8 +283,8 @@ class ChannelAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
         self.heads = heads
-        self.qkv = Dense(width, 3 * width, kernel_init=truncated_normal, rngs=rngs)
-        self.proj = Dense(width, width, kernel_init=truncated_normal, rngs=rngs)
+        self.qkv = Dense(width, 3 * width, rngs=rngs)
+        self.proj = Dense(width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
         del window

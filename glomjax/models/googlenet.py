@@ -81,14 +81,25 @@ class GoogLeNet(nnx.Module):
         With deterministic=False and auxiliary heads: (logits, (auxiliary 1, auxiliary 2)).
         """
         x, maps = self._trunk(images)
-        x = jnp.mean(x, axis=(1, 2))  # [B, 1024]
-        x = self.dropout(x, deterministic=deterministic, rngs=rngs)
-        if self.fc is not None:
-            x = self.fc(x)
-        logits = self.head(x) if self.head is not None else x
+        x = self._pooled(x, deterministic=deterministic, rngs=rngs)
+        logits = self.classify(x, deterministic=deterministic, rngs=rngs)
         if deterministic or not self.aux_heads:
             return logits
         return logits, self._auxiliary(maps, deterministic=False, rngs=rngs)
+
+    def embed(
+        self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """images [B, H, W, 3] -> what the head sees [B, 1000 or 1024 by the preset]."""
+        return self._pooled(self._trunk(images)[0], deterministic=deterministic, rngs=rngs)
+
+    def classify(
+        self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """`embed`'s output -> logits [B, num_classes]."""
+        if self.fc is None:
+            x = self.dropout(x, deterministic=deterministic, rngs=rngs)
+        return self.head(x) if self.head is not None else x
 
     def auxiliary_logits(self, images: jax.Array) -> tuple[jax.Array, ...]:
         """Both auxiliary heads' logits without dropout, [B, num_classes] each, for inspection."""
@@ -107,6 +118,12 @@ class GoogLeNet(nnx.Module):
                 x = self._pool(x)
         return x, tuple(maps)
 
+    def _pooled(self, x: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
+        x = jnp.mean(x, axis=(1, 2))  # [B, 1024]
+        if self.fc is None:
+            return x
+        return self.fc(self.dropout(x, deterministic=deterministic, rngs=rngs))
+
     def _auxiliary(
         self, maps: tuple[jax.Array, ...], *, deterministic: bool, rngs: nnx.Rngs | None
     ) -> tuple[jax.Array, ...]:
@@ -114,6 +131,7 @@ class GoogLeNet(nnx.Module):
         return tuple(
             head(x, deterministic=deterministic, rngs=rngs)
             for head, x in zip(heads, maps, strict=True)
+            if head.active
         )
 
     def _pool(self, x: jax.Array) -> jax.Array:
@@ -161,13 +179,17 @@ class Inception(nnx.Module):
 
 
 class AuxiliaryHead(nnx.Module):
-    """Average pool 5x5/3, 1x1 convolution of 128, dense 1024, dropout 0.7, logits."""
+    """Average pool 5x5/3, 1x1 convolution of 128, dense 1024, dropout 0.7, logits.
+
+    Set `active` to False where the whole head is frozen: it would then train nothing.
+    """
 
     def __init__(self, inputs: int, pooled: tuple[int, int], num_classes: int, *, rngs: nnx.Rngs):
         self.conv = Conv(inputs, 128, 1, activation="relu", rngs=rngs)
         self.fc = Dense(pooled[0] * pooled[1] * 128, 1024, activation="relu", rngs=rngs)
         self.head = Dense(1024, num_classes, rngs=rngs)
         self.dropout = nnx.Dropout(0.7)
+        self.active = True
 
     def __call__(self, x: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
         window, stride = (1, 5, 5, 1), (1, 3, 3, 1)

@@ -67,8 +67,8 @@ class Conv(nnx.Module):
 class DepthwiseConv(nnx.Module):
     """3x3 depthwise convolution with bias, SAME, stride 1: kernel [3, 3, 1, C], bias [C]."""
 
-    def __init__(self, channels: int, *, kernel_init: Initializer, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, 1, channels), jnp.float32))
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(glorot_uniform(rngs.params(), (3, 3, 1, channels), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,12 +1,9 @@
 """Pretrained weights: where they come from and how they become ours."""
 
-from glomjax.pretrained.loading import (
-    LoadReport,
-    SourceInfo,
-    load_weights,
-    read_weights,
-)
+from glomjax.pretrained.conversion import convert_weights
+from glomjax.pretrained.loading import LoadReport, load_weights
 from glomjax.pretrained.native import write_weights
+from glomjax.pretrained.reading import SourceInfo, read_weights
 from glomjax.pretrained.sources import (
     PUBLISHED,
     Published,
@@ -21,6 +18,7 @@ __all__ = [
     "Published",
     "SourceInfo",
     "WeightsUnavailable",
+    "convert_weights",
     "default_source",
     "load_weights",
     "read_weights",

@@ -60,7 +60,7 @@ def _path_of(template: str) -> Callable[[re.Match[str]], str]:
     return path
 
 
-# (name in the file, our path, axes of a transpose or None): what `loading.convert` reads
+# (name in the file, our path, axes of a transpose or None): what `reading.convert` reads
 RULES = tuple(
     (re.compile(f"{layer}/{theirs}"), _path_of(f"{template}/{ours}"), axes)
     for layer, template, leaves in _LAYERS

@@ -1,15 +1,17 @@
 """Our own weight file: safetensors under our paths, with metadata that names and checks itself.
 
-The metadata's one key `glomjax` holds JSON: {"model": name, "preset": name, "preprocessing": as in
-`loading.SourceInfo`, "sha256": of all names and values}. safetensors itself has no checksum, so a
-flipped bit would otherwise load as a weight.
+The metadata's one key `glomjax` holds JSON: {"model": name, "preset": name, "preprocessing": as
+`Preprocessing.to_dict` gives it, "classes": names, "source": what it was written from, "sha256": of
+all of these and of all tensors}. safetensors itself has no checksum, so a flipped bit would
+otherwise load as a weight.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +29,13 @@ def write_weights(
     model: str,
     preset: str,
     preprocessing: Mapping[str, Any],
+    classes: Sequence[str] = (),
+    source: str = "",
 ) -> None:
     """Writes float32 `{path: array}` as a `.safetensors` file, which appears whole or not at all.
 
-    `preset` is "" for a model without presets. Raises UserError where the file cannot be written.
+    What is not known is "" or (): `preset` for a model without presets, `classes` for weights that
+    belong to none. Raises UserError where the file cannot be written.
     """
     # Contiguous, since safetensors writes the buffer of a transposed view as it lies.
     arrays = {key: np.ascontiguousarray(value) for key, value in params.items()}
@@ -38,43 +43,53 @@ def write_weights(
         "model": model,
         "preset": preset,
         "preprocessing": dict(preprocessing),
-        "sha256": _digest(arrays),
+        "classes": list(classes),
+        "source": source,
     }
+    text = json.dumps(about | {"sha256": _digest(about, arrays)})
     target = pathlib.Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        partial.write_bytes(safetensors.numpy.save(arrays, {METADATA_KEY: json.dumps(about)}))
+        partial.write_bytes(safetensors.numpy.save(arrays, {METADATA_KEY: text}))
         os.replace(partial, target)
     except OSError as error:
         raise UserError(f"weight file {path} cannot be written ({error.strerror})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
-def check(
-    path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: str
-) -> tuple[str, dict[str, Any]]:
-    """(preset, preprocessing) of a file of ours; UserError where its contents have changed."""
+def check(path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: str) -> dict[str, Any]:
+    """What a file of ours says about itself, as the fields of `SourceInfo`.
+
+    Raises UserError where the contents of the file have changed.
+    """
     try:
         about = json.loads(metadata)
-        preset, preprocessing = str(about["preset"]), dict(about["preprocessing"])
-        digest = about["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        digest = about.pop("sha256")
+        fields = {
+            "model": about["model"],
+            "preset": about["preset"],
+            "preprocessing": about["preprocessing"],
+            "classes": tuple(about["classes"]),
+            "origin": about["source"],
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"weight file {path} is damaged (its glomjax metadata reads {metadata[:80]!r}); write "
             "it again"
         ) from error
-    if digest != _digest(tensors):
+    if digest != _digest(about, tensors):
         raise UserError(
-            f"weight file {path} is damaged (its values are not those it was written with); write "
-            "it again"
+            f"weight file {path} is damaged (its contents are not those it was written with); "
+            "write it again"
         )
-    return preset, preprocessing
+    return fields
 
 
-def _digest(tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(name.encode() + b"\0")
+        digest.update(f"\0{name}\0{tensors[name].shape}\0".encode())
         digest.update(tensors[name].tobytes())
     return digest.hexdigest()

@@ -25,6 +25,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from glomjax import checkpoints
 from glomjax.cache import cache_dir
 from glomjax.errors import UserError
 
@@ -100,10 +101,12 @@ def default_source(model_name: str, preset: str) -> str:
 
 
 def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
-    """The weight file behind a path or a published id, downloaded if need be.
+    """The weight file or checkpoint folder behind a path or a published id, downloaded if need be.
+
+    A run's folder stands for its best checkpoint.
 
     Raises:
-      UserError: neither an existing file nor a published id.
+      UserError: neither an existing file, nor a checkpoint, nor a published id.
       WeightsUnavailable: a published id whose file is not cached and cannot be fetched (within
         5 s when there is no network), or whose download is not what was published.
     """
@@ -111,7 +114,13 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
     if os.path.isfile(path):
         return pathlib.Path(path)
     if os.path.isdir(path):
-        raise UserError(f"weight source {str(source)!r} is a folder: name the file in it")
+        for folder in (pathlib.Path(path), pathlib.Path(path) / "checkpoints" / "best"):
+            if checkpoints.exists(folder):
+                return folder
+        raise UserError(
+            f"weight source {str(source)!r} is a folder without a checkpoint: name a run's folder, "
+            "its checkpoints/best, or a weight file"
+        )
     entry = PUBLISHED.get(os.fspath(source))
     if entry is None:
         near = difflib.get_close_matches(os.fspath(source), PUBLISHED, n=1, cutoff=0.6)

@@ -60,7 +60,7 @@ _MODULES = _OUTER + tuple(
     for timm, authors, ours, leaves in _INNER
 )
 
-# (name in the file, our path, axes of a transpose or None): what `loading.convert` reads
+# (name in the file, our path, axes of a transpose or None): what `reading.convert` reads
 RULES = tuple(
     (re.compile(rf"{module}\.{theirs}"), f"{path}/{leaf}", axes)
     for timm, authors, path, leaves in _MODULES

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -25,8 +26,14 @@ def default_config() -> ConfigDict:
     config.seed = 0
     config.image_size = (280, 280)  # height, width
     config.batch_size = 32
+    config.stratified_batches = False  # each batch with the classes in their shares
     config.num_epochs = 1000
     config.learning_rate = 1e-3
+    # (regular expression of whole parameter paths, factor) each; the first that matches counts.
+    config.learning_rate_rules = ((".*", 1.0),)
+    config.layer_decay = 1.0  # the learning rate of each layer, of the one above it
+    config.weight_decay = 0.0  # decoupled, per step and learning rate
+    config.weight_decay_rules = ((".*/kernel", 1.0), (".*", 0.0))
     config.preprocessing = "imagenet"  # or "standardize": each channel by the training images
 
     config.model = ConfigDict()
@@ -58,13 +65,19 @@ def default_config() -> ConfigDict:
 
     config.freeze = ConfigDict()
     config.freeze.regime = "full"
+    config.freeze.until = ""  # partial: the last frozen block or parameter; "" is the published cut
+    config.freeze.rules = ()  # rules: (regular expression, "trainable" or "frozen") each
+    config.freeze.unfreeze = ()  # "EPOCH:REGIME" or "EPOCH:REGIME:FACTOR" each
+    config.freeze.cache_features = True  # while only the head trains, run the rest once per image
 
     # What takes the place of these fields on the embedded demo data, trained from random values: it
     # has few images, and its purpose is to end soon.
     config.demo = ConfigDict()
-    config.demo.learning_rate = 1e-4
+    config.demo.image_size = (280, 280)
     config.demo.batch_size = 8
+    config.demo.stratified_batches = False
     config.demo.num_epochs = 10
+    config.demo.learning_rate = 1e-4
     return config
 
 
@@ -96,15 +109,27 @@ def check_config(config: ConfigDict) -> None:
             _require(part[name] >= 1, f"{prefix}{name} is {part[name]}; it must be at least 1")
         rate = part.learning_rate
         _require(rate > 0, f"{prefix}learning_rate is {rate}; it must be above 0")
+        size = tuple(part.image_size)
+        _require(
+            len(size) == 2 and all(isinstance(n, int) and n >= 32 for n in size),
+            f"{prefix}image_size is {size}; it is (height, width), each at least 32",
+        )
+    _require(
+        0 < config.layer_decay <= 1,
+        f"layer_decay is {config.layer_decay}; it must be above 0 and at most 1",
+    )
+    _require(config.weight_decay >= 0, "weight_decay must not be negative")
+    for name in ("learning_rate_rules", "weight_decay_rules"):
+        _check_rules(name, config[name], lambda factor: _is_number(factor) and factor >= 0)
+    _check_rules("freeze.rules", config.freeze.rules, lambda label: isinstance(label, str))
+    _require(
+        all(isinstance(text, str) for text in config.freeze.unfreeze),
+        f"freeze.unfreeze is {tuple(config.freeze.unfreeze)}; it holds texts such as '5:full'",
+    )
     _require(0 < config.plateau.factor < 1, "plateau.factor must lie between 0 and 1")
     _require(config.plateau.min_lr >= 0, "plateau.min_lr must not be negative")
     _require(config.data.cache_gib >= 0, "data.cache_gib must not be negative")
     _require(config.seed >= 0, f"seed is {config.seed}; it must not be negative")
-    _require(
-        len(config.image_size) == 2
-        and all(isinstance(n, int) and n >= 32 for n in config.image_size),
-        f"image_size is {tuple(config.image_size)}; it is (height, width), each at least 32",
-    )
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -138,6 +163,19 @@ def _check_keys(config: Any, schema: ConfigDict, prefix: str) -> None:
             raise UserError(f"{name} is {value!r}; it must be of type {type(default).__name__}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{name} is {value}; it must be a finite number")
+
+
+def _check_rules(name: str, rules: Any, fits: Callable[[Any], bool]) -> None:
+    for rule in rules:
+        pair = isinstance(rule, (tuple, list)) and len(rule) == 2
+        _require(
+            pair and isinstance(rule[0], str) and fits(rule[1]),
+            f"{name} has {rule!r}; each is a pair of a regular expression and what it sets",
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_options(options: ConfigDict) -> None:

@@ -1,84 +1,299 @@
-"""What trains and what stays: ordered rules over parameter paths, and named regimes of them."""
+"""What trains, when and how fast: ordered rules over parameter paths, and named regimes of them."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import optax
+from flax import nnx
+from ml_collections import ConfigDict
 
 from glomjax.errors import UserError
+from glomjax.models.googlenet import AuxiliaryHead
+from glomjax.models.layers import DropPath
 
-REGIMES = ("full", "partial", "head_only", "scratch")
+REGIMES = ("full", "partial", "head_only", "scratch", "rules")
 TRAINABLE, FROZEN = "trainable", "frozen"
+HEAD = "head/.*"
 
-# (regular expression that must match a whole path, label); the first that matches counts.
-Rules = Sequence[tuple[str, str]]
+_Value = TypeVar("_Value")
+# (regular expression that must match a whole path, value); the first that matches counts.
+Rules = Sequence[tuple[str, _Value]]
 
 
-def label_parameters(paths: Iterable[str], rules: Rules) -> dict[str, str]:
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of epochs in which the same parameters train.
+
+    Attributes:
+      epoch: its first epoch, from 0.
+      regime: the regime that names what trains.
+      labels: {path: "trainable" or "frozen"}.
+      factor: of the learning rate, for the parameters that train from this phase on.
+    """
+
+    epoch: int
+    regime: str
+    labels: Mapping[str, str]
+    factor: float = 1.0
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        return tuple(path for path, label in self.labels.items() if label == TRAINABLE)
+
+    @property
+    def head_only(self) -> bool:
+        """Whether nothing before the logits' layer trains."""
+        return all(re.fullmatch(HEAD, path) for path in self.trainable)
+
+
+def match_rules(paths: Iterable[str], rules: Rules[_Value], what: str) -> dict[str, _Value]:
+    """{path: the value of the first rule that matches it}.
+
+    Raises:
+      UserError: a rule is no regular expression or matches no parameter, or a parameter matches no
+        rule; `what` names the rules.
+    """
+    paths = list(paths)
+    values: dict[str, _Value] = {}
+    unused = []
+    for pattern, value in rules:
+        try:
+            matched = [path for path in paths if re.fullmatch(pattern, path)]
+        except re.error as error:
+            raise UserError(f"{what} {pattern!r} is no regular expression ({error})") from error
+        if not matched:
+            unused.append(pattern)
+        for path in matched:
+            values.setdefault(path, value)
+    if unused:
+        raise UserError(
+            f"{what} {unused[0]!r} matches no parameter; `summary.txt` of a run lists the paths"
+        )
+    for path in paths:
+        if path not in values:
+            raise UserError(f"no {what} covers parameter {path!r}; end with a rule '.*'")
+    return {path: values[path] for path in paths}
+
+
+def label_parameters(paths: Iterable[str], rules: Rules[str]) -> dict[str, str]:
     """{path: "trainable" or "frozen"}.
 
     Raises:
-      UserError: a rule matches no parameter, a parameter matches no rule, or nothing trains.
+      UserError: as `match_rules`, or another label, or nothing trains.
     """
-    labels: dict[str, str] = {}
-    paths = list(paths)
-    for path in paths:
-        for pattern, label in rules:
-            if re.fullmatch(pattern, path):
-                labels[path] = label
-                break
-        else:
-            raise UserError(f"no freezing rule covers parameter {path!r}; end with a rule '.*'")
-    for pattern, _ in rules:
-        if not any(re.fullmatch(pattern, path) for path in paths):
+    for pattern, label in rules:
+        if label not in (TRAINABLE, FROZEN):
             raise UserError(
-                f"freezing rule {pattern!r} matches no parameter; "
-                "`summary.txt` of a run lists the paths"
+                f"freezing rule {pattern!r} says {label!r}; it is {TRAINABLE!r} or {FROZEN!r}"
             )
+    labels = match_rules(paths, rules, "freezing rule")
     if TRAINABLE not in labels.values():
         raise UserError("every parameter is frozen, so there is nothing to train")
     return labels
 
 
-def regime_rules(regime: str, model: Any, paths: Sequence[str]) -> Rules:
+def regime_rules(regime: str, model: Any, *, until: str = "", rules: Rules[str] = ()) -> Rules[str]:
     """The rules of a regime.
 
     `full` and `scratch` train everything (`scratch` from random values). `head_only` trains the
-    logits' layer. `partial` freezes what lies before the published cut: in DaViT the stem, the
-    first stage, and the second up to the first block's attention (in DaViT-T 168 of 212 tensors
-    train). The CNNs have no published cut.
+    logits' layer. `partial` freezes everything up to and with `until`, a block or a parameter in
+    `model.forward_order`; by default the published cut of DaViT: the stem, the first stage and the
+    second up to the first block's attention, so that in DaViT-T 168 of 212 tensors train. `rules`
+    are those given.
 
     Raises:
-      UserError: an unknown regime or one that the network does not have.
+      UserError: an unknown regime, or an `until` that the network does not have.
     """
     if regime in ("full", "scratch"):
         return ((".*", TRAINABLE),)
     if regime == "head_only":
-        return ((r"head/.*", TRAINABLE), (".*", FROZEN))
+        return ((HEAD, TRAINABLE), (".*", FROZEN))
+    if regime == "rules":
+        return rules
     if regime == "partial":
-        if "stages/1/blocks/0/spatial/norm1/scale" not in paths:
-            raise UserError(
-                f"network {model.name!r} has no published cut for the regime 'partial'; "
-                "use head_only, full or scratch"
-            )
-        # The published cut falls right behind `stack2_block1_attn_ln` of the Keras model.
-        frozen = (
-            r"stem/.*|stages/0/.*|stages/1/downsample/.*|stages/1/blocks/0/spatial/(cpe1|norm1)/.*"
-        )
-        return ((frozen, FROZEN), (".*", TRAINABLE))
+        return (*((re.escape(p), FROZEN) for p in _up_to(model, until)), (".*", TRAINABLE))
     raise UserError(f"freeze.regime is {regime!r}; choose one of {', '.join(REGIMES)}")
 
 
-def partition(
-    optimizer: optax.GradientTransformation, labels: Mapping[str, str]
-) -> optax.GradientTransformation:
-    """`optimizer` for what trains; nothing, not even slots, for what is frozen.
+def plan(
+    model: Any,
+    regime: str,
+    *,
+    until: str = "",
+    rules: Rules[str] = (),
+    unfreeze: Sequence[str] = (),
+) -> tuple[Phase, ...]:
+    """The phases of a run, the first from epoch 0.
 
-    Takes and returns flat dicts. The step hands it the trainable parameters alone; the labels are
-    a function, so that `init` and `update` look up just what they are given.
+    Args:
+      model: as `create_model` makes it.
+      regime, until, rules: of the first phase, as in `regime_rules`; the later phases use `until`
+        and `rules`, too.
+      unfreeze: "EPOCH:REGIME" or "EPOCH:REGIME:FACTOR" each: from that epoch on, counted from 1 as
+        runs print them, REGIME holds, and what it thaws trains at FACTOR times the learning rate.
+
+    Raises:
+      UserError: what `regime_rules` raises, a text of another form, epochs that do not rise, or a
+        phase that freezes what trained before or thaws nothing.
+    """
+    steps = [(0, regime, 1.0), *(_parse(text) for text in unfreeze)]
+    named = {name for _, name, _ in steps}
+    if until and "partial" not in named:
+        raise UserError(f"freeze.until is {until!r}, which goes with regime 'partial' alone")
+    if bool(rules) != ("rules" in named):
+        raise UserError(
+            "freeze.rules and the regime 'rules' go together; give both or neither "
+            f"(freeze.regime is {regime!r}, freeze.rules has {len(rules)} rules)"
+        )
+    phases: list[Phase] = []
+    for (epoch, name, factor), text in zip(steps, ("", *unfreeze), strict=True):
+        used = regime_rules(name, model, until=until, rules=rules)
+        phase = Phase(epoch, name, label_parameters(model.forward_order, used), factor)
+        if phases:
+            before = phases[-1]
+            if phase.epoch <= before.epoch:
+                raise UserError(f"freeze.unfreeze {text!r} comes too early; epochs must rise")
+            if not set(before.trainable) < set(phase.trainable):
+                raise UserError(
+                    f"freeze.unfreeze {text!r} thaws nothing beyond regime {before.regime!r}, or "
+                    "freezes what trained before; name a regime that trains more"
+                )
+        phases.append(phase)
+    return tuple(phases)
+
+
+def plan_of(config: ConfigDict, model: Any) -> tuple[Phase, ...]:
+    """`plan` of a run's configuration."""
+    freeze = config.freeze
+    return plan(
+        model,
+        freeze.regime,
+        until=freeze.until,
+        rules=freeze.rules,
+        unfreeze=freeze.unfreeze,
+    )
+
+
+def rates_of(
+    config: ConfigDict, model: Any, phases: Sequence[Phase]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """({path: factor of the learning rate}, {path: weight decay}) of a run's configuration."""
+    paths = model.forward_order
+    factors = match_rules(paths, config.learning_rate_rules, "learning rate rule")
+    layers = layer_rates(model, config.layer_decay)
+    groups = thaw_groups(phases)
+    rates = {
+        path: factors[path] * layers[path] * phases[groups.get(path, 0)].factor for path in paths
+    }
+    decays = match_rules(paths, config.weight_decay_rules, "weight decay rule")
+    return rates, {path: config.weight_decay * share for path, share in decays.items()}
+
+
+def thaw_groups(phases: Sequence[Phase]) -> dict[str, int]:
+    """{path: the first phase in which it trains}, for the parameters that ever do."""
+    groups: dict[str, int] = {}
+    for number, phase in enumerate(phases):
+        for path in phase.trainable:
+            groups.setdefault(path, number)
+    return groups
+
+
+def partition(
+    optimizer: optax.GradientTransformation, groups: Mapping[str, int]
+) -> optax.GradientTransformation:
+    """`optimizer` for each thaw group by itself; nothing, not even slots, for what is frozen.
+
+    With one step count for all, parameters that thaw late would take steps two to three times their
+    learning rate, since Adam's bias correction would think its empty averages warm.
+
+    Takes and returns flat dicts. A step hands it the trainable parameters alone; the labels are a
+    function, so that `init` and `update` look up just what they are given.
     """
     return optax.partition(
-        {TRAINABLE: optimizer, FROZEN: optax.set_to_zero()},
-        lambda params: {path: labels[path] for path in params},
+        {str(n): optimizer for n in sorted(set(groups.values()))} | {FROZEN: optax.set_to_zero()},
+        lambda params: {path: str(groups.get(path, FROZEN)) for path in params},
     )
+
+
+def carry_over(before: Any, after: Any) -> Any:
+    """The optimizer state `after` a thaw, freshly made, with all that the state `before` has."""
+    known = dict(jax.tree_util.tree_flatten_with_path(before)[0])
+    leaves, structure = jax.tree_util.tree_flatten_with_path(after)
+    return jax.tree.unflatten(structure, [known.get(key, leaf) for key, leaf in leaves])
+
+
+def layer_rates(model: Any, decay: float) -> dict[str, float]:
+    """{path: decay ** n}, where n counts the layers above: 0 for the head (Clark et al. 2020).
+
+    A layer is a top-level module or, inside a list of blocks, one block; what lies between two
+    blocks, such as a downsampling, is one as well.
+    """
+    layers = list(dict.fromkeys(_layer(path) for path in model.forward_order))
+    top = len(layers) - 1
+    return {path: decay ** (top - layers.index(_layer(path))) for path in model.forward_order}
+
+
+def silence_frozen(model: nnx.Module, labels: Mapping[str, str]) -> None:
+    """Switches off stochastic depth and auxiliary heads whose own parameters are all frozen.
+
+    They would only add noise to what cannot adapt to it.
+    """
+    for path, module in nnx.iter_modules(model):
+        # Stochastic depth has no parameters: it belongs to the block around it.
+        owner = path[:-1] if isinstance(module, DropPath) else path
+        prefix = "/".join(map(str, owner)) + "/"
+        inside = [label for name, label in labels.items() if name.startswith(prefix)]
+        if TRAINABLE in inside:
+            continue
+        if isinstance(module, DropPath):
+            module.rate = 0.0
+        elif isinstance(module, AuxiliaryHead):
+            module.active = False
+
+
+def _up_to(model: Any, until: str) -> list[str]:
+    """The parameters from the input up to and with the block or parameter `until`."""
+    paths = list(model.forward_order)
+    # The published cut falls right behind `stack2_block1_attn_ln` of the Keras model.
+    wanted = until.rstrip("/") or "stages/1/blocks/0/spatial/norm1"
+    inside = [i for i, path in enumerate(paths) if f"{path}/".startswith(f"{wanted}/")]
+    if inside:
+        return paths[: inside[-1] + 1]
+    if until:
+        raise UserError(
+            f"freeze.until is {until!r}, but network {model.name!r} has no such block or "
+            "parameter; `summary.txt` of a run lists the paths"
+        )
+    blocks = list(dict.fromkeys(_layer(path) for path in paths))
+    raise UserError(
+        f"network {model.name!r} has no published cut for the regime 'partial'; name the last "
+        f"frozen block with freeze.until, one of {', '.join(blocks[:-1])}"
+    )
+
+
+def _layer(path: str) -> str:
+    """stages/1/blocks/0 of stages/1/blocks/0/spatial/mlp/fc1/kernel, conv1 of conv1/kernel."""
+    block = re.match(r".*/\d+(?=/)", path)
+    if block is None:
+        return path.partition("/")[0]
+    inner = path[block.end() + 1 :].partition("/")[0]
+    return block[0] if "/blocks/" in block[0] else f"{block[0]}/{inner}"
+
+
+def _parse(text: str) -> tuple[int, str, float]:
+    match = re.fullmatch(r"(\d+):(\w+)(?::([0-9.eE+-]+))?", str(text))
+    try:
+        if match is None:
+            raise ValueError
+        epoch, regime, factor = int(match[1]), match[2], float(match[3] or 1)
+        if epoch < 2 or not 0 < factor < float("inf") or regime not in REGIMES:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"freeze.unfreeze has {text!r}; write EPOCH:REGIME or EPOCH:REGIME:FACTOR, such as "
+            "'5:full:0.1', with an epoch from 2 and a regime of " + ", ".join(REGIMES)
+        ) from None
+    return epoch - 1, regime, factor

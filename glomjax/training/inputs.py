@@ -90,7 +90,7 @@ def settle_demo(config: ConfigDict, terminal: Terminal) -> None:
     """On the demo data, from random values, `config.demo` takes effect, and the run says so."""
     if _is_demo(config) and config.freeze.regime == "scratch":
         config.update(config.demo)
-        settings = ", ".join(f"{key} {value:g}" for key, value in config.demo.items())
+        settings = ", ".join(f"{key} {value}" for key, value in config.demo.items())
         terminal.say(
             f"demo data: the settings of config.demo take effect ({settings}); "
             "--config.demo.KEY=VALUE changes them"

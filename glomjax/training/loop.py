@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from glomjax import pretrained
+from glomjax import checkpoints, pretrained
 from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import Batches
 from glomjax.data.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
@@ -29,9 +30,10 @@ from glomjax.evaluation import (
     write_report,
 )
 from glomjax.models import create_model, nest, params_of
-from glomjax.training import checkpoints, freezing
+from glomjax.training import freezing
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.config import MONITORS, check_config
+from glomjax.training.features import cached_features
 from glomjax.training.inputs import (
     ArraySplits,
     describe_data,
@@ -118,6 +120,7 @@ class _Training:
                 splits[split],
                 tuple(config.image_size),
                 config.batch_size,
+                stratified=config.stratified_batches,
                 # Training images are read in every epoch, so they come first.
                 cache_bytes=cache * (8 if split == "train" else 1) // 10,
             )
@@ -134,33 +137,23 @@ class _Training:
                 **config.model.options.to_dict(),
             )
 
-        # An image that cannot be read ends the run now and not after the training.
-        for part in self.batches.values():
-            for _ in part.epoch():
-                pass
-        # One compiled program for all initial values: op by op, it takes longer than an epoch.
+        self.create = create
+        # Shapes alone: a wrong plan ends the run before anything is computed.
         model = nnx.eval_shape(create)
-        params = jax.jit(lambda: params_of(create()))()
         graphdef, _ = nnx.split(model, nnx.Param)
+        self.phases = freezing.plan_of(config, model)
+        self.rates, self.decays = freezing.rates_of(config, model, self.phases)
+        self.preprocessing = self._survey(source)
+        # One compiled program for all initial values: op by op, it takes longer than an epoch.
+        params = jax.jit(lambda: params_of(create()))()
         if source and not checkpoints.exists(run.last):
             # The head belongs to the classes at hand, so it starts anew, and the report says so.
-            model = nnx.merge(graphdef, nest(params))
-            report = pretrained.load_weights(model, source, exclude=("head/.*",))
+            loaded = nnx.merge(graphdef, nest(params))
+            report = pretrained.load_weights(loaded, source, exclude=(freezing.HEAD,))
             terminal.say(f"weights: {report}")
             _check_preprocessing(config.preprocessing, report)
-            params = params_of(model)
-        rules = freezing.regime_rules(config.freeze.regime, model, list(params))
-        self.labels = freezing.label_parameters(params, rules)
-        trainable = {p: v for p, v in params.items() if self.labels[p] == freezing.TRAINABLE}
-        self.frozen = {p: v for p, v in params.items() if self.labels[p] == freezing.FROZEN}
-        # Keras' epsilon. Keras adds it before bias correction and optax after it, which differs
-        # visibly only for gradients below about 1e-6.
-        optimizer = freezing.partition(optax.scale_by_adam(eps=1e-7), self.labels)
-        self.preprocessing = self._make_preprocessing(source)
-        self.train_step = make_train_step(graphdef, self.preprocessing, optimizer)
+            params = params_of(loaded)
         self.eval_step = make_eval_step(graphdef, self.preprocessing)
-        self.trainable: Arrays = trainable
-        self.opt_state = optimizer.init(trainable)
         self.key = jax.random.fold_in(jax.random.key(config.seed), _stable("dropout"))
 
         stopping, plateau = config.early_stopping, config.plateau
@@ -177,11 +170,16 @@ class _Training:
         self.position = _Position(learning_rate=float(np.float32(config.learning_rate)))
         self.best: dict[str, np.ndarray] = {}
 
-        text = summarize(model, params, self.labels, tuple(config.image_size))
+        self.trainable: Arrays = params
+        self.frozen: Arrays = {}
+        self.opt_state: Any = None
+        text = summarize(model, params, self.phases[0].labels, tuple(config.image_size))
         run.write("summary.txt", text)
         terminal.say(text.splitlines()[-1])
         if checkpoints.exists(run.last):
             self._resume()
+        else:
+            self._enter(0)
 
     @property
     def params(self) -> Arrays:
@@ -191,6 +189,7 @@ class _Training:
         """Epochs until early stopping or the limit; the best weights are in `self.best` then."""
         position, config = self.position, self.config
         while position.epoch < config.num_epochs and not position.stop:
+            self._thaw()
             row = self._epoch(position.epoch)
             position.history.append(row)
             position.stop = self.stopping.update(position.epoch, row[config.early_stopping.monitor])
@@ -216,6 +215,11 @@ class _Training:
             f"stopped after epoch {position.epoch}: {reason}; "
             f"the best weights are those of epoch {self.stopping.best_epoch + 1}"
         )
+        for phase in self.phases[self.phase + 1 :]:
+            self.terminal.banner(
+                f"the run ended before epoch {phase.epoch + 1}, from which freeze.unfreeze would "
+                f"have thawed regime {phase.regime!r}: it was never reached"
+            )
 
     def finish(self) -> dict[str, Any]:
         """Scores the test split with the best weights and writes the report."""
@@ -266,7 +270,7 @@ class _Training:
         sums: Any = zero_sums()
         rate = np.float32(self.position.learning_rate)
         order = zlib.crc32(f"{self.config.seed}/order/{epoch}".encode())
-        batches = self.batches["train"]
+        batches = self.inputs["train"]
         in_flight: collections.deque[Any] = collections.deque()
         with self.terminal.epoch_bar(epoch, len(batches)) as bar:
             for batch in batches.epoch(order):
@@ -313,22 +317,99 @@ class _Training:
 
     def _logits(self, params: Arrays, split: str) -> np.ndarray:
         """float32 [N, K] in the order of the split's examples."""
-        batches = self.batches[split].epoch()
-        logits = [(self.eval_step(params, b["image"]), b["mask"] > 0) for b in batches]
+        step = self.classify_step if self.inputs[split] is not self.batches[split] else None
+        step = step or self.eval_step
+        batches = self.inputs[split].epoch()
+        logits = [(step(params, b["image"]), b["mask"] > 0) for b in batches]
         return np.concatenate([np.asarray(values)[real] for values, real in logits])
 
-    def _make_preprocessing(self, source: str) -> Preprocessing:
-        if self.config.preprocessing == "imagenet":
-            return IMAGENET
-        if source:
+    def _survey(self, source: str) -> Preprocessing:
+        """Reads every image once: one that cannot be read ends the run now and not after the
+        training."""
+        standardize = self.config.preprocessing == "standardize"
+        if standardize and source:
             raise UserError(
                 "preprocessing 'standardize' does not go with pretrained weights, which expect "
                 "'imagenet'"
             )
         statistics = ChannelStatistics()
-        for batch in self.batches["train"].epoch():
-            statistics.add(batch["image"][batch["mask"] > 0])
-        return statistics.standardize()
+        self.pixels = {}
+        for split, batches in self.batches.items():
+            digest = hashlib.sha256()
+            for batch in batches.epoch():
+                images = batch["image"][batch["mask"] > 0]
+                digest.update(images.tobytes())
+                if standardize and split == "train":
+                    statistics.add(images)
+            self.pixels[split] = digest.hexdigest()
+        return statistics.standardize() if standardize else IMAGENET
+
+    def _thaw(self) -> None:
+        """Goes over to the next phase where its epoch has come."""
+        following = self.phase + 1
+        if following == len(self.phases) or self.position.epoch < self.phases[following].epoch:
+            return
+        self._enter(following)
+        phase = self.phases[following]
+        named = "" if phase.factor == 1 else f" at {phase.factor:g} times the learning rate"
+        self.terminal.say(
+            f"epoch {phase.epoch + 1}: regime {phase.regime}, {len(phase.trainable)} of "
+            f"{len(phase.labels)} tensors train; those newly thawed{named} start with fresh moments"
+        )
+
+    def _enter(self, number: int) -> None:
+        """Sets up what a phase trains, its optimizer, its step and its inputs."""
+        self.phase, phase, config = number, self.phases[number], self.config
+        params = self.params
+        self.trainable = {path: params[path] for path in phase.trainable}
+        self.frozen = {p: v for p, v in params.items() if phase.labels[p] == freezing.FROZEN}
+        groups = freezing.thaw_groups(self.phases[: number + 1])
+        # Keras' epsilon. Keras adds it before bias correction and optax after it, which differs
+        # visibly only for gradients below about 1e-6.
+        optimizer = freezing.partition(optax.scale_by_adam(eps=1e-7), groups)
+        self.opt_state = freezing.carry_over(self.opt_state, optimizer.init(self.trainable))
+        model = nnx.eval_shape(self.create)
+        freezing.silence_frozen(model, phase.labels)
+        graphdef, _ = nnx.split(model, nnx.Param)
+        self.inputs = dict(self.batches)
+        trains = "head" if phase.head_only else "network"
+        if phase.head_only and config.freeze.cache_features:
+            trains = "head_on_features"
+            self._use_features(graphdef)
+        self.train_step = make_train_step(
+            graphdef,
+            self.preprocessing,
+            optimizer,
+            trains=trains,
+            rates=self.rates,
+            decays=self.decays,
+        )
+
+    def _use_features(self, graphdef: nnx.GraphDef) -> None:
+        """Training and validation read what lies before the head from a cache; the test, which is
+        scored once, goes through the whole network."""
+        self.classify_step = make_eval_step(graphdef, self.preprocessing, part="classify")
+        embed_step = make_eval_step(graphdef, self.preprocessing, part="embed")
+        params = self.params
+        about = {**self._model_metadata(), "preprocessing": self.preprocessing.to_dict()}
+        for split in ("train", "validation"):
+            batches = self.batches[split]
+            features = cached_features(
+                lambda images: embed_step(params, images),
+                batches,
+                weights=self.frozen,
+                about=about,
+                pixels=self.pixels[split],
+            )
+            self.inputs[split] = batches.of_features(features)
+        self.terminal.say("only the head trains: the features before it are computed once")
+
+    def _model_metadata(self) -> dict[str, Any]:
+        return {
+            "name": self.config.model.name,
+            "options": self.config.model.options.to_dict(),
+            "image_size": list(self.config.image_size),
+        }
 
     def _everything(self) -> Arrays:
         leaves = jax.tree.leaves(self.opt_state)
@@ -339,11 +420,7 @@ class _Training:
 
     def _save(self, folder: pathlib.Path, arrays: Arrays) -> None:
         metadata = {
-            "model": {
-                "name": self.config.model.name,
-                "options": self.config.model.options.to_dict(),
-                "image_size": list(self.config.image_size),
-            },
+            "model": self._model_metadata(),
             "classes": list(self.splits.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "initial_weights": self.config.pretrained.source,
@@ -360,10 +437,13 @@ class _Training:
     def _resume(self) -> None:
         arrays, metadata = checkpoints.restore(self.run.last)
         self.position = _Position(**metadata["position"])
+        # The phase of the last epoch, which the optimizer's state belongs to.
+        done = max(self.position.epoch - 1, 0)
+        number = max(n for n, phase in enumerate(self.phases) if phase.epoch <= done)
+        self.trainable = {path: arrays[f"params/{path}"] for path in self.params}
+        self._enter(number)
         self.stopping.load_state_dict(metadata["early_stopping"])
         self.plateau.load_state_dict(metadata["plateau"])
-        self.trainable = {path: arrays[f"params/{path}"] for path in self.trainable}
-        self.frozen = {path: arrays[f"params/{path}"] for path in self.frozen}
         fresh, structure = jax.tree.flatten(self.opt_state)
         leaves = [arrays[f"optimizer/{i}"] for i in range(len(fresh))]
         self.opt_state = jax.tree.unflatten(structure, leaves)

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from glomjax import checkpoints
 from glomjax.errors import UserError
 from glomjax.evaluation.report import jsonable, write_file
-from glomjax.training import checkpoints
 
 _PACKAGES = ("glomjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -107,7 +107,11 @@ class RunFolder:
         self.write("config.json", json.dumps(both, indent=2) + "\n")
 
     def write_environment(self, seed: int) -> None:
-        """`environment.json`: versions, device, git commit, command and seed."""
+        """`environment.json`: versions, device, git commit, command and seed.
+
+        Where a run goes on, perhaps on another machine, the first environment stays, and the list
+        `resumed` has the later ones.
+        """
         devices = jax.devices()
         environment = {
             "packages": {name: _version(name) for name in _PACKAGES},
@@ -119,6 +123,10 @@ class RunFolder:
             "command": sys.argv,
             "seed": seed,
         }
+        file = self.path / "environment.json"
+        if self.begun and file.is_file():
+            first = json.loads(file.read_text())
+            environment = first | {"resumed": [*first.get("resumed", []), environment]}
         self.write("environment.json", json.dumps(environment, indent=2) + "\n")
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:

@@ -49,6 +49,10 @@ def make_train_step(
     graphdef: nnx.GraphDef,
     preprocessing: Preprocessing,
     optimizer: optax.GradientTransformation,
+    *,
+    trains: str = "network",
+    rates: Mapping[str, float] | None = None,
+    decays: Mapping[str, float] | None = None,
 ) -> Callable[..., tuple[dict[str, jax.Array], Any, dict[str, jax.Array]]]:
     """A jit-compiled `step(trainable, frozen, opt_state, sums, batch, learning_rate, key)`.
 
@@ -58,7 +62,21 @@ def make_train_step(
     too, never differentiated, since weights closed over would be baked into the program. Masked
     examples count nowhere. `sums` has the main head's loss as `loss`, the optimised one (with 0.3
     of each auxiliary head's) as `total_loss`.
+
+    Args:
+      trains: "network"; "head", where the rest runs as it serves, without dropout; or
+        "head_on_features", where `batch["image"]` holds what `model.embed` gave, float32 [B, D].
+      rates: {path: factor of the learning rate}, 1 where none is named.
+      decays: {path: share of the parameter that a learning rate of 1 would take off each step}, as
+        decoupled weight decay has it (Loshchilov and Hutter 2019), 0 where none is named.
     """
+    rates, decays = rates or {}, decays or {}
+
+    def forward(model: Any, images: jax.Array, rngs: nnx.Rngs) -> Any:
+        if trains == "network":
+            return model(preprocessing(images), deterministic=False, rngs=rngs)
+        features = images if trains == "head_on_features" else model.embed(preprocessing(images))
+        return model.classify(features, deterministic=False, rngs=rngs)
 
     def step(
         trainable: Params,
@@ -69,13 +87,12 @@ def make_train_step(
         learning_rate: jax.Array,
         key: jax.Array,
     ) -> tuple[Any, Any, dict[str, jax.Array]]:
-        images = preprocessing(batch["image"])
         labels, mask = batch["label"], batch["mask"]
         count = jnp.sum(mask)
 
         def loss_fn(trainable: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             model = nnx.merge(graphdef, nest({**trainable, **frozen}))
-            outputs = model(images, deterministic=False, rngs=nnx.Rngs(dropout=key))
+            outputs = forward(model, batch["image"], nnx.Rngs(dropout=key))
             logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, ())
             losses = total = cross_entropy(logits, labels)
             for extra in auxiliary:
@@ -84,7 +101,12 @@ def make_train_step(
 
         (total, (losses, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable)
         updates, opt_state = optimizer.update(grads, opt_state, trainable)
-        updates = jax.tree.map(lambda u: -learning_rate * u, updates)
+        updates = {
+            path: -learning_rate
+            * rates.get(path, 1.0)
+            * (direction + decays[path] * trainable[path] if decays.get(path) else direction)
+            for path, direction in updates.items()
+        }
         trainable = optax.apply_updates(trainable, updates)
         correct = (predictions(logits) == labels).astype(jnp.float32)
         new = {
@@ -99,12 +121,22 @@ def make_train_step(
 
 
 def make_eval_step(
-    graphdef: nnx.GraphDef, preprocessing: Preprocessing
+    graphdef: nnx.GraphDef, preprocessing: Preprocessing, *, part: str = "network"
 ) -> Callable[[Params, jax.Array | np.ndarray], jax.Array]:
-    """A jit-compiled `step(params, images uint8 [B, H, W, 3]) -> logits float32 [B, K]`."""
+    """A jit-compiled `step(params, images uint8 [B, H, W, 3]) -> logits float32 [B, K]`.
 
-    def step(params: Params, images: jax.Array) -> jax.Array:
+    `part="embed"` stops before the head and gives float32 [B, D]; `part="classify"` goes on from
+    there, `step(params, features float32 [B, D]) -> logits`.
+    """
+
+    def step(params: Params, inputs: jax.Array) -> jax.Array:
         model = nnx.merge(graphdef, nest(params))
-        return model(preprocessing(images)).astype(jnp.float32)
+        if part == "classify":
+            outputs = model.classify(inputs)
+        elif part == "embed":
+            outputs = model.embed(preprocessing(inputs))
+        else:
+            outputs = model(preprocessing(inputs))
+        return outputs.astype(jnp.float32)
 
     return jax.jit(step, compiler_options=compile_options())

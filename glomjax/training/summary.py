@@ -13,19 +13,26 @@ def summarize(
 
     Args:
       model: gives its name.
-      params: flat dict of arrays.
+      params: flat dict of arrays, or of their shapes as `nnx.eval_shape` leaves them.
       labels: {path: "trainable" or "frozen"}.
       image_size: (height, width) of the input.
     """
-    width = max(map(len, params))
     lines = [f"{model.name}, input {image_size[0]} x {image_size[1]} x 3", ""]
-    lines.append(f"{'parameter':<{width}}  {'shape':>18}  {'count':>11}  trains")
-    for path, value in params.items():
-        shape = " x ".join(map(str, value.shape))
-        lines.append(f"{path:<{width}}  {shape:>18}  {value.size:>11,}  {labels[path]}")
+    lines += tabulate(params, labels)
     chosen = [path for path in params if labels[path] == TRAINABLE]
-    total = sum(value.size for value in params.values())
     training = sum(params[path].size for path in chosen)
-    lines += ["", f"{len(params)} tensors, {total:,} parameters"]
     lines.append(f"{len(chosen)} of {len(params)} tensors, {training:,} parameters train")
     return "\n".join(lines) + "\n"
+
+
+def tabulate(params: Mapping[str, Any], labels: Mapping[str, str] | None = None) -> list[str]:
+    """The lines of the table, the last one with the totals; the labels are its last column."""
+    width = max(map(len, params))
+    trains = "" if labels is None else "  trains"
+    lines = [f"{'parameter':<{width}}  {'shape':>18}  {'count':>11}{trains}"]
+    for path, value in params.items():
+        shape = " x ".join(map(str, value.shape))
+        label = "" if labels is None else f"  {labels[path]}"
+        lines.append(f"{path:<{width}}  {shape:>18}  {value.size:>11,}{label}")
+    total = sum(value.size for value in params.values())
+    return [*lines, "", f"{len(params)} tensors, {total:,} parameters"]

@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from glomjax.data.examples import Examples
-from glomjax.data.pipeline import Batches
+from glomjax.data.pipeline import Batches, stratified_order
 from glomjax.errors import UserError
 
 SIZE = (8, 6)
@@ -90,6 +92,32 @@ def test_the_order_depends_on_the_seed_alone():
     again = batches(3)
     assert order(again.epoch(seed=5)) == order(again.epoch(seed=5)) == expected
     assert order(again.epoch(seed=6)) != expected
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=90), st.integers(0, 2**32 - 1))
+def test_a_stratified_order_is_a_shuffle_with_every_class_spread_evenly(labels, seed):
+    labels = np.array(labels)
+    order = stratified_order(labels, seed)
+    assert sorted(order) == list(range(len(labels)))
+    np.testing.assert_array_equal(order, stratified_order(labels, seed))
+    for label in np.unique(labels):
+        share = np.mean(labels == label)
+        # However many batches are cut off, and of whatever size, the class has its share of them.
+        so_far = np.cumsum(labels[order] == label) - share * np.arange(1, len(labels) + 1)
+        assert np.abs(so_far).max() < len(np.unique(labels))
+
+
+def test_stratified_batches_of_two_equal_classes_are_half_and_half():
+    labels = np.repeat([0, 1], 20).astype(np.int32)
+    examples = Examples(tuple(map(str, range(40))), labels, lambda i: ENCODED[i % N])
+    epochs = [
+        [batch["index"] for batch in Batches(examples, SIZE, 8, stratified=True).epoch(seed)]
+        for seed in (1, 2)
+    ]
+    assert all(labels[index].sum() == 4 for epoch in epochs for index in epoch)
+    assert np.any(np.concatenate(epochs[0]) != np.concatenate(epochs[1]))
+    without = [batch["index"] for batch in Batches(examples, SIZE, 8, stratified=True).epoch()]
+    np.testing.assert_array_equal(np.concatenate(without), np.arange(40))
 
 
 @pytest.mark.parametrize("start", [0, 1, 3])

@@ -24,10 +24,8 @@ SMALL = {
 
 def preprocessed(pixels: np.ndarray, preprocessing: dict) -> jnp.ndarray:
     """uint8 [B, H, W, 3] as the report of a loaded file says."""
-    low, high = preprocessing["range"]
-    scaled = low + pixels.astype(np.float32) / 255 * (high - low)
-    mean, std = (np.float32(preprocessing[key]) for key in ("mean", "std"))
-    return jnp.asarray((scaled - mean.reshape(1, 1, 1, 3)) / std.reshape(1, 1, 1, 3), jnp.float32)
+    mean, std = (np.float32(preprocessing[key]).reshape(1, 1, 1, 3) for key in ("mean", "std"))
+    return jnp.asarray((pixels.astype(np.float32) / 255 - mean) / std)
 
 
 def abstract_model(**options) -> nnx.Module:

@@ -9,7 +9,8 @@ import safetensors.numpy
 from glomjax.errors import UserError
 from glomjax.pretrained import read_weights, write_weights
 
-IMAGENET = {"range": [0.0, 1.0], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+IMAGENET = {"name": "imagenet", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+ABOUT = {"model": "davit_tiny", "preset": "kecam", "preprocessing": IMAGENET}
 
 
 @pytest.fixture
@@ -22,15 +23,17 @@ def weights():
 @pytest.fixture
 def file(tmp_path, weights) -> pathlib.Path:
     path = tmp_path / "ours.safetensors"
-    write_weights(path, weights, model="davit_tiny", preset="kecam", preprocessing=IMAGENET)
+    write_weights(path, weights, **ABOUT, classes=("other", "glomerulus"), source="run")
     return path
 
 
-def test_the_bits_the_preset_and_the_preprocessing_come_back(file, weights):
+def test_the_bits_and_all_that_was_said_of_them_come_back(file, weights):
     again, info = read_weights(file)
     assert again.keys() == weights.keys()
     assert all(np.array_equal(again[key], weights[key]) for key in weights)
-    assert (info.layout, info.preset, info.preprocessing) == ("glomjax", "kecam", IMAGENET)
+    assert (info.layout, info.model, info.preset) == ("glomjax", "davit_tiny", "kecam")
+    assert info.preprocessing == IMAGENET
+    assert (info.classes, info.origin) == (("other", "glomerulus"), "run")
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -38,7 +41,15 @@ def test_one_flipped_bit_in_the_values_is_an_error(file):
     body = bytearray(file.read_bytes())
     body[-50] ^= 1
     file.write_bytes(body)
-    with pytest.raises(UserError, match="its values are not those it was written with"):
+    with pytest.raises(UserError, match="its contents are not those it was written with"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize(("was", "now"), [("0.485", "0.405"), ("kecam", "kecal")])
+def test_changed_metadata_is_an_error(file, was, now):
+    body = file.read_bytes()
+    file.write_bytes(body.replace(was.encode(), now.encode(), 1))
+    with pytest.raises(UserError, match="its contents are not those it was written with"):
         read_weights(file)
 
 
@@ -50,6 +61,7 @@ def test_damaged_metadata_is_an_error(tmp_path, weights):
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path, weights):
-    path = tmp_path / "none" / "ours.safetensors"
-    with pytest.raises(UserError, match="cannot be written"):
-        write_weights(path, weights, model="davit_tiny", preset="kecam", preprocessing={})
+    (tmp_path / "file").write_text("")
+    for folder in ("none", "file"):
+        with pytest.raises(UserError, match="cannot be written"):
+            write_weights(tmp_path / folder / "ours.safetensors", weights, **ABOUT)

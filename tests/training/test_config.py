@@ -78,12 +78,14 @@ def test_davit_starts_from_imagenet_with_dropout():
     assert config.pretrained.source == "auto"
 
 
-def test_davit_from_random_values_has_its_own_learning_rate():
+def test_davit_from_random_values_has_its_own_recipe():
     config = load("davit", "scratch")
     assert config.freeze.regime == "scratch"
     assert config.pretrained.source == "auto"  # which the regime settles
-    assert config.learning_rate == 1e-4
-    assert config.batch_size == 32
+    assert config.learning_rate == 3e-5
+    assert config.batch_size == 8
+    assert config.stratified_batches
+    assert not load("davit").stratified_batches
 
 
 def test_the_default_has_no_none_since_a_command_line_cannot_override_one():
@@ -113,6 +115,7 @@ def test_the_default_has_no_none_since_a_command_line_cannot_override_one():
         ("num_epochs", -1, r"num_epochs is -1; it must be at least 1"),
         ("learning_rate", 0.0, r"learning_rate is 0.0; it must be above 0"),
         ("demo.learning_rate", -1.0, r"demo.learning_rate is -1.0"),
+        ("demo.image_size", (96, 8), r"demo.image_size is \(96, 8\)"),
         ("demo.batch_size", 0, r"demo.batch_size is 0"),
         ("seed", -1, r"seed is -1"),
         ("image_size", (280,), r"image_size is \(280,\); it is \(height, width\)"),

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from glomjax import checkpoints
 from glomjax.data import synthetic
 from glomjax.data.examples import DataSplits, Examples
 from glomjax.errors import UserError
-from glomjax.training import checkpoints, default_config
+from glomjax.training import default_config
 from glomjax.training.inputs import load_data, settle_demo
 from glomjax.training.progress import Terminal
 from glomjax.training.run_folder import RunFolder
@@ -89,10 +90,14 @@ def test_the_demo_settings_are_said_with_the_way_to_change_them(capsys):
     config = default_config()
     config.freeze.regime = "scratch"
     config.demo.batch_size = 5
+    config.demo.image_size = (96, 64)
+    config.demo.stratified_batches = True
     settle_demo(config, Terminal())
-    assert config.batch_size == 5
+    assert (config.batch_size, config.image_size) == (5, (96, 64))
+    assert config.stratified_batches
     written = capsys.readouterr().out
     assert "batch_size 5" in written
+    assert "image_size (96, 64)" in written
     assert "--config.demo.KEY=VALUE" in written
 
 

@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 from sklearn.metrics import roc_auc_score
 
-from glomjax import pretrained
+from glomjax import checkpoints, pretrained
 from glomjax.data.preprocessing import Preprocessing
 from glomjax.errors import UserError
 from glomjax.models import create_model
-from glomjax.training import checkpoints, default_config, loop, train_and_evaluate
+from glomjax.training import default_config, loop, train_and_evaluate
 from glomjax.training.progress import EpochBar
 from glomjax.training.steps import make_eval_step
 
@@ -104,6 +104,7 @@ def test_a_run_leaves_the_files_a_reviewer_asks_for(run):
     assert config["requested"] == config["effective"]
     environment = json.loads((workdir / "environment.json").read_text())
     assert environment["seed"] == 0
+    assert "resumed" not in environment
     assert environment["packages"]["jax"] != "not installed"
     assert (workdir / "history.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((workdir / "test_metrics.json").read_text()) == metrics
@@ -192,6 +193,9 @@ def test_an_interrupted_run_goes_on_to_the_very_same_numbers(run, tmp_path, monk
     assert [row["epoch"] for row in rows_of(workdir)] == [0, 1]
     assert train_and_evaluate(tiny_config(), workdir, data=DATA) == run[1]
     assert rows_of(workdir) == rows_of(run[0])
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert [later["seed"] for later in environment["resumed"]] == [0]
+    assert environment["packages"] == environment["resumed"][0]["packages"]
     for name in ("best", "last"):
         expected, _ = checkpoints.restore(run[0] / "checkpoints" / name)
         got, _ = checkpoints.restore(workdir / "checkpoints" / name)
@@ -367,3 +371,129 @@ def test_arrays_of_another_form_are_refused(tmp_path, change, message):
     data = {split: part for split, part in (DATA | change).items() if part is not None}
     with pytest.raises(UserError, match=message):
         train_and_evaluate(tiny_config(), tmp_path / "x", data=data)
+
+
+def transfer_config(workdir: pathlib.Path, **changes):
+    """The network of `run` again, from the weights that it left in `workdir`."""
+    defaults = {"pretrained.source": str(workdir), "freeze.regime": "head_only"}
+    return tiny_config(**(defaults | changes))
+
+
+def test_cached_features_give_the_same_run_as_the_whole_network(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("GLOMJAX_CACHE", str(tmp_path / "cache"))
+    config = transfer_config(run[0])
+    cached = train_and_evaluate(config, tmp_path / "cached", data=DATA)
+    assert "the features before it are computed once" in capsys.readouterr().out
+    config.freeze.cache_features = False
+    whole = train_and_evaluate(config, tmp_path / "whole", data=DATA)
+    assert cached["loss"] == pytest.approx(whole["loss"], abs=1e-5)
+    for one, other in zip(rows_of(tmp_path / "cached"), rows_of(tmp_path / "whole"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+        assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-5)
+
+
+def test_features_are_computed_once_and_never_taken_from_a_stale_or_damaged_file(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GLOMJAX_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "features"
+    config = transfer_config(run[0], num_epochs=1)
+    expected = train_and_evaluate(config, tmp_path / "a", data=DATA)
+    files = {file: file.read_bytes() for file in folder.iterdir()}
+    assert len(files) == 2  # training and validation
+    assert train_and_evaluate(config, tmp_path / "b", data=DATA) == expected
+    assert {file: file.stat().st_mtime_ns for file in files} == {
+        file: file.stat().st_mtime_ns for file in folder.iterdir()
+    }
+    for file, content in files.items():
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert train_and_evaluate(config, tmp_path / "c", data=DATA) == expected
+    assert {file: file.read_bytes() for file in folder.iterdir()} == files
+    # One pixel, or other weights, and the files have other names.
+    images, labels = DATA["train"]
+    touched = images.copy()
+    touched[0, 0, 0, 0] ^= 1
+    train_and_evaluate(config, tmp_path / "d", data=DATA | {"train": (touched, labels)})
+    assert len(list(folder.iterdir())) == 3
+    config.pretrained.source = str(run[0] / "checkpoints" / "last")
+    train_and_evaluate(config, tmp_path / "e", data=DATA)
+    assert len(list(folder.iterdir())) == 5
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GLOMJAX_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"features cannot be kept in .*GLOMJAX_CACHE"):
+        train_and_evaluate(transfer_config(run[0]), tmp_path / "x", data=DATA)
+
+
+SCHEDULE = {"freeze.unfreeze": ("2:partial", "4:full:0.1"), "freeze.until": "stages/0"}
+
+
+@pytest.fixture(scope="module")
+def thawed(run, tmp_path_factory):
+    """A run that thaws twice."""
+    workdir = tmp_path_factory.mktemp("thawed")
+    patience = {"early_stopping.patience": 9}
+    train_and_evaluate(
+        transfer_config(run[0], **SCHEDULE, **patience, num_epochs=5), workdir, data=DATA
+    )
+    return workdir
+
+
+def test_a_schedule_thaws_at_its_epochs_and_not_before(run, thawed, tmp_path):
+    given, _ = checkpoints.restore(run[0] / "checkpoints" / "best")
+    moved = {}
+    for epochs in (1, 3):
+        config = transfer_config(run[0], **SCHEDULE, num_epochs=epochs)
+        config.early_stopping.patience = 9
+        train_and_evaluate(config, tmp_path / str(epochs), data=DATA)
+        arrays, _ = checkpoints.restore(tmp_path / str(epochs) / "checkpoints" / "last")
+        moved[epochs] = {p for p in given if arrays[p].tobytes() != given[p].tobytes()}
+    head = {"params/head/kernel", "params/head/bias"}
+    assert moved[1] == head
+    frozen = ("params/stem/", "params/stages/0/")
+    assert moved[3] == {p for p in given if not p.startswith(frozen)}
+    arrays, _ = checkpoints.restore(thawed / "checkpoints" / "last")
+    assert all(arrays[p].tobytes() != given[p].tobytes() for p in given)
+
+
+def test_a_run_that_stops_between_two_thaws_goes_on_to_the_very_same_numbers(
+    run, thawed, tmp_path, monkeypatch
+):
+    config = transfer_config(run[0], **SCHEDULE, num_epochs=5)
+    config.early_stopping.patience = 9
+    epoch = loop._Training._epoch
+    for stop in (1, 3):  # right before each thaw
+        monkeypatch.setattr(
+            loop._Training,
+            "_epoch",
+            lambda self, e, stop=stop: epoch(self, e) if e < stop else interrupt(),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(config, tmp_path / "x", data=DATA)
+    monkeypatch.undo()
+    train_and_evaluate(config, tmp_path / "x", data=DATA)
+    assert rows_of(tmp_path / "x") == rows_of(thawed)
+    expected, _ = checkpoints.restore(thawed / "checkpoints" / "last")
+    got, _ = checkpoints.restore(tmp_path / "x" / "checkpoints" / "last")
+    assert got.keys() == expected.keys()
+    assert all(got[path].tobytes() == expected[path].tobytes() for path in expected)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_a_thaw_that_is_never_reached_is_said(run, tmp_path, capsys):
+    config = transfer_config(run[0], num_epochs=2, **{"freeze.unfreeze": ("7:full",)})
+    train_and_evaluate(config, tmp_path / "x", data=DATA)
+    assert "before epoch 7, from which freeze.unfreeze would" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_an_impossible_plan_ends_the_run_before_anything_is_computed(tmp_path):
+    config = tiny_config(**{"freeze.unfreeze": ("3:full",)})
+    with pytest.raises(UserError, match="'3:full' thaws nothing"):
+        train_and_evaluate(config, tmp_path / "x", data=DATA)

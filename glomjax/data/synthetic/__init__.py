@@ -20,7 +20,7 @@ from glomjax.errors import UserError
 
 # (examples, patients) of each split. Half of the examples of every patient show a glomerulus.
 SIZES = {
-    "demo": {"train": (480, 16), "validation": (64, 4), "test": (100, 5)},
+    "demo": {"train": (720, 18), "validation": (80, 4), "test": (100, 5)},
     "large": {"train": (4000, 40), "validation": (500, 10), "test": (1000, 20)},
 }
 
@@ -29,7 +29,7 @@ def load(size: str = "demo", *, seed: int = 0, data_dir: pathlib.Path | None = N
     """The synthetic data set, drawn first if this size and seed are not in the cache yet.
 
     Args:
-      size: "demo" (644 patches, drawn in about 15 s) or "large" (5500 patches, some minutes).
+      size: "demo" (900 patches, drawn in about 20 s) or "large" (5500 patches, some minutes).
       seed: another seed draws other patients.
       data_dir: the cache folder; by default `cache_dir("synthetic")`.
 

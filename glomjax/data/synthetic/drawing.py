@@ -43,7 +43,7 @@ def draw_patch(seed: int, split: str, index: int, patients: int) -> Patch:
     key = (seed, SPLITS.index(split))
     rng = np.random.default_rng((*key, 0, index))
     stain = _patient_stain(np.random.default_rng((*key, 1, patient)))
-    radius = rng.uniform(60, 95)
+    radius = rng.uniform(75, 112)
     (centre,) = _places(rng, radius, 1)
 
     canvas = tissue.new_canvas()

@@ -27,7 +27,20 @@ def save(folder: pathlib.Path, arrays: Arrays, metadata: Mapping[str, Any]) -> N
     Args:
       arrays: flat dict of arrays.
       metadata: JSON-ready.
+
+    Raises:
+      UserError: it cannot be written; the one in `folder` is as it was.
     """
+    try:
+        _save(folder, arrays, metadata)
+    except OSError as error:
+        raise UserError(
+            f"checkpoint '{folder}' cannot be written ({error.strerror or error}); make room, and "
+            "the same command goes on after the last checkpoint"
+        ) from error
+
+
+def _save(folder: pathlib.Path, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
     import orbax.checkpoint as ocp
 
     new = folder.with_name(folder.name + ".new")
@@ -50,6 +63,14 @@ def save(folder: pathlib.Path, arrays: Arrays, metadata: Mapping[str, Any]) -> N
 def exists(folder: pathlib.Path) -> bool:
     """Whether `folder` holds a checkpoint, or its predecessor does (see `restore`)."""
     return _newest(folder) is not None
+
+
+def fingerprint(folder: pathlib.Path) -> str:
+    """SHA-256 of the manifest of the checkpoint in `folder`, and so of every file in it."""
+    found = _newest(folder)
+    if found is None:
+        raise UserError(f"'{folder}' holds no checkpoint")
+    return hashlib.sha256((found / "manifest.json").read_bytes()).hexdigest()
 
 
 def restore(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -75,7 +96,7 @@ def restore(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
 def _newest(folder: pathlib.Path) -> pathlib.Path | None:
     """The folder, or the old one that a kill between the two renames of `save` left behind."""
-    for candidate in (folder, folder.with_name(folder.name + ".old")):
+    for candidate in (folder, pathlib.Path(f"{folder}.old")):
         if (candidate / "manifest.json").is_file():
             return candidate
     return None

@@ -1,0 +1,120 @@
+"""A run's checkpoint as a source of weights, and what a source says about itself."""
+
+import hashlib
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from glomjax import checkpoints
+from glomjax.data.preprocessing import IMAGENET, Preprocessing
+from glomjax.errors import UserError
+from glomjax.models import create_model, params_of
+from glomjax.pretrained import load_weights, read_weights
+
+KECAM = pathlib.Path(__file__).parents[1] / "data" / "davit_kecam" / "kecam_davit.h5"
+SIZES = {"depths": (1, 1, 2, 1), "embed_dims": (16, 32, 64, 128), "num_heads": (2, 4, 8, 16)}
+GREY = Preprocessing("standardize", (0.5, 0.25, 0.125), (0.1, 0.2, 0.3))
+CLASSES = ["other", "round", "glomerulus", "scar", "vessel"]
+METADATA = {
+    "model": {"name": "davit_tiny", "options": {"preset": "kecam"}, "image_size": [64, 64]},
+    "classes": CLASSES,
+    "preprocessing": GREY.to_dict(),
+}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return read_weights(KECAM)[0]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, weights) -> pathlib.Path:
+    """The folder of a run whose best weights are the golden ones."""
+    folder = tmp_path_factory.mktemp("runs") / "davit"
+    arrays = {f"params/{path}": value for path, value in weights.items()}
+    optimizer = {"optimizer/0": np.zeros((), np.int32)}
+    checkpoints.save(folder / "checkpoints" / "best", arrays, METADATA)
+    zeros = {path: np.zeros_like(value) for path, value in arrays.items()}
+    checkpoints.save(folder / "checkpoints" / "last", zeros | optimizer, METADATA)
+    return folder
+
+
+def model(preset="kecam"):
+    """A small DaViT without numbers: the source alone can give them."""
+    options = {"num_classes": 5, "preset": preset} | SIZES
+    return nnx.eval_shape(lambda: create_model("davit_tiny", rngs=nnx.Rngs(0), **options))
+
+
+@pytest.mark.parametrize("part", ["", "checkpoints/best"])
+def test_a_run_and_its_best_checkpoint_give_the_best_weights_bit_for_bit(run, weights, part):
+    network = model()
+    report = load_weights(network, run / part)
+    loaded = params_of(network)
+    assert loaded.keys() == weights.keys()
+    assert all(np.array_equal(loaded[path], weights[path]) for path in weights)
+    assert (report.preset, report.preprocessing) == ("kecam", GREY.to_dict())
+
+
+def test_another_checkpoint_is_named_by_its_folder_and_gives_parameters_alone(run, weights):
+    params, _ = read_weights(run / "checkpoints" / "last")
+    assert params.keys() == weights.keys()
+    assert not any(value.any() for value in params.values())
+
+
+def test_a_checkpoint_says_what_it_is(run):
+    _, info = read_weights(run)
+    best = run / "checkpoints" / "best"
+    assert (info.path, info.layout, info.model) == (best, "checkpoint", "davit_tiny")
+    assert (info.classes, info.unknown) == (tuple(CLASSES), ())
+    assert info.sha256 == hashlib.sha256((best / "manifest.json").read_bytes()).hexdigest()
+
+
+def test_a_checkpoint_of_another_preset_is_refused(run):
+    with pytest.raises(UserError, match="preset 'kecam' .* preset 'msft'"):
+        load_weights(model("msft"), run)
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_refused(run, tmp_path):
+    copy = pathlib.Path(shutil.copytree(run, tmp_path / "run"))
+    file = max((copy / "checkpoints/best/arrays").rglob("*"), key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"is damaged: file '.*{file.name}'"):
+        read_weights(copy)
+
+
+def test_a_checkpoint_that_is_not_that_of_a_run_is_refused(tmp_path):
+    values = {"params/x": np.ones(2, np.float32)}
+    checkpoints.save(tmp_path / "bare", values, {})
+    with pytest.raises(UserError, match=r"does not name model, classes and preprocessing"):
+        read_weights(tmp_path / "bare")
+    checkpoints.save(tmp_path / "empty", {"x": np.ones(2, np.float32)}, METADATA)
+    with pytest.raises(UserError, match=r"holds no parameters"):
+        read_weights(tmp_path / "empty")
+
+
+def test_a_folder_without_a_checkpoint_names_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, "."):
+        with pytest.raises(UserError, match=r"is a folder without a checkpoint: name a run's"):
+            read_weights(folder)
+
+
+def test_published_layouts_come_with_imagenet_s_preprocessing():
+    info = read_weights(KECAM)[1]
+    assert info.preprocessing == IMAGENET.to_dict()
+    assert (info.model, info.classes, info.origin) == ("", (), "")
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    program = "import sys, glomjax.pretrained; print(*{n.split('.')[0] for n in sys.modules})"
+    loaded = subprocess.check_output([sys.executable, "-c", program], text=True).split()
+    assert not {"grain", "matplotlib", "orbax", "sklearn", "tensorflow_datasets"}.intersection(
+        loaded
+    )
