@@ -68,6 +68,7 @@ def _facts(info: SourceInfo) -> list[tuple[str, str]]:
         ("layout", info.layout),
         ("model", info.model),
         ("preset", info.preset),
+        ("settings", ", ".join(f"{key} {value}" for key, value in info.settings.items())),
         ("preprocessing", ", ".join(f"{key} {value}" for key, value in info.preprocessing.items())),
         ("classes", ", ".join(info.classes)),
         ("sha256", info.sha256),

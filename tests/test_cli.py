@@ -19,6 +19,7 @@ from flax import nnx
 from glomjax import __main__ as cli
 from glomjax import checkpoints, pretrained
 from glomjax.data.preprocessing import IMAGENET
+from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
 from glomjax.pretrained import PUBLISHED, load_weights, read_weights
 
@@ -285,3 +286,22 @@ def test_every_command_of_the_readme_is_a_valid_one():
     assert commands
     for command in commands:
         cli.parser().parse_args(shlex.split(command))
+
+
+def test_a_window_other_than_that_of_training_is_refused_also_after_a_conversion(tmp_path):
+    options = {"num_classes": 5, "preset": "kecam"} | SIZES
+    model = create_model("davit_tiny", rngs=nnx.Rngs(0), window_size=5, **options)
+    metadata = {
+        "model": {"name": "davit_tiny", "options": options | {"window_size": 5}},
+        "classes": ["other", "glomerulus"],
+        "preprocessing": IMAGENET.to_dict(),
+    }
+    arrays = {f"params/{path}": np.asarray(value) for path, value in params_of(model).items()}
+    checkpoints.save(tmp_path / "best", arrays, metadata)
+    assert cli.main(["convert", "best", "--out", "ours.safetensors"]) == 0
+    other = create_model("davit_tiny", rngs=nnx.Rngs(1), **options)
+    for source in ("best", "ours.safetensors"):
+        with pytest.raises(UserError, match="window_size=5 and the model davit_tiny has 0"):
+            load_weights(other, source)
+        load_weights(model, source)
+    load_weights(other, "ours.safetensors", preset_mismatch="allow")

@@ -50,6 +50,7 @@ def convert_weights(source: str | os.PathLike[str], out: str | os.PathLike[str])
         preset=info.preset,
         preprocessing=info.preprocessing,
         classes=info.classes,
+        settings=info.settings,
         source=str(source),
     )
     written = read_weights(target)[1]

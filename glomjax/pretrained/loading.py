@@ -64,7 +64,8 @@ def load_weights(
         run (its best weights) or one of the folders in its `checkpoints`.
       exclude: regexes, each matched in full against our paths; what they match keeps its initial
         value, whatever the file holds there.
-      preset_mismatch: "allow" loads weights of another preset on purpose; "error" refuses them.
+      preset_mismatch: "allow" loads weights of another preset or window on purpose; "error" refuses
+        them.
 
     Raises:
       UserError: tensors missing, unexpected or of another shape (all in one message), non-finite
@@ -82,6 +83,14 @@ def load_weights(
             f"{preset!r}: the tensors would fit, but the outputs would differ from the published "
             f"ones; create the model with preset={info.preset!r}, or say preset_mismatch='allow'"
         )
+    for setting, value in info.settings.items():
+        ours = getattr(model, setting, value)
+        if ours != value and preset_mismatch == "error":
+            raise UserError(
+                f"{source} was trained with {setting}={value!r} and the model {name} has {ours!r}: "
+                "the tensors would fit, but the outputs would differ; create the model with "
+                f"{setting}={value!r}, or say preset_mismatch='allow'"
+            )
     initial = params_of(model)
     excluded = _excluded(exclude, initial, params)
     wanted = {path: leaf.shape for path, leaf in initial.items() if path not in excluded}

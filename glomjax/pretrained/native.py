@@ -1,9 +1,9 @@
 """Our own weight file: safetensors under our paths, with metadata that names and checks itself.
 
 The metadata's one key `glomjax` holds JSON: {"model": name, "preset": name, "preprocessing": as
-`Preprocessing.to_dict` gives it, "classes": names, "source": what it was written from, "sha256": of
-all of these and of all tensors}. safetensors itself has no checksum, so a flipped bit would
-otherwise load as a weight.
+`Preprocessing.to_dict` gives it, "classes": names, "settings": as `SourceInfo` has them, "source":
+what it was written from, "sha256": of all of these and of all tensors}. safetensors itself has no
+checksum, so a flipped bit would otherwise load as a weight.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ def write_weights(
     preset: str,
     preprocessing: Mapping[str, Any],
     classes: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
     source: str = "",
 ) -> None:
     """Writes float32 `{path: array}` as a `.safetensors` file, which appears whole or not at all.
@@ -44,6 +45,7 @@ def write_weights(
         "preset": preset,
         "preprocessing": dict(preprocessing),
         "classes": list(classes),
+        "settings": dict(settings or {}),
         "source": source,
     }
     text = json.dumps(about | {"sha256": _digest(about, arrays)})
@@ -72,6 +74,7 @@ def check(path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: str) 
             "preset": about["preset"],
             "preprocessing": about["preprocessing"],
             "classes": tuple(about["classes"]),
+            "settings": dict(about["settings"]),
             "origin": about["source"],
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:

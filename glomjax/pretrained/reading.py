@@ -19,6 +19,8 @@ from glomjax.errors import UserError
 from glomjax.pretrained import kecam, native, sources, timm
 
 LISTED = 10  # names that an error spells out
+# Options that change what the same tensors compute, beside the preset.
+SETTINGS = ("window_size", "head_norm_first")
 
 Rules = Iterable[
     tuple[re.Pattern[str], str | Callable[[re.Match[str]], str], tuple[int, ...] | None]
@@ -38,6 +40,7 @@ class SourceInfo:
         "std" in units of the full range (pixel / 255).
       model: the network's name; "" where the source names none.
       classes: names of the classes, in the order of `data.classes`; () where the source names none.
+      settings: those of `SETTINGS` that the weights were trained with, as far as they are named.
       origin: of a file of ours, the source that it was written from; else "".
       unknown: names of tensors that are none of ours.
     """
@@ -49,6 +52,7 @@ class SourceInfo:
     preprocessing: dict[str, Any]
     model: str = ""
     classes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     origin: str = ""
     unknown: tuple[str, ...] = ()
 
@@ -148,14 +152,16 @@ def _read_checkpoint(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], Sourc
         if name.startswith(prefix)
     }
     try:
+        options = metadata["model"]["options"]
         info = SourceInfo(
             folder,
             checkpoints.fingerprint(folder),
             "checkpoint",
-            preset=metadata["model"]["options"].get("preset", ""),
+            preset=options.get("preset", ""),
             preprocessing=metadata["preprocessing"],
             model=metadata["model"]["name"],
             classes=tuple(metadata["classes"]),
+            settings={name: options[name] for name in SETTINGS if name in options},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
