@@ -7,10 +7,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from glomjax.errors import UserError
-from glomjax.models import create_model, params_of
+from glomjax.models import params_of
 from glomjax.pretrained import SourceInfo, read_weights
 from glomjax.training import freezing
 from glomjax.training.config import check_config
+from glomjax.training.inputs import create_network
 from glomjax.training.summary import summarize, tabulate
 
 
@@ -40,16 +41,7 @@ def describe_config(what: str) -> str:
     config = _load_config(what)
     check_config(config)
     classes, image_size = tuple(config.data.classes), tuple(config.image_size)
-    num_classes = 1 if len(classes) <= 2 else len(classes)
-    model = nnx.eval_shape(
-        lambda: create_model(
-            config.model.name,
-            num_classes=num_classes,
-            image_size=image_size,
-            rngs=nnx.Rngs(0),
-            **config.model.options.to_dict(),
-        )
-    )
+    model = nnx.eval_shape(lambda: create_network(config, len(classes) or 2))
     params = params_of(model)
     phases = freezing.plan_of(config, model)
     lines = [

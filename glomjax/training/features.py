@@ -24,7 +24,6 @@ def cached_features(
     *,
     weights: Mapping[str, Any],
     about: Mapping[str, Any],
-    pixels: str,
 ) -> np.ndarray:
     """Features of all examples of a split, float32 [N, D], memory-mapped, in the split's order.
 
@@ -36,12 +35,13 @@ def cached_features(
       batches: the split.
       weights: {path: array} of all that `embed` uses.
       about: what else the features depend on, JSON-ready: network, options, preprocessing.
-      pixels: a digest of the decoded images in their order.
 
     Raises:
       UserError: the cache folder cannot be read or written.
     """
-    digest = hashlib.sha256(json.dumps([about, pixels], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for batch in batches.epoch():
+        digest.update(batch["image"][batch["mask"] > 0].tobytes())
     for path in sorted(weights):
         value = np.ascontiguousarray(weights[path])
         digest.update(f"\0{path} {value.dtype} {value.shape}\0".encode())

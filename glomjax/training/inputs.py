@@ -4,12 +4,14 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from glomjax import pretrained
 from glomjax.data import folder, synthetic
 from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.errors import UserError
+from glomjax.models import create_model
 from glomjax.training.progress import Terminal
 
 ArraySplits = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -48,6 +50,17 @@ def describe_data(splits: DataSplits, terminal: Terminal) -> None:
         terminal.say(f"{split}: {len(part)} images{patients} ({named})")
     for note in splits.notes:
         terminal.banner(note)
+
+
+def create_network(config: ConfigDict, classes: int) -> nnx.Module:
+    """The network that a configuration describes, with one logit for two classes."""
+    return create_model(
+        config.model.name,
+        num_classes=1 if classes == 2 else classes,
+        image_size=tuple(config.image_size),
+        rngs=nnx.Rngs(config.seed),
+        **config.model.options.to_dict(),
+    )
 
 
 def find_weights(config: ConfigDict, has_arrays: bool, terminal: Terminal) -> str:

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -29,13 +28,14 @@ from glomjax.evaluation import (
     prior_entropy,
     write_report,
 )
-from glomjax.models import create_model, nest, params_of
+from glomjax.models import nest, params_of
 from glomjax.training import freezing
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.config import MONITORS, check_config
 from glomjax.training.features import cached_features
 from glomjax.training.inputs import (
     ArraySplits,
+    create_network,
     describe_data,
     find_weights,
     load_data,
@@ -126,23 +126,15 @@ class _Training:
             )
             for split in SPLITS
         }
-        num_classes = 1 if len(splits.classes) == 2 else len(splits.classes)
 
         def create() -> nnx.Module:
-            return create_model(
-                config.model.name,
-                num_classes=num_classes,
-                image_size=tuple(config.image_size),
-                rngs=nnx.Rngs(config.seed),
-                **config.model.options.to_dict(),
-            )
+            return create_network(config, len(splits.classes))
 
-        self.create = create
         # Shapes alone: a wrong plan ends the run before anything is computed.
-        model = nnx.eval_shape(create)
-        graphdef, _ = nnx.split(model, nnx.Param)
-        self.phases = freezing.plan_of(config, model)
-        self.rates, self.decays = freezing.rates_of(config, model, self.phases)
+        self.model = nnx.eval_shape(create)
+        graphdef, _ = nnx.split(self.model, nnx.Param)
+        self.phases = freezing.plan_of(config, self.model)
+        self.rates, self.decays = freezing.rates_of(config, self.model, self.phases)
         self.preprocessing = self._survey(source)
         # One compiled program for all initial values: op by op, it takes longer than an epoch.
         params = jax.jit(lambda: params_of(create()))()
@@ -173,7 +165,7 @@ class _Training:
         self.trainable: Arrays = params
         self.frozen: Arrays = {}
         self.opt_state: Any = None
-        text = summarize(model, params, self.phases[0].labels, tuple(config.image_size))
+        text = summarize(self.model, params, self.phases[0].labels, tuple(config.image_size))
         run.write("summary.txt", text)
         terminal.say(text.splitlines()[-1])
         if checkpoints.exists(run.last):
@@ -317,8 +309,8 @@ class _Training:
 
     def _logits(self, params: Arrays, split: str) -> np.ndarray:
         """float32 [N, K] in the order of the split's examples."""
-        step = self.classify_step if self.inputs[split] is not self.batches[split] else None
-        step = step or self.eval_step
+        on_features = self.inputs[split] is not self.batches[split]
+        step = self.classify_step if on_features else self.eval_step
         batches = self.inputs[split].epoch()
         logits = [(step(params, b["image"]), b["mask"] > 0) for b in batches]
         return np.concatenate([np.asarray(values)[real] for values, real in logits])
@@ -333,15 +325,10 @@ class _Training:
                 "'imagenet'"
             )
         statistics = ChannelStatistics()
-        self.pixels = {}
         for split, batches in self.batches.items():
-            digest = hashlib.sha256()
             for batch in batches.epoch():
-                images = batch["image"][batch["mask"] > 0]
-                digest.update(images.tobytes())
                 if standardize and split == "train":
-                    statistics.add(images)
-            self.pixels[split] = digest.hexdigest()
+                    statistics.add(batch["image"][batch["mask"] > 0])
         return statistics.standardize() if standardize else IMAGENET
 
     def _thaw(self) -> None:
@@ -368,7 +355,7 @@ class _Training:
         # visibly only for gradients below about 1e-6.
         optimizer = freezing.partition(optax.scale_by_adam(eps=1e-7), groups)
         self.opt_state = freezing.carry_over(self.opt_state, optimizer.init(self.trainable))
-        model = nnx.eval_shape(self.create)
+        model = nnx.clone(self.model)
         freezing.silence_frozen(model, phase.labels)
         graphdef, _ = nnx.split(model, nnx.Param)
         self.inputs = dict(self.batches)
@@ -399,7 +386,6 @@ class _Training:
                 batches,
                 weights=self.frozen,
                 about=about,
-                pixels=self.pixels[split],
             )
             self.inputs[split] = batches.of_features(features)
         self.terminal.say("only the head trains: the features before it are computed once")
