@@ -1,6 +1,7 @@
 """What a run starts from, settled before anything is trained: its data and its initial weights."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,10 +12,11 @@ from glomjax import pretrained
 from glomjax.data import folder, synthetic
 from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.errors import UserError
-from glomjax.models import create_model
+from glomjax.models import create_model, params_of
 from glomjax.training.progress import Terminal
 
 ArraySplits = Mapping[str, tuple[np.ndarray, np.ndarray]]
+LOGITS = r"(aux\d/)?head/.*"  # the layers whose outputs are the classes
 
 
 def load_data(config: ConfigDict, arrays: ArraySplits | None = None) -> DataSplits:
@@ -97,6 +99,28 @@ def find_weights(config: ConfigDict, has_arrays: bool, terminal: Terminal) -> st
         return ""
     config.pretrained.source = published
     return published
+
+
+def load_initial_weights(
+    model: nnx.Module, source: str, classes: tuple[str, ...], terminal: Terminal
+) -> pretrained.LoadReport:
+    """Loads `source` into `model`; a head that belongs to other classes starts anew.
+
+    The head is taken where its shape is the model's and the source's class names, if it has any,
+    are `classes` in their order. Either way the terminal says what was done.
+    """
+    params, info = pretrained.read_weights(source)
+    ours = {path: leaf for path, leaf in params_of(model).items() if re.fullmatch(LOGITS, path)}
+    fits = all(path in params and params[path].shape == leaf.shape for path, leaf in ours.items())
+    keeps = fits and info.classes in ((), classes)
+    report = pretrained.load_weights(model, source, exclude=() if keeps else (LOGITS,))
+    terminal.say(f"weights: {report}")
+    if keeps:
+        terminal.say("the head is that of the weights, since it has as many outputs")
+    else:
+        named = f" ({', '.join(info.classes)})" if info.classes else ""
+        terminal.say(f"the head of the weights belongs to other classes{named} and starts anew")
+    return report
 
 
 def settle_demo(config: ConfigDict, terminal: Terminal) -> None:

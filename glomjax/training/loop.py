@@ -39,6 +39,7 @@ from glomjax.training.inputs import (
     describe_data,
     find_weights,
     load_data,
+    load_initial_weights,
     settle_demo,
 )
 from glomjax.training.progress import Terminal
@@ -139,10 +140,8 @@ class _Training:
         # One compiled program for all initial values: op by op, it takes longer than an epoch.
         params = jax.jit(lambda: params_of(create()))()
         if source and not checkpoints.exists(run.last):
-            # The head belongs to the classes at hand, so it starts anew, and the report says so.
             loaded = nnx.merge(graphdef, nest(params))
-            report = pretrained.load_weights(loaded, source, exclude=(freezing.HEAD,))
-            terminal.say(f"weights: {report}")
+            report = load_initial_weights(loaded, source, splits.classes, terminal)
             _check_preprocessing(config.preprocessing, report)
             params = params_of(loaded)
         self.eval_step = make_eval_step(graphdef, self.preprocessing)

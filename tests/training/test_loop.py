@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from glomjax import checkpoints, pretrained
 from glomjax.data.preprocessing import Preprocessing
 from glomjax.errors import UserError
-from glomjax.models import create_model
+from glomjax.models import create_model, params_of
 from glomjax.training import default_config, loop, train_and_evaluate
 from glomjax.training.progress import EpochBar
 from glomjax.training.steps import make_eval_step
@@ -377,6 +377,22 @@ def transfer_config(workdir: pathlib.Path, **changes):
     """The network of `run` again, from the weights that it left in `workdir`."""
     defaults = {"pretrained.source": str(workdir), "freeze.regime": "head_only"}
     return tiny_config(**(defaults | changes))
+
+
+@pytest.mark.parametrize(
+    ("classes", "taken"), [(("0", "1"), True), (("1", "0"), False), (("0", "1", "2"), False)]
+)
+def test_a_head_is_taken_with_its_classes_in_their_order_alone(run, classes, taken, capsys):
+    config = tiny_config()
+    model = loop.create_network(config, len(classes))
+    initial = params_of(model)["head/kernel"]
+    loop.load_initial_weights(model, str(run[0]), classes, loop.Terminal())
+    given, _ = checkpoints.restore(run[0] / "checkpoints" / "best")
+    kernel = np.asarray(params_of(model)["head/kernel"])
+    assert np.array_equal(kernel, given["params/head/kernel"] if taken else initial)
+    written = capsys.readouterr().out
+    assert ("the head is that of the weights" in written) == taken
+    assert ("belongs to other classes (0, 1) and starts anew" in written) != taken
 
 
 def test_cached_features_give_the_same_run_as_the_whole_network(run, tmp_path, capsys, monkeypatch):
