@@ -9,6 +9,10 @@ from ml_collections import config_flags
 from glomjax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config().")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run that the folder holds.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0 of several.")
+_PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes there are.")
+_PROCESS = flags.DEFINE_integer("process", -1, "Which of them this is, from 0.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; by default runs/CONFIG.")
 
 
@@ -39,16 +43,22 @@ def main(argv: list[str]) -> int:
         import jax
 
         from glomjax.cache import cache_dir
-        from glomjax.training import train_and_evaluate
+        from glomjax.training import Interrupted, clear, initialize, train_and_evaluate
 
+        initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         # A second start does not compile again.
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("jit")))
-        train_and_evaluate(config, workdir)
+        if _OVERWRITE.value and jax.process_index() == 0:
+            clear(workdir)
+        try:
+            train_and_evaluate(config, workdir)
+        except Interrupted as interrupted:
+            return interrupted.exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command continues after the last whole epoch", file=sys.stderr)
+        print("interrupted; the same command continues where it was saved last", file=sys.stderr)
         return 130
     return 0
 

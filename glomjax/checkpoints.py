@@ -5,6 +5,7 @@ written last, `manifest.json` with the size and SHA-256 of every other file. Orb
 file with a flipped bit without a word, so a folder without a matching manifest does not exist.
 """
 
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -21,18 +22,63 @@ from glomjax.errors import UserError
 Arrays = Mapping[str, jax.Array | np.ndarray]
 
 
-def save(folder: pathlib.Path, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
+class Writer:
+    """Saves in the background, one checkpoint after another, in the order asked for.
+
+    An error of a save is raised by the next call.
+    """
+
+    def __init__(self) -> None:
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
+        self._running: concurrent.futures.Future[None] | None = None
+
+    def save(
+        self,
+        folder: pathlib.Path,
+        arrays: Mapping[str, np.ndarray],
+        metadata: Mapping[str, Any],
+        *,
+        keep_previous: bool = False,
+    ) -> None:
+        """`save`, once the one before has ended; the arrays must not change any more."""
+        self.wait()
+        self._running = self._thread.submit(
+            save, folder, arrays, dict(metadata), keep_previous=keep_previous
+        )
+
+    def wait(self) -> None:
+        """Returns when everything is on the disk."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+    def close(self) -> None:
+        """Waits and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+
+def save(
+    folder: pathlib.Path,
+    arrays: Arrays,
+    metadata: Mapping[str, Any],
+    *,
+    keep_previous: bool = False,
+) -> None:
     """Writes a checkpoint in place of the one in `folder`, which stays whole until the new one is.
 
     Args:
       arrays: flat dict of arrays.
       metadata: JSON-ready.
+      keep_previous: keep the replaced one beside it, as `FOLDER.old`.
 
     Raises:
       UserError: it cannot be written; the one in `folder` is as it was.
     """
     try:
-        _save(folder, arrays, metadata)
+        _save(folder, arrays, metadata, keep_previous)
     except OSError as error:
         raise UserError(
             f"checkpoint '{folder}' cannot be written ({error.strerror or error}); make room, and "
@@ -40,24 +86,25 @@ def save(folder: pathlib.Path, arrays: Arrays, metadata: Mapping[str, Any]) -> N
         ) from error
 
 
-def _save(folder: pathlib.Path, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
-    import orbax.checkpoint as ocp
-
+def _save(
+    folder: pathlib.Path, arrays: Arrays, metadata: Mapping[str, Any], keep_previous: bool
+) -> None:
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     host = {path: np.asarray(array) for path, array in arrays.items()}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save(new.absolute() / "arrays", host)
     (new / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
     manifest = json.dumps(_digests(new), indent=2) + "\n"
     (new / "manifest.json").write_text(manifest)
-    old = folder.with_name(folder.name + ".old")
+    old = _old(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
     os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    if not keep_previous:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def exists(folder: pathlib.Path) -> bool:
@@ -79,24 +126,61 @@ def restore(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     Raises:
       UserError: there is none, or its files are not those that were written.
     """
-    import orbax.checkpoint as ocp
-
     found = _newest(folder)
     if found is None:
         raise UserError(f"'{folder}' holds no checkpoint")
+    return _restore(found)
+
+
+def restore_or_previous(
+    folder: pathlib.Path,
+) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
+    """(arrays, metadata, note) of the checkpoint in `folder`, or of the one that it replaced where
+    it is damaged; the note says so then, and is "" otherwise.
+
+    Raises:
+      UserError: there is none, or both are damaged.
+    """
+    try:
+        return *restore(folder), ""
+    except UserError as error:
+        previous = _old(folder)
+        if not folder.exists() or not (previous / "manifest.json").is_file():
+            raise
+        found = str(error).partition(";")[0]
+        return *_restore(previous), f"{found}; going on from the one before it, '{previous}'"
+
+
+def _restore(found: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     written, present = _manifest(found), _digests(found)
     damaged = [f for f in sorted(written | present) if written.get(f) != present.get(f)]
     if damaged:
         raise _damaged(found, damaged[0])
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         restored = checkpointer.restore(found.absolute() / "arrays")
     arrays = {path: np.asarray(array) for path, array in restored.items()}
     return arrays, json.loads((found / "metadata.json").read_text())
 
 
+def _checkpointer() -> Any:
+    """Orbax as this process alone uses it: with several, process 0 writes and each one reads."""
+    import orbax.checkpoint as ocp
+
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _old(folder: pathlib.Path) -> pathlib.Path:
+    return folder.with_name(folder.name + ".old")
+
+
 def _newest(folder: pathlib.Path) -> pathlib.Path | None:
     """The folder, or the old one that a kill between the two renames of `save` left behind."""
-    for candidate in (folder, pathlib.Path(f"{folder}.old")):
+    for candidate in (folder, _old(folder)):
         if (candidate / "manifest.json").is_file():
             return candidate
     return None

@@ -1,6 +1,7 @@
 """From uint8 pixels to what a network sees: (x / 255 - mean) / std per channel, on the device."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,6 +58,11 @@ class ChannelStatistics:
             counts = np.bincount(pixels[:, channel], minlength=256).astype(np.float64)
             self._sum[channel] += counts @ np.arange(256)
             self._squares[channel] += counts @ np.arange(256) ** 2
+
+    def merge(self, total: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Adds what other processes have counted; `total` sums float64 [7] over all of them."""
+        counted = total(np.concatenate([[float(self._pixels)], self._sum, self._squares]))
+        self._pixels, self._sum, self._squares = int(counted[0]), counted[1:4], counted[4:]
 
     def standardize(self) -> Preprocessing:
         """The preprocessing that gives these pixels mean 0 and deviation 1 in each channel.

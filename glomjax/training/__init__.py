@@ -2,6 +2,17 @@
 
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.config import default_config
+from glomjax.training.interrupts import Interrupted
 from glomjax.training.loop import train_and_evaluate
+from glomjax.training.run_folder import clear
+from glomjax.training.sharding import initialize
 
-__all__ = ["EarlyStopping", "ReduceLROnPlateau", "default_config", "train_and_evaluate"]
+__all__ = [
+    "EarlyStopping",
+    "Interrupted",
+    "ReduceLROnPlateau",
+    "clear",
+    "default_config",
+    "initialize",
+    "train_and_evaluate",
+]

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,30 @@ from glomjax.data.preprocessing import PREPROCESSINGS
 from glomjax.errors import UserError
 from glomjax.models import MODELS
 from glomjax.training.freezing import REGIMES
+from glomjax.training.optimizers import OPTIMIZERS, SCHEDULES
 
 # The monitored metrics and the direction in which each is better.
-MONITORS = {"val_loss": "min", "val_accuracy": "max", "val_auroc": "max", "loss": "min"}
+MONITORS = {
+    "val_loss": "min",
+    "val_accuracy": "max",
+    "val_auroc": "max",
+    "loss": "min",
+    "total_loss": "min",
+    "accuracy": "max",
+}
+PRECISIONS = ("float32", "bfloat16")
+# What may differ between the parts of one run: where and how long it runs, not what it computes.
+MAY_DIFFER = (
+    "num_epochs",
+    "demo.num_epochs",
+    "devices",
+    "shard_params",
+    "checkpoint_minutes",
+    "data.cache_gib",
+)
+
+
+_NUMBER = r"\d+(\.\d+)?"
 
 
 def default_config() -> ConfigDict:
@@ -34,6 +56,19 @@ def default_config() -> ConfigDict:
     config.layer_decay = 1.0  # the learning rate of each layer, of the one above it
     config.weight_decay = 0.0  # decoupled, per step and learning rate
     config.weight_decay_rules = ((".*/kernel", 1.0), (".*", 0.0))
+    config.optimizer = "adam"  # "adamw" with weight_decay, or "sgd" with momentum
+    config.momentum = 0.9  # of "sgd"
+    config.schedule = "plateau"  # "cosine", down to 0 over num_epochs, or "constant"
+    config.warmup_epochs = 0  # in which the learning rate rises from 0, before any schedule
+    config.clip_norm = 0.0  # the largest norm of the whole gradient; 0 clips nothing
+    config.accumulation_steps = 1  # a batch in so many parts, with the gradient of the whole
+    config.ema_decay = 0.0  # evaluate and keep a moving average of the weights; 0 keeps none
+    config.label_smoothing = 0.0
+    config.class_weights = "none"  # "balanced", or one weight per class, such as "1,2.5"
+    config.precision = "float32"  # "bfloat16" computes in it and keeps float32 parameters
+    config.devices = 0  # 0: all there are
+    config.shard_params = False  # divide parameters and optimizer state over the devices
+    config.checkpoint_minutes = 10.0  # between two checkpoints within an epoch
     config.preprocessing = "imagenet"  # or "standardize": each channel by the training images
 
     config.model = ConfigDict()
@@ -95,6 +130,33 @@ def check_config(config: ConfigDict) -> None:
     _require(
         config.freeze.regime in REGIMES,
         f"freeze.regime is {config.freeze.regime!r}; choose one of {', '.join(REGIMES)}",
+    )
+    for name, choices in (
+        ("optimizer", OPTIMIZERS),
+        ("schedule", SCHEDULES),
+        ("precision", PRECISIONS),
+    ):
+        _require(
+            config[name] in choices,
+            f"{name} is {config[name]!r}; choose one of {', '.join(choices)}",
+        )
+    _require(
+        config.optimizer != "adam" or config.weight_decay == 0,
+        f"weight_decay is {config.weight_decay}, which goes with optimizer 'adamw' or 'sgd', not "
+        "with 'adam'",
+    )
+    for name in ("momentum", "ema_decay", "label_smoothing"):
+        _require(
+            0 <= config[name] < 1, f"{name} is {config[name]}; it must be at least 0 and below 1"
+        )
+    for name in ("warmup_epochs", "clip_norm", "devices"):
+        _require(config[name] >= 0, f"{name} is {config[name]}; it must not be negative")
+    _require(config.checkpoint_minutes > 0, "checkpoint_minutes must be above 0")
+    _require(config.accumulation_steps >= 1, "accumulation_steps must be at least 1")
+    _require(
+        re.fullmatch(rf"none|balanced|{_NUMBER}(,{_NUMBER})+", config.class_weights) is not None,
+        f"class_weights is {config.class_weights!r}; it is 'none', 'balanced' or one number per "
+        "class, such as '1,2.5'",
     )
     for section in ("early_stopping", "plateau"):
         monitor = config[section].monitor

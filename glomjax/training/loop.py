@@ -1,18 +1,18 @@
 """A whole run: data, network, weights, training, evaluation, and the folder that it leaves."""
 
 import collections
+import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
+import signal
 import time
 import zlib
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -28,6 +28,7 @@ from glomjax.evaluation import (
     prior_entropy,
     write_report,
 )
+from glomjax.evaluation.report import jsonable
 from glomjax.models import nest, params_of
 from glomjax.training import freezing
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
@@ -42,12 +43,16 @@ from glomjax.training.inputs import (
     load_initial_weights,
     settle_demo,
 )
-from glomjax.training.progress import Terminal
-from glomjax.training.run_folder import RunFolder
-from glomjax.training.steps import make_eval_step, make_train_step, zero_sums
+from glomjax.training.interrupts import NONE, SAVE, STOP, Interrupted, Interrupts
+from glomjax.training.optimizers import class_weights, learning_rate, make_optimizer
+from glomjax.training.progress import TensorBoard, Terminal
+from glomjax.training.run_folder import RunFolder, to_json
+from glomjax.training.sharding import Placement
+from glomjax.training.steps import init_state, make_eval_step, make_train_step, zero_sums
 from glomjax.training.summary import summarize
 
 Arrays = dict[str, Any]
+NOT_FINITE = "not_finite.json"  # which batch had a loss that is none
 
 
 def train_and_evaluate(
@@ -58,7 +63,7 @@ def train_and_evaluate(
     Args:
       config: as `default_config` makes it and `configs/` fill it in.
       workdir: the run's folder. A finished run in it is returned as it is; an interrupted one goes
-        on after its last whole epoch; a run with another configuration is refused.
+        on where it was saved; a run with another configuration is refused.
       data: {"train": (images uint8 [N, H, W, 3], labels int [N]), "validation": ..., "test": ...}
         in place of `config.data.source`.
 
@@ -67,38 +72,47 @@ def train_and_evaluate(
 
     Raises:
       UserError: whatever the user can put right.
+      Interrupted: SIGTERM or Ctrl-C came while it trained; everything is saved.
     """
     check_config(config)
-    terminal = Terminal()
-    run = RunFolder(workdir)
-    run.claim(config)
+    placement = Placement(config.devices, shard_params=config.shard_params)
+    terminal = Terminal(quiet=not placement.writes)
+    run = RunFolder(workdir, writes=placement.writes)
+    placement.agree("configuration or run folder", f"{to_json(config)} {run.begun}")
+    if changes := run.claim(config):
+        terminal.say(f"other than before: {', '.join(changes)}")
     if run.finished:
         if data is not None:
             run.check_data(load_data(config, data).digest())
         terminal.say(f"the run in '{run.path}' is finished; name another folder with --workdir")
         return json.loads((run.path / "test_metrics.json").read_text())
 
-    requested, config = config, run.effective() or ConfigDict(config.to_dict())
+    requested, config = config, run.effective(config) or ConfigDict(config.to_dict())
     source = find_weights(config, data is not None, terminal)
     if data is None:
         settle_demo(config, terminal)
     splits = load_data(config, data)
     describe_data(splits, terminal)
     run.check_data(splits.digest())
+    placement.agree("data", splits.digest())
     run.write_config(requested, config, splits.digest())
     run.write_environment(config.seed)
-    training = _Training(config, splits, source, run, terminal)
-    training.fit()
-    return training.finish()
+    with contextlib.closing(
+        _Training(config, splits, source, run, terminal, placement)
+    ) as training:
+        training.fit()
+        return training.finish()
 
 
 @dataclasses.dataclass
 class _Position:
     """How far a run has come; saved in every checkpoint beside the arrays."""
 
-    epoch: int = 0  # the next one
-    step: int = 0  # the next one
-    learning_rate: float = 0.0
+    epoch: int = 0  # the next one, or the one that it is in
+    batch: int = 0  # the next one in this epoch
+    step: int = 0  # the next one of all
+    seconds: float = 0.0  # spent in this epoch
+    learning_rate: float = 0.0  # of this epoch, before warm-up and cosine
     stop: bool = False
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
@@ -113,8 +127,10 @@ class _Training:
         source: str,
         run: RunFolder,
         terminal: Terminal,
+        placement: Placement,
     ):
         self.config, self.splits, self.run, self.terminal = config, splits, run, terminal
+        self.placement = placement
         cache = int(config.data.cache_gib * 2**30)
         self.batches = {
             split: Batches(
@@ -122,6 +138,8 @@ class _Training:
                 tuple(config.image_size),
                 config.batch_size,
                 stratified=config.stratified_batches,
+                multiple=placement.devices * config.accumulation_steps,
+                share=placement.share,
                 # Training images are read in every epoch, so they come first.
                 cache_bytes=cache * (8 if split == "train" else 1) // 10,
             )
@@ -138,13 +156,13 @@ class _Training:
         self.rates, self.decays = freezing.rates_of(config, self.model, self.phases)
         self.preprocessing = self._survey(source)
         # One compiled program for all initial values: op by op, it takes longer than an epoch.
-        params = jax.jit(lambda: params_of(create()))()
+        params = jax.device_get(jax.jit(lambda: params_of(create()))())
         if source and not checkpoints.exists(run.last):
             loaded = nnx.merge(graphdef, nest(params))
             report = load_initial_weights(loaded, source, splits.classes, terminal)
             _check_preprocessing(config.preprocessing, report)
             params = params_of(loaded)
-        self.eval_step = make_eval_step(graphdef, self.preprocessing)
+        self.eval_step = self._make_eval_step(graphdef)
         self.key = jax.random.fold_in(jax.random.key(config.seed), _stable("dropout"))
 
         stopping, plateau = config.early_stopping, config.plateau
@@ -158,12 +176,16 @@ class _Training:
             MONITORS[plateau.monitor],
             min_lr=plateau.min_lr,
         )
+        self.weights = class_weights(config.class_weights, splits.train.labels, len(splits.classes))
         self.position = _Position(learning_rate=float(np.float32(config.learning_rate)))
         self.best: dict[str, np.ndarray] = {}
+        self.writer = checkpoints.Writer()
+        self.interrupts = Interrupts()
 
-        self.trainable: Arrays = params
+        self.trainable: Arrays = placement.put(params)
         self.frozen: Arrays = {}
         self.opt_state: Any = None
+        self.sums: Any = placement.put(zero_sums())
         text = summarize(self.model, params, self.phases[0].labels, tuple(config.image_size))
         run.write("summary.txt", text)
         terminal.say(text.splitlines()[-1])
@@ -171,32 +193,52 @@ class _Training:
             self._resume()
         else:
             self._enter(0)
+        self.saved = time.monotonic()
+        self.board = TensorBoard(run.path / "tensorboard", self.position.epoch, run.writes)
 
     @property
     def params(self) -> Arrays:
         return {**self.trainable, **self.frozen}
 
+    @property
+    def serving(self) -> Arrays:
+        """The parameters that are evaluated and kept: the moving average where there is one."""
+        average = self.opt_state[1] if self.config.ema_decay else {}
+        return {**self.params, **average}
+
+    def close(self) -> None:
+        """Waits until everything is on the disk."""
+        self.board.close()
+        self.writer.close()
+
     def fit(self) -> None:
         """Epochs until early stopping or the limit; the best weights are in `self.best` then."""
         position, config = self.position, self.config
-        while position.epoch < config.num_epochs and not position.stop:
-            self._thaw()
-            row = self._epoch(position.epoch)
-            position.history.append(row)
-            position.stop = self.stopping.update(position.epoch, row[config.early_stopping.monitor])
-            position.learning_rate = self.plateau.update(
-                position.epoch, row[config.plateau.monitor], position.learning_rate
-            )
-            is_best = self.stopping.best_epoch == position.epoch
-            position.epoch += 1
-            # `last` first: where a kill comes between the two, it holds what `best` lacks.
-            self._save(self.run.last, self._everything())
-            if is_best:
-                self._keep_best()
-            self.run.write_history(position.history)
-            left = self.stopping.patience - self.stopping.wait
-            left = 0 if position.stop else min(left, config.num_epochs - position.epoch)
-            self.terminal.epoch(row, config.num_epochs, left, is_best)
+        with self.interrupts:
+            while position.epoch < config.num_epochs and not position.stop:
+                self._thaw()
+                row = self._epoch()
+                position.history.append(row)
+                stop, plateau = config.early_stopping.monitor, config.plateau.monitor
+                position.stop = self.stopping.update(position.epoch, row[stop])
+                if config.schedule == "plateau":
+                    position.learning_rate = self.plateau.update(
+                        position.epoch, row[plateau], position.learning_rate
+                    )
+                is_best = self.stopping.best_epoch == position.epoch
+                position.epoch, position.batch, position.seconds = position.epoch + 1, 0, 0.0
+                self.sums = self.placement.put(zero_sums())
+                # `last` first: where a kill comes between the two, it holds what `best` lacks.
+                self._save_last()
+                if is_best:
+                    self._keep_best()
+                self.run.write_history(position.history)
+                self.board.epoch(row)
+                left = self.stopping.patience - self.stopping.wait
+                left = 0 if position.stop else min(left, config.num_epochs - position.epoch)
+                self.terminal.epoch(row, config.num_epochs, left, is_best)
+                if self._wish() == STOP and self.placement.processes == 1:
+                    self._leave()
         reason = (
             f"no better {config.early_stopping.monitor} for {config.early_stopping.patience} epochs"
             if position.stop
@@ -214,7 +256,7 @@ class _Training:
 
     def finish(self) -> dict[str, Any]:
         """Scores the test split with the best weights and writes the report."""
-        params = self.best or self.params
+        params = self.placement.put(self.best) if self.best else self.serving
         test = self.splits.test
         logits = self._logits(params, "test")
         metrics = classification_metrics(
@@ -228,6 +270,21 @@ class _Training:
             "notes": list(self.splits.notes),
             "initial_weights": self.config.pretrained.source,
         }
+        if self.run.writes:
+            self._report(metrics, logits)
+        interval = metrics["auroc_interval"]
+        self.terminal.say(
+            f"test: loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.3f}  AUROC "
+            f"{metrics['auroc']:.3f} (95% {interval['low']:.3f} to {interval['high']:.3f}, "
+            f"{interval['method']})  n {metrics['n']}"
+        )
+        if message := collapse_message(metrics):
+            self.terminal.banner(message)
+        self.terminal.say(f"results: {self.run.path}")
+        return jsonable(metrics)
+
+    def _report(self, metrics: dict[str, Any], logits: np.ndarray) -> None:
+        test = self.splits.test
         plot_history(
             self.position.history,
             self.run.path / "history.png",
@@ -235,6 +292,7 @@ class _Training:
             prior_entropy=prior_entropy(self.splits.train.labels),
         )
         self.run.write_history(self.position.history)
+        self.writer.wait()
         # Last, since these files say that the run is finished.
         write_report(
             self.run.path,
@@ -245,74 +303,140 @@ class _Training:
             classes=self.splits.classes,
             patients=test.patients,
         )
-        interval = metrics["auroc_interval"]
-        self.terminal.say(
-            f"test: loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.3f}  AUROC "
-            f"{metrics['auroc']:.3f} (95% {interval['low']:.3f} to {interval['high']:.3f}, "
-            f"{interval['method']})  n {metrics['n']}"
-        )
-        if message := collapse_message(metrics):
-            self.terminal.banner(message)
-        self.terminal.say(f"results: {self.run.path}")
-        return json.loads((self.run.path / "test_metrics.json").read_text())
 
-    def _epoch(self, epoch: int) -> dict[str, Any]:
-        start = time.monotonic()
-        sums: Any = zero_sums()
-        rate = np.float32(self.position.learning_rate)
-        order = zlib.crc32(f"{self.config.seed}/order/{epoch}".encode())
-        batches = self.inputs["train"]
+    def _epoch(self) -> dict[str, Any]:
+        """Trains the epoch, or what is left of it, and validates; its line of `metrics.jsonl`."""
+        position, batches = self.position, self.inputs["train"]
+        start = time.monotonic() - position.seconds
+        # A CPU gains nothing by a queue of steps, and ends sooner without one when it is asked to;
+        # elsewhere two more keep the device busy. More would only hold batches in memory.
+        ahead = 0 if jax.default_backend() == "cpu" else 2
         in_flight: collections.deque[Any] = collections.deque()
-        with self.terminal.epoch_bar(epoch, len(batches)) as bar:
-            for batch in batches.epoch(order):
-                key = jax.random.fold_in(self.key, self.position.step)
-                on_device = {name: batch[name] for name in ("image", "label", "mask")}
-                self.trainable, self.opt_state, sums = self.train_step(
-                    self.trainable, self.frozen, self.opt_state, sums, on_device, rate, key
+        with self.terminal.epoch_bar(position.epoch, len(batches), position.batch) as bar:
+            order = self._order(position.epoch)
+            for batch in batches.epoch(order, start=position.batch):
+                rows = {name: batch[name] for name in ("image", "label", "mask")}
+                if self.placement.processes > 1:
+                    # All must do the same after the same step, so the step itself carries it round.
+                    rows["request"] = np.full(len(rows["mask"]), self._wish(), np.int32)
+                self.trainable, self.opt_state, self.sums = self.train_step(
+                    self.trainable,
+                    self.frozen,
+                    self.opt_state,
+                    self.sums,
+                    self.placement.batch(rows),
+                    self._learning_rate(position.step),
+                    jax.random.fold_in(self.key, position.step),
                 )
-                self.position.step += 1
-                # Two steps ahead keep the device busy; more would only hold batches in memory.
-                in_flight.append(sums)
-                if len(in_flight) > 2:
-                    jax.block_until_ready(in_flight.popleft())
-                bar.advance(int(batch["mask"].sum()))
-        totals = {name: float(value) for name, value in jax.device_get(sums).items()}
-        trained = time.monotonic()
+                position.step, position.batch = position.step + 1, position.batch + 1
+                position.seconds = time.monotonic() - start
+                in_flight.append(self.sums)
+                done = in_flight.popleft() if len(in_flight) > ahead else None
+                if done is not None:
+                    _wait(done)
+                bar.advance(int(batch["mask"].sum()) * self.placement.processes)
+                if self.placement.processes == 1:
+                    asked = self._wish()
+                else:
+                    asked = NONE if done is None else int(done["request"])
+                if asked:
+                    self._check_finite()
+                    self._save_last()
+                if asked == STOP:
+                    self._leave()
+        totals = self._check_finite()
+        position.seconds = time.monotonic() - start
+        trained = position.seconds
         count = totals["count"]
-        if not math.isfinite(totals["total_loss"]):
-            raise UserError(
-                f"the training loss is not finite in epoch {epoch + 1} at learning rate "
-                f"{self.position.learning_rate:g}; lower config.learning_rate"
-                + (f" (the best weights so far are in '{self.run.best}')" if epoch else "")
-            )
         labels = self.splits.validation.labels
-        logits = self._logits(self.params, "validation")
+        logits = self._logits(self.serving, "validation", leave=True)
         validation = classification_metrics(labels, logits, self.splits.classes)
-        row = {
-            "epoch": epoch,
-            "step": self.position.step,
-            "learning_rate": self.position.learning_rate,
+        return {
+            "epoch": position.epoch,
+            "step": position.step,
+            "learning_rate": float(self._learning_rate(position.step - 1)),
             "loss": totals["loss"] / count,
+            "total_loss": totals["total_loss"] / count,
             "accuracy": totals["correct"] / count,
             "val_loss": validation["loss"],
             "val_accuracy": validation["accuracy"],
             "val_auroc": validation["auroc"],
             "time": {
                 "seconds": time.monotonic() - start,
-                "images_per_second": count / (trained - start),
+                "images_per_second": count / trained,
             },
         }
-        if totals["total_loss"] != totals["loss"]:
-            row["total_loss"] = totals["total_loss"] / count
-        return row
 
-    def _logits(self, params: Arrays, split: str) -> np.ndarray:
-        """float32 [N, K] in the order of the split's examples."""
-        on_features = self.inputs[split] is not self.batches[split]
+    def _order(self, epoch: int) -> int:
+        return zlib.crc32(f"{self.config.seed}/order/{epoch}".encode())
+
+    def _learning_rate(self, step: int) -> np.float32:
+        per_epoch = len(self.inputs["train"])
+        return learning_rate(self.config, self.position.learning_rate, step, per_epoch)
+
+    def _wish(self) -> int:
+        """What this process would like to do after the running step."""
+        if self.interrupts.signal:
+            return STOP
+        due = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
+        return SAVE if due and self.placement.writes else NONE
+
+    def _leave(self) -> None:
+        self.writer.wait()
+        self.terminal.say(
+            f"stopped in epoch {self.position.epoch + 1} at batch {self.position.batch} and saved; "
+            "the same command goes on from there"
+        )
+        raise Interrupted(self.interrupts.signal or signal.SIGTERM)
+
+    def _check_finite(self) -> dict[str, float]:
+        """The epoch's sums so far; where a loss was not finite, the run ends, saving nothing."""
+        totals = {name: float(value) for name, value in jax.device_get(self.sums).items()}
+        position = self.position
+        if totals["first_bad"] < 0:
+            return totals
+        number = int(totals["first_bad"])
+        # The running sums begin anew with each epoch, so it is the number of its batch.
+        examples = self.inputs["train"].examples_of(self._order(position.epoch), number)
+        step = position.step - position.batch + number
+        about = {
+            "epoch": position.epoch,
+            "step": step,
+            "learning_rate": float(self._learning_rate(step)),
+            "ids": [self.splits.train.ids[i] for i in examples],
+        }
+        self.run.write(NOT_FINITE, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        kept = f"; the weights before this epoch are in '{self.run.last}'" if position.epoch else ""
+        raise UserError(
+            f"the training loss is not finite in step {step + 1} (epoch {position.epoch + 1}) at "
+            f"learning rate {about['learning_rate']:g}; lower config.learning_rate, or look at the "
+            f"images of that batch, which '{self.run.path / NOT_FINITE}' names{kept}"
+        )
+
+    def _logits(self, params: Arrays, split: str, *, leave: bool = False) -> np.ndarray:
+        """float32 [N, K] in the order of the split's examples; with `leave`, a signal ends it."""
+        inputs = self.inputs[split]
+        on_features = inputs is not self.batches[split]
         step = self.classify_step if on_features else self.eval_step
-        batches = self.inputs[split].epoch()
-        logits = [(step(params, b["image"]), b["mask"] > 0) for b in batches]
-        return np.concatenate([np.asarray(values)[real] for values, real in logits])
+        count, size = len(inputs.examples), inputs.batch_size
+        logits = []
+        for number, batch in enumerate(inputs.epoch()):
+            images = self.placement.batch({"image": batch["image"]})["image"]
+            logits.append(step(params, images)[: min(size, count - number * size)])
+            _wait(logits[max(number - 2, 0)])
+            if leave and self.placement.processes == 1 and self._wish() == STOP:
+                self._save_last()
+                self._leave()
+        return np.concatenate([np.asarray(values) for values in logits])
+
+    def _make_eval_step(self, graphdef: nnx.GraphDef, part: str = "network") -> Any:
+        return make_eval_step(
+            graphdef,
+            self.preprocessing,
+            part=part,
+            precision=self.config.precision,
+            constrain=self.placement.replicated,
+        )
 
     def _survey(self, source: str) -> Preprocessing:
         """Reads every image once: one that cannot be read ends the run now and not after the
@@ -328,6 +452,7 @@ class _Training:
             for batch in batches.epoch():
                 if standardize and split == "train":
                     statistics.add(batch["image"][batch["mask"] > 0])
+        statistics.merge(self.placement.total)
         return statistics.standardize() if standardize else IMAGENET
 
     def _thaw(self) -> None:
@@ -335,6 +460,7 @@ class _Training:
         following = self.phase + 1
         if following == len(self.phases) or self.position.epoch < self.phases[following].epoch:
             return
+        self.writer.wait()  # it may still read what the next step gives away
         self._enter(following)
         phase = self.phases[following]
         named = "" if phase.factor == 1 else f" at {phase.factor:g} times the learning rate"
@@ -350,16 +476,16 @@ class _Training:
         self.trainable = {path: params[path] for path in phase.trainable}
         self.frozen = {p: v for p, v in params.items() if phase.labels[p] == freezing.FROZEN}
         groups = freezing.thaw_groups(self.phases[: number + 1])
-        # Keras' epsilon. Keras adds it before bias correction and optax after it, which differs
-        # visibly only for gradients below about 1e-6.
-        optimizer = freezing.partition(optax.scale_by_adam(eps=1e-7), groups)
-        self.opt_state = freezing.carry_over(self.opt_state, optimizer.init(self.trainable))
+        optimizer = make_optimizer(config, groups)
+        trainable, before = self.placement.fetch((self.trainable, self.opt_state))
+        fresh = init_state(optimizer, trainable, ema_decay=config.ema_decay)
+        self.opt_state = self.placement.put(freezing.carry_over(before, fresh))
         model = nnx.clone(self.model)
         freezing.silence_frozen(model, phase.labels)
         graphdef, _ = nnx.split(model, nnx.Param)
         self.inputs = dict(self.batches)
         trains = "head" if phase.head_only else "network"
-        if phase.head_only and config.freeze.cache_features:
+        if phase.head_only and config.freeze.cache_features and self.placement.processes == 1:
             trains = "head_on_features"
             self._use_features(graphdef)
         self.train_step = make_train_step(
@@ -369,23 +495,31 @@ class _Training:
             trains=trains,
             rates=self.rates,
             decays=self.decays,
+            precision=config.precision,
+            label_smoothing=config.label_smoothing,
+            class_weights=self.weights,
+            accumulation_steps=config.accumulation_steps,
+            ema_decay=config.ema_decay,
+            constrain=self.placement.constrain,
         )
 
     def _use_features(self, graphdef: nnx.GraphDef) -> None:
         """Training and validation read what lies before the head from a cache; the test, which is
         scored once, goes through the whole network."""
-        self.classify_step = make_eval_step(graphdef, self.preprocessing, part="classify")
-        embed_step = make_eval_step(graphdef, self.preprocessing, part="embed")
-        params = self.params
-        about = {**self._model_metadata(), "preprocessing": self.preprocessing.to_dict()}
+        self.classify_step = self._make_eval_step(graphdef, "classify")
+        embed_step, params = self._make_eval_step(graphdef, "embed"), self.params
+        about = {
+            **self._model_metadata(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "precision": self.config.precision,
+        }
+
+        def embed(images: np.ndarray) -> jax.Array:
+            return embed_step(params, self.placement.batch({"image": images})["image"])
+
         for split in ("train", "validation"):
             batches = self.batches[split]
-            features = cached_features(
-                lambda images: embed_step(params, images),
-                batches,
-                weights=self.frozen,
-                about=about,
-            )
+            features = cached_features(embed, batches, weights=self.frozen, about=about)
             self.inputs[split] = batches.of_features(features)
         self.terminal.say("only the head trains: the features before it are computed once")
 
@@ -396,14 +530,18 @@ class _Training:
             "image_size": list(self.config.image_size),
         }
 
-    def _everything(self) -> Arrays:
-        leaves = jax.tree.leaves(self.opt_state)
-        return {
-            **{f"params/{path}": value for path, value in self.params.items()},
-            **{f"optimizer/{i}": leaf for i, leaf in enumerate(leaves)},
-        }
+    def _save_last(self) -> None:
+        """All that the run needs to go on, in the background."""
+        state = {"optimizer": jax.tree.leaves(self.opt_state), "sums": self.sums}
+        moving = self.placement.fetch({"params": self.trainable, **state})
+        arrays = {f"params/{path}": value for path, value in moving["params"].items()}
+        arrays |= {f"params/{path}": np.asarray(value) for path, value in self.frozen.items()}
+        arrays |= {f"optimizer/{i}": leaf for i, leaf in enumerate(moving["optimizer"])}
+        arrays |= {f"sums/{name}": value for name, value in moving["sums"].items()}
+        self._save(self.run.last, arrays, keep_previous=True)
+        self.saved = time.monotonic()
 
-    def _save(self, folder: pathlib.Path, arrays: Arrays) -> None:
+    def _save(self, folder: pathlib.Path, arrays: Arrays, *, keep_previous: bool = False) -> None:
         metadata = {
             "model": self._model_metadata(),
             "classes": list(self.splits.classes),
@@ -413,31 +551,49 @@ class _Training:
             "early_stopping": self.stopping.state_dict(),
             "plateau": self.plateau.state_dict(),
         }
-        checkpoints.save(folder, arrays, metadata)
+        if self.run.writes:
+            self.writer.save(folder, arrays, metadata, keep_previous=keep_previous)
 
     def _keep_best(self) -> None:
-        self.best = jax.device_get(self.params)
+        self.best = self.placement.fetch(self.serving)
         self._save(self.run.best, {f"params/{path}": v for path, v in self.best.items()})
 
     def _resume(self) -> None:
-        arrays, metadata = checkpoints.restore(self.run.last)
-        self.position = _Position(**metadata["position"])
-        # The phase of the last epoch, which the optimizer's state belongs to.
-        done = max(self.position.epoch - 1, 0)
+        arrays, metadata, note = checkpoints.restore_or_previous(self.run.last)
+        if note:
+            self.terminal.banner(note)
+        self.position = position = _Position(**metadata["position"])
+        # The phase that the optimizer's state belongs to.
+        done = position.epoch if position.batch else max(position.epoch - 1, 0)
         number = max(n for n, phase in enumerate(self.phases) if phase.epoch <= done)
-        self.trainable = {path: arrays[f"params/{path}"] for path in self.params}
+        put = self.placement.put
+        self.trainable = put({path: arrays[f"params/{path}"] for path in self.params})
         self._enter(number)
         self.stopping.load_state_dict(metadata["early_stopping"])
         self.plateau.load_state_dict(metadata["plateau"])
         fresh, structure = jax.tree.flatten(self.opt_state)
-        leaves = [arrays[f"optimizer/{i}"] for i in range(len(fresh))]
+        leaves = [put(arrays[f"optimizer/{i}"]) for i in range(len(fresh))]
         self.opt_state = jax.tree.unflatten(structure, leaves)
-        if self.stopping.best_epoch == self.position.epoch - 1:
+        self.sums = put({name: arrays[f"sums/{name}"] for name in self.sums})
+        if self.stopping.best_epoch == position.epoch - 1 and not position.batch:
             self._keep_best()
-        else:
+        elif position.epoch:
             best, _ = checkpoints.restore(self.run.best)
             self.best = {path.removeprefix("params/"): value for path, value in best.items()}
-        self.terminal.say(f"resumed after epoch {self.position.epoch} of the run in this folder")
+        self.placement.agree("checkpoint", json.dumps(dataclasses.asdict(position)))
+        within = f" and {position.batch} batches" if position.batch else ""
+        self.terminal.say(
+            f"resumed after {position.epoch} epochs{within} of the run in this folder"
+        )
+
+
+def _wait(arrays: Any) -> None:
+    """Waits for a step in small naps, since Python handles signals between two of its own
+    instructions alone."""
+    nap = 5e-5
+    while not all(array.is_ready() for array in jax.tree.leaves(arrays)):
+        time.sleep(nap)
+        nap = min(2 * nap, 5e-3)
 
 
 def _check_preprocessing(name: str, report: pretrained.LoadReport) -> None:

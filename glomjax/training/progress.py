@@ -1,6 +1,7 @@
 """What a run says on the terminal: a line an epoch, and a bar within it."""
 
 import math
+import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +13,10 @@ from rich.text import Text
 
 
 class Terminal:
-    """Prints a run; plain lines where the output is not a terminal."""
+    """Prints a run; plain lines where the output is not a terminal, and nothing where `quiet`."""
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(highlight=False, soft_wrap=True, quiet=quiet)
 
     def say(self, text: str) -> None:
         """One line."""
@@ -28,9 +29,9 @@ class Terminal:
         else:
             self.say(f"*** {text} ***")
 
-    def epoch_bar(self, epoch: int, batches: int) -> "EpochBar":
-        """A bar for the training batches of one epoch, counted from 0."""
-        return EpochBar(self._console, epoch, batches)
+    def epoch_bar(self, epoch: int, batches: int, done: int = 0) -> "EpochBar":
+        """A bar for the training batches of one epoch, counted from 0; some may be `done`."""
+        return EpochBar(self._console, epoch, batches, done)
 
     def epoch(self, row: Mapping[str, Any], num_epochs: int, epochs_left: int, best: bool) -> None:
         """The line of a finished epoch.
@@ -55,7 +56,7 @@ class Terminal:
 class EpochBar:
     """Context manager around the batches of an epoch; `advance` after each."""
 
-    def __init__(self, console: Console, epoch: int, batches: int):
+    def __init__(self, console: Console, epoch: int, batches: int, done: int):
         self._progress = Progress(
             TextColumn(f"epoch {epoch + 1:>3}"),
             BarColumn(),
@@ -65,7 +66,7 @@ class EpochBar:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("", total=batches, speed="")
+        self._task = self._progress.add_task("", total=batches, completed=done, speed="")
         self._start = time.monotonic()
         self._images = 0
 
@@ -81,6 +82,40 @@ class EpochBar:
         self._images += images
         speed = self._images / max(time.monotonic() - self._start, 1e-9)
         self._progress.update(self._task, advance=1, speed=f"{speed:.1f} images/s")
+
+
+class TensorBoard:
+    """The epochs as TensorBoard reads them (written by tensorboardX, without TensorFlow).
+
+    Args:
+      folder: for the event files.
+      epoch: the first that comes; what an earlier part of the run wrote from there on is hidden.
+      writes: False writes nothing.
+    """
+
+    def __init__(self, folder: pathlib.Path, epoch: int, writes: bool):
+        self._writer: Any = None
+        if writes:
+            import tensorboardX
+
+            self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=epoch or None)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """A line of `metrics.jsonl`: training and validation under one heading each."""
+        if self._writer is None:
+            return
+        for name, value in row.items():
+            if isinstance(value, float):
+                metric = name.removeprefix("val_")
+                part = "validation" if name.startswith("val_") else "training"
+                self._writer.add_scalar(f"{metric}/{part}", value, row["epoch"])
+        speed = row["time"]["images_per_second"]
+        self._writer.add_scalar("images_per_second/training", speed, row["epoch"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 def _duration(seconds: float) -> str:

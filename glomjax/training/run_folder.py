@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from glomjax import checkpoints
 from glomjax.errors import UserError
 from glomjax.evaluation.report import jsonable, write_file
+from glomjax.training.config import MAY_DIFFER
 
 _PACKAGES = ("glomjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -23,12 +25,17 @@ _PACKAGES = ("glomjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "g
 class RunFolder:
     """Paths and plain files of one run.
 
+    Args:
+      path: the folder, made where it does not exist.
+      writes: False for all but one of several processes: they only read.
+
     Raises:
       UserError: the folder cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], *, writes: bool = True):
         self.path = pathlib.Path(path)
+        self.writes = writes
         self.best = self.path / "checkpoints" / "best"
         self.last = self.path / "checkpoints" / "last"
         try:
@@ -49,19 +56,23 @@ class RunFolder:
         """Whether something has been trained here."""
         return self.finished or checkpoints.exists(self.last)
 
-    def claim(self, requested: ConfigDict) -> None:
-        """Takes the folder for this configuration, or refuses one that holds another's run."""
+    def claim(self, requested: ConfigDict) -> list[str]:
+        """Takes the folder for this configuration, or refuses one that holds another's run.
+
+        Returns:
+          The fields that differ from those of the run so far, and may.
+        """
         wanted = json.loads(to_json(requested))
         file = self.path / "config.json"
         if not file.exists():
             leftovers = [f for f in self.path.iterdir() if f.name != "checkpoints"]
-            if leftovers:
+            if leftovers and self.writes:
                 raise UserError(
                     f"folder '{self.path}' is not empty and holds no run ('{leftovers[0].name}' "
                     "for one); name another with --workdir"
                 )
             self.write_config(requested, requested)
-            return
+            return []
         try:
             before = json.loads(file.read_text())["requested"]
         except (ValueError, KeyError, TypeError) as error:
@@ -72,17 +83,30 @@ class RunFolder:
         if changes and not self.begun:
             # Nothing was trained with the old one: a mistake that has been put right.
             self.write_config(requested, requested)
-        elif changes:
+            return []
+        # A cosine over the epochs is another one when their number is.
+        may_differ = set(MAY_DIFFER)
+        if wanted.get("schedule") == "cosine":
+            may_differ -= {"num_epochs", "demo.num_epochs"}
+        if forbidden := [text for key, text in changes.items() if key not in may_differ]:
             raise UserError(
                 f"folder '{self.path}' holds a run with another configuration "
-                f"({'; '.join(changes)}); name another folder with --workdir"
+                f"({'; '.join(forbidden)}); name another folder with --workdir, or replace the run "
+                "with --overwrite"
             )
+        return list(changes)
 
-    def effective(self) -> ConfigDict | None:
-        """The settled configuration of the run that goes on here, None where none has begun."""
+    def effective(self, requested: ConfigDict) -> ConfigDict | None:
+        """The settled configuration of the run that goes on here, with what may differ as it is
+        requested now; None where none has begun."""
         if not checkpoints.exists(self.last):
             return None
-        return ConfigDict(json.loads((self.path / "config.json").read_text())["effective"])
+        config = ConfigDict(json.loads((self.path / "config.json").read_text())["effective"])
+        before = ConfigDict(json.loads((self.path / "config.json").read_text())["requested"])
+        now, then = flatten(requested), flatten(before)
+        changed = {key: now[key] for key in MAY_DIFFER if now[key] != then.get(key)}
+        config.update_from_flattened_dict(changed)
+        return config
 
     def check_data(self, digest: str) -> None:
         """Refuses to go on with other data: a redrawn split would leak training patients."""
@@ -135,7 +159,8 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """A text file of the run, whole or not at all."""
-        write_file(self.path / name, text.encode())
+        if self.writes:
+            write_file(self.path / name, text.encode())
 
 
 def to_json(config: ConfigDict) -> str:
@@ -143,18 +168,43 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), sort_keys=True, default=list)
 
 
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted(before.keys() | now.keys())
-        missing = "nothing"
-        return [
-            change
-            for key in keys
-            for change in _differences(
-                before.get(key, missing), now.get(key, missing), f"{name}.{key}".lstrip(".")
-            )
-        ]
-    return [] if before == now else [f"{name} was {before!r}, now {now!r}"]
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"section.field": value} of a configuration."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        section = isinstance(value, (dict, ConfigDict))
+        flat |= flatten(value, f"{prefix}{key}.") if section else {prefix + key: value}
+    return flat
+
+
+def clear(path: str | os.PathLike[str]) -> None:
+    """Removes a run, so that another can take its folder.
+
+    Raises:
+      UserError: the folder exists, is not empty and holds no run: it is left as it is.
+    """
+    folder = pathlib.Path(path)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        holds_run = "requested" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        holds_run = False
+    if not holds_run:
+        raise UserError(
+            f"'{folder}' holds no run, so --overwrite leaves it alone; name another with --workdir"
+        )
+    shutil.rmtree(folder)
+
+
+def _differences(before: Any, now: Any) -> dict[str, str]:
+    """{field: what it was and is now} of two configurations."""
+    was, is_now = flatten(before), flatten(now)
+    return {
+        key: f"{key} was {was.get(key, 'nothing')!r}, now {is_now.get(key, 'nothing')!r}"
+        for key in sorted(was.keys() | is_now.keys())
+        if was.get(key, "nothing") != is_now.get(key, "nothing")
+    }
 
 
 def _version(package: str) -> str:

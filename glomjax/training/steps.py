@@ -1,6 +1,6 @@
 """The compiled training and evaluation steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,13 +24,20 @@ def compile_options() -> dict[str, Any] | None:
     return CPU_OPTIONS if jax.default_backend() == "cpu" else None
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Per example [B]: binary for one logit [B, 1], softmax for more; labels int32 [B]."""
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Per example [B]: binary for one logit [B, 1], softmax for more; labels int32 [B].
+
+    `smoothing` takes that share from the true class and spreads it over all (Szegedy et al. 2016).
+    """
     logits = logits.astype(jnp.float32)
     if logits.shape[-1] == 1:
         targets = labels.astype(jnp.float32)
+        targets = targets * (1.0 - smoothing) + 0.5 * smoothing if smoothing else targets
         return optax.sigmoid_binary_cross_entropy(logits[:, 0], targets)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
 def predictions(logits: jax.Array) -> jax.Array:
@@ -41,8 +48,30 @@ def predictions(logits: jax.Array) -> jax.Array:
 
 
 def zero_sums() -> dict[str, np.ndarray]:
-    """The running sums of an epoch, divided by `count` at its end."""
-    return {name: np.zeros((), np.float32) for name in ("loss", "total_loss", "correct", "count")}
+    """The running sums of an epoch, the first four divided by `count` at its end.
+
+    `steps` counts its steps, `first_bad` is the first of them, from 0, whose loss was not finite,
+    or -1, and `request` the largest `request` of the last batch (see `make_train_step`).
+    """
+    sums = {name: np.zeros((), np.float32) for name in ("loss", "total_loss", "correct", "count")}
+    return {
+        **sums,
+        "steps": np.zeros((), np.int32),
+        "first_bad": np.full((), -1, np.int32),
+        "request": np.zeros((), np.int32),
+    }
+
+
+def init_state(
+    optimizer: optax.GradientTransformation, trainable: Params, *, ema_decay: float = 0.0
+) -> Any:
+    """The optimizer's state as `make_train_step` takes it: with `ema_decay`, a pair of the
+    optimizer's own and {path: moving average}, which starts at the parameters."""
+    state = optimizer.init(trainable)
+    if not ema_decay:
+        return state
+    # Copies, since the step gives away the buffers of both.
+    return state, {path: jnp.array(value, copy=True) for path, value in trainable.items()}
 
 
 def make_train_step(
@@ -53,6 +82,12 @@ def make_train_step(
     trains: str = "network",
     rates: Mapping[str, float] | None = None,
     decays: Mapping[str, float] | None = None,
+    precision: str = "float32",
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
+    accumulation_steps: int = 1,
+    ema_decay: float = 0.0,
+    constrain: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable[..., tuple[dict[str, jax.Array], Any, dict[str, jax.Array]]]:
     """A jit-compiled `step(trainable, frozen, opt_state, sums, batch, learning_rate, key)`.
 
@@ -60,8 +95,10 @@ def make_train_step(
     gives the direction (`optax.scale_by_adam` and the like), the learning rate is an argument, so
     that a schedule neither recompiles nor hides in the optimizer's state. `frozen` is an argument
     too, never differentiated, since weights closed over would be baked into the program. Masked
-    examples count nowhere. `sums` has the main head's loss as `loss`, the optimised one (with 0.3
-    of each auxiliary head's) as `total_loss`.
+    examples count nowhere. `sums` has the main head's plain loss as `loss`, the optimised one (with
+    0.3 of each auxiliary head's, class weights and smoothing) as `total_loss`. A batch is
+    {"image", "label", "mask"} and, where several processes must agree on what to do after the step,
+    "request" int32 [B].
 
     Args:
       trains: "network"; "head", where the rest runs as it serves, without dropout; or
@@ -69,14 +106,26 @@ def make_train_step(
       rates: {path: factor of the learning rate}, 1 where none is named.
       decays: {path: share of the parameter that a learning rate of 1 would take off each step}, as
         decoupled weight decay has it (Loshchilov and Hutter 2019), 0 where none is named.
+      precision: "bfloat16" computes in it; parameters, statistics, losses and the optimizer stay
+        float32.
+      label_smoothing: as in `cross_entropy`.
+      class_weights: the loss of each class's examples is multiplied by its weight; the mean is
+        over examples, as in Keras.
+      accumulation_steps: the batch goes through the network in so many parts, one after another,
+        and the gradient is that of the whole.
+      ema_decay: of a moving average of the parameters after each step; 0 keeps none. See
+        `init_state`.
+      constrain: puts a tree of arrays where it belongs on a mesh.
     """
     rates, decays = rates or {}, decays or {}
 
     def forward(model: Any, images: jax.Array, rngs: nnx.Rngs) -> Any:
         if trains == "network":
-            return model(preprocessing(images), deterministic=False, rngs=rngs)
-        features = images if trains == "head_on_features" else model.embed(preprocessing(images))
-        return model.classify(features, deterministic=False, rngs=rngs)
+            inputs = preprocessing(images).astype(precision)
+            return model(inputs, deterministic=False, rngs=rngs)
+        if trains == "head":
+            images = model.embed(preprocessing(images).astype(precision))
+        return model.classify(images.astype(precision), deterministic=False, rngs=rngs)
 
     def step(
         trainable: Params,
@@ -87,20 +136,48 @@ def make_train_step(
         learning_rate: jax.Array,
         key: jax.Array,
     ) -> tuple[Any, Any, dict[str, jax.Array]]:
-        labels, mask = batch["label"], batch["mask"]
-        count = jnp.sum(mask)
+        batch = dict(batch)
+        request = jnp.max(batch.pop("request")) if "request" in batch else sums["request"]
+        count = jnp.sum(batch["mask"])
 
-        def loss_fn(trainable: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        def loss_fn(
+            trainable: Params, part: dict[str, jax.Array], key: jax.Array
+        ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            labels, mask = part["label"], part["mask"]
             model = nnx.merge(graphdef, nest({**trainable, **frozen}))
-            outputs = forward(model, batch["image"], nnx.Rngs(dropout=key))
+            outputs = forward(model, part["image"], nnx.Rngs(dropout=key))
             logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, ())
-            losses = total = cross_entropy(logits, labels)
+            plain = cross_entropy(logits, labels)
+            total = cross_entropy(logits, labels, label_smoothing) if label_smoothing else plain
             for extra in auxiliary:
-                total = total + AUXILIARY_WEIGHT * cross_entropy(extra, labels)
-            return jnp.sum(total * mask) / count, (losses, logits)
+                total = total + AUXILIARY_WEIGHT * cross_entropy(extra, labels, label_smoothing)
+            if class_weights:
+                total = total * jnp.asarray(class_weights, jnp.float32)[labels]
+            correct = (predictions(logits) == labels).astype(jnp.float32)
+            metrics = jnp.sum(plain * mask), jnp.sum(correct * mask)
+            return jnp.sum(total * mask) / count, metrics
 
-        (total, (losses, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable)
-        updates, opt_state = optimizer.update(grads, opt_state, trainable)
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+        if accumulation_steps == 1:
+            (total, metrics), grads = gradient(trainable, batch, key)
+        else:
+
+            def accumulate(running: Any, part: tuple[jax.Array, Any]) -> tuple[Any, None]:
+                number, part = part
+                new = gradient(trainable, part, jax.random.fold_in(key, number))
+                return jax.tree.map(jnp.add, running, new), None
+
+            # Every n-th example goes together: then a device's share of a part is its own.
+            def divided(x: jax.Array) -> jax.Array:
+                shape = (x.shape[0] // accumulation_steps, accumulation_steps, *x.shape[1:])
+                return jnp.swapaxes(x.reshape(shape), 0, 1)
+
+            zero = jnp.zeros((), jnp.float32)
+            start = (zero, (zero, zero)), jax.tree.map(jnp.zeros_like, trainable)
+            parts = jnp.arange(accumulation_steps), jax.tree.map(divided, batch)
+            ((total, metrics), grads), _ = jax.lax.scan(accumulate, start, parts)
+        inner, average = opt_state if ema_decay else (opt_state, {})
+        updates, inner = optimizer.update(grads, inner, trainable)
         updates = {
             path: -learning_rate
             * rates.get(path, 1.0)
@@ -108,35 +185,50 @@ def make_train_step(
             for path, direction in updates.items()
         }
         trainable = optax.apply_updates(trainable, updates)
-        correct = (predictions(logits) == labels).astype(jnp.float32)
-        new = {
-            "loss": jnp.sum(losses * mask),
-            "total_loss": total * count,
-            "correct": jnp.sum(correct * mask),
-            "count": count,
+        average = {
+            path: value + (1.0 - ema_decay) * (trainable[path] - value)
+            for path, value in average.items()
         }
-        return trainable, opt_state, {name: sums[name] + new[name] for name in sums}
+        new = {
+            "loss": metrics[0],
+            "total_loss": total * count,
+            "correct": metrics[1],
+            "count": count,
+            "steps": jnp.ones((), jnp.int32),
+        }
+        good = jnp.isfinite(total) | (sums["first_bad"] >= 0)
+        sums = {name: sums[name] + new[name] for name in new} | {
+            "first_bad": jnp.where(good, sums["first_bad"], sums["steps"]),
+            "request": request,
+        }
+        return constrain((trainable, (inner, average) if ema_decay else inner, sums))
 
     return jax.jit(step, donate_argnums=(0, 2), compiler_options=compile_options())
 
 
 def make_eval_step(
-    graphdef: nnx.GraphDef, preprocessing: Preprocessing, *, part: str = "network"
+    graphdef: nnx.GraphDef,
+    preprocessing: Preprocessing,
+    *,
+    part: str = "network",
+    precision: str = "float32",
+    constrain: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable[[Params, jax.Array | np.ndarray], jax.Array]:
     """A jit-compiled `step(params, images uint8 [B, H, W, 3]) -> logits float32 [B, K]`.
 
     `part="embed"` stops before the head and gives float32 [B, D]; `part="classify"` goes on from
-    there, `step(params, features float32 [B, D]) -> logits`.
+    there, `step(params, features float32 [B, D]) -> logits`. `precision` and `constrain` as in
+    `make_train_step`.
     """
 
     def step(params: Params, inputs: jax.Array) -> jax.Array:
         model = nnx.merge(graphdef, nest(params))
         if part == "classify":
-            outputs = model.classify(inputs)
+            outputs = model.classify(inputs.astype(precision))
         elif part == "embed":
-            outputs = model.embed(preprocessing(inputs))
+            outputs = model.embed(preprocessing(inputs).astype(precision))
         else:
-            outputs = model(preprocessing(inputs))
-        return outputs.astype(jnp.float32)
+            outputs = model(preprocessing(inputs).astype(precision))
+        return constrain(outputs.astype(jnp.float32))
 
     return jax.jit(step, compiler_options=compile_options())

@@ -67,8 +67,8 @@ def test_the_last_batch_is_padded_and_masked():
         assert (batch["index"].shape, batch["index"].dtype) == ((4,), np.int64)
     assert [batch["mask"].tolist() for batch in epoch] == [[1] * 4, [1] * 4, [1, 1, 1, 0]]
     last = epoch[-1]
-    assert last["index"][3] == last["index"][2]
-    assert np.array_equal(last["image"][3], last["image"][2])
+    assert last["index"][3] == -1
+    assert not last["image"][3].any()
 
 
 @pytest.mark.parametrize("batch_size", [N, N + 5])
@@ -80,7 +80,8 @@ def test_one_batch_can_hold_the_whole_split(batch_size):
 
 def test_pixels_and_labels_are_those_of_the_index():
     for batch in batches().epoch(seed=2):
-        assert np.array_equal(batch["image"], PIXELS[batch["index"]])
+        real = batch["mask"] > 0
+        assert np.array_equal(batch["image"][real], PIXELS[batch["index"][real]])
         assert np.array_equal(batch["label"], LABELS[batch["index"]])
 
 
@@ -127,13 +128,44 @@ def test_an_epoch_goes_on_from_any_batch_in_the_same_order(start):
     assert rest == [batch["index"].tolist() for batch in table.epoch(seed=5)][start:]
 
 
+@given(
+    st.integers(1, 9), st.sampled_from([(1, 1), (2, 1), (2, 2), (8, 2), (8, 4)]), st.integers(0, 3)
+)
+def test_hosts_and_devices_share_each_batch_without_changing_it(batch_size, layout, start):
+    multiple, hosts = layout
+    expected = list(batches(batch_size).epoch(seed=5, start=start))
+    parts = [
+        list(
+            Batches(
+                Reads().examples, SIZE, batch_size, multiple=multiple, share=(host, hosts)
+            ).epoch(seed=5, start=start)
+        )
+        for host in range(hosts)
+    ]
+    assert {len(part) for part in parts} == {len(expected)}
+    for one, *shares in zip(expected, *parts, strict=True):
+        together = {name: np.concatenate([share[name] for share in shares]) for name in one}
+        assert len({len(share["mask"]) for share in shares}) == 1
+        assert len(together["mask"]) % multiple == 0
+        assert not together["mask"][batch_size:].any()
+        for name, rows in one.items():
+            assert np.array_equal(together[name][:batch_size], rows), name
+
+
+def test_a_batch_knows_its_examples_whoever_reads_them():
+    table = Batches(Reads().examples, SIZE, 4, multiple=2, share=(1, 2))
+    whole = [batch["index"][batch["mask"] > 0].tolist() for batch in batches(4).epoch(seed=5)]
+    assert [table.examples_of(5, number).tolist() for number in range(3)] == whole
+
+
 @pytest.mark.parametrize(("images_that_fit", "kept"), [(0, 0), (4, 4), (100, N)])
 def test_the_cache_keeps_what_fits_and_no_more(images_that_fit, kept):
     reads = Reads()
     table = Batches(reads.examples, SIZE, 4, cache_bytes=images_that_fit * SIZE[0] * SIZE[1] * 3)
     for epoch in (1, 2, 3):
         for batch in table.epoch(seed=epoch):
-            assert np.array_equal(batch["image"], PIXELS[batch["index"]])
+            real = batch["mask"] > 0
+            assert np.array_equal(batch["image"][real], PIXELS[batch["index"][real]])
     assert sorted(reads.counts.tolist()) == [1] * kept + [3] * (N - kept)
 
 

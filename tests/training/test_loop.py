@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import os
 import pathlib
+import signal
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from glomjax import checkpoints, pretrained
 from glomjax.data.preprocessing import Preprocessing
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
-from glomjax.training import default_config, loop, train_and_evaluate
+from glomjax.training import Interrupted, default_config, loop, train_and_evaluate
 from glomjax.training.progress import EpochBar
 from glomjax.training.steps import make_eval_step
 
@@ -96,9 +98,11 @@ def test_a_run_leaves_the_files_a_reviewer_asks_for(run):
         "metrics.jsonl",
         "predictions.csv",
         "summary.txt",
+        "tensorboard",
         "test_metrics.json",
     }
-    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"best", "last"}
+    kept = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert kept == {"best", "last", "last.old"}
     config = json.loads((workdir / "config.json").read_text())
     assert config["requested"]["learning_rate"] == 3e-3
     assert config["requested"] == config["effective"]
@@ -176,31 +180,107 @@ def test_another_configuration_in_the_same_folder_is_refused_by_the_key(run):
         train_and_evaluate(config, run[0], data=DATA)
 
 
-def test_an_interrupted_run_goes_on_to_the_very_same_numbers(run, tmp_path, monkeypatch):
-    workdir = tmp_path / "toy"
+def interrupt_at(monkeypatch, batch: int, how) -> None:
+    """Calls `how` once, after the step of this batch, counted from 1 over the whole run."""
     advance, batches = EpochBar.advance, []
 
-    def interrupted(bar, images):
-        batches.append(images)
-        if len(batches) == 2 * 7 + 4:  # in the middle of the third epoch
-            raise KeyboardInterrupt
+    def counted(bar, images):
         advance(bar, images)
+        batches.append(images)
+        if len(batches) == batch:
+            how()
 
-    monkeypatch.setattr(EpochBar, "advance", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train_and_evaluate(tiny_config(), workdir, data=DATA)
-    monkeypatch.undo()
-    assert [row["epoch"] for row in rows_of(workdir)] == [0, 1]
-    assert train_and_evaluate(tiny_config(), workdir, data=DATA) == run[1]
-    assert rows_of(workdir) == rows_of(run[0])
-    environment = json.loads((workdir / "environment.json").read_text())
-    assert [later["seed"] for later in environment["resumed"]] == [0]
-    assert environment["packages"] == environment["resumed"][0]["packages"]
+    monkeypatch.setattr(EpochBar, "advance", counted)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def assert_same_run(workdir: pathlib.Path, expected: pathlib.Path) -> None:
+    """Bit for bit but for the times."""
+    assert rows_of(workdir) == rows_of(expected)
     for name in ("best", "last"):
-        expected, _ = checkpoints.restore(run[0] / "checkpoints" / name)
-        got, _ = checkpoints.restore(workdir / "checkpoints" / name)
-        assert got.keys() == expected.keys()
-        assert all(got[path].tobytes() == expected[path].tobytes() for path in expected)
+        theirs, _ = checkpoints.restore(expected / "checkpoints" / name)
+        ours, _ = checkpoints.restore(workdir / "checkpoints" / name)
+        assert ours.keys() == theirs.keys()
+        assert all(ours[path].tobytes() == theirs[path].tobytes() for path in theirs)
+
+
+@pytest.mark.parametrize(
+    ("how", "batch", "position"),
+    [
+        ("kill", 2 * 7 + 3, (2, 0)),
+        ("kill", 3, None),
+        (signal.SIGTERM, 2 * 7 + 3, (2, 3)),
+        (signal.SIGINT, 3, (0, 3)),
+        (signal.SIGTERM, 7, (0, 7)),
+    ],
+    ids=["kill -9", "kill -9 in epoch 1", "SIGTERM", "Ctrl-C in epoch 1", "after the last step"],
+)
+def test_an_interrupted_run_goes_on_to_the_very_same_numbers(
+    run, tmp_path, monkeypatch, how, batch, position
+):
+    workdir = tmp_path / "toy"
+    last = workdir / "checkpoints" / "last"
+    if how == "kill":
+        interrupt_at(monkeypatch, batch, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(tiny_config(), workdir, data=DATA)
+    else:
+        interrupt_at(monkeypatch, batch, lambda: os.kill(os.getpid(), how))
+        with pytest.raises(Interrupted) as interrupted:
+            train_and_evaluate(tiny_config(), workdir, data=DATA)
+        assert interrupted.value.exit_code == 128 + how
+    monkeypatch.undo()
+    if position is None:
+        assert not checkpoints.exists(last)
+    else:
+        saved = checkpoints.restore(last)[1]["position"]
+        assert (saved["epoch"], saved["batch"]) == position
+    assert train_and_evaluate(tiny_config(), workdir, data=DATA) == run[1]
+    assert_same_run(workdir, run[0])
+    environment = json.loads((workdir / "environment.json").read_text())
+    resumed = environment.get("resumed", [])
+    assert [later["seed"] for later in resumed] == ([0] if position else [])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_run_is_saved_within_an_epoch_when_it_is_time(run, tmp_path, monkeypatch):
+    config = tiny_config(checkpoint_minutes=1e-9)
+    interrupt_at(monkeypatch, 7 + 5, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(config, tmp_path / "x", data=DATA)
+    monkeypatch.undo()
+    saved = checkpoints.restore(tmp_path / "x" / "checkpoints" / "last")[1]["position"]
+    assert (saved["epoch"], saved["batch"]) == (1, 4)
+    # How often it is saved is no part of what is computed.
+    train_and_evaluate(tiny_config(), tmp_path / "x", data=DATA)
+    assert_same_run(tmp_path / "x", run[0])
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, tmp_path, monkeypatch, capsys):
+    interrupt_at(monkeypatch, 2 * 7 + 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train_and_evaluate(tiny_config(), tmp_path / "x", data=DATA)
+    monkeypatch.undo()
+    file = tmp_path / "x" / "checkpoints" / "last" / "metadata.json"
+    file.write_text(file.read_text().replace("params", "parans", 1) + " ")
+    train_and_evaluate(tiny_config(), tmp_path / "x", data=DATA)
+    written = " ".join(capsys.readouterr().out.split())
+    assert "'metadata.json' is not what was written; going on from the one before it" in written
+    assert "resumed after 2 epochs of" in written
+    assert_same_run(tmp_path / "x", run[0])
+
+
+def test_a_run_may_go_on_to_another_number_of_epochs(run, tmp_path, monkeypatch, capsys):
+    interrupt_at(monkeypatch, 7 + 3, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(tiny_config(num_epochs=2), tmp_path / "x", data=DATA)
+    monkeypatch.undo()
+    train_and_evaluate(tiny_config(), tmp_path / "x", data=DATA)
+    assert "other than before: num_epochs" in capsys.readouterr().out
+    assert_same_run(tmp_path / "x", run[0])
 
 
 def test_a_run_that_learns_nothing_stops_by_itself_and_says_that_it_has_collapsed(tmp_path, capsys):
@@ -222,12 +302,42 @@ def test_a_run_that_learns_nothing_stops_by_itself_and_says_that_it_has_collapse
     assert "*** The model has collapsed" in written
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_a_lower_rate_may_follow(tmp_path):
-    with pytest.raises(UserError, match=r"not finite in epoch 1 at learning rate 1e\+30"):
+def test_a_loss_that_is_not_finite_names_the_step_and_a_lower_rate_may_follow(tmp_path):
+    with pytest.raises(
+        UserError, match=r"not finite in step \d \(epoch 1\) at learning rate 1e\+30"
+    ):
         train_and_evaluate(tiny_config(learning_rate=1e30), tmp_path / "x", data=DATA)
     # Nothing was trained, so the folder is not taken.
     config = tiny_config(num_epochs=1)
     assert train_and_evaluate(config, tmp_path / "x", data=DATA)["epochs"] == 1
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_and_names_its_images(
+    tmp_path, monkeypatch
+):
+    workdir, step, seen = tmp_path / "x", loop.make_train_step, []
+
+    def exploding(*args, **options):
+        compiled = step(*args, **options)
+
+        def stepped(trainable, frozen, opt_state, sums, batch, rate, key):
+            seen.append(np.asarray(batch["image"]))
+            if len(seen) == 2 * 7 + 4:
+                trainable = {path: value * np.nan for path, value in trainable.items()}
+            return compiled(trainable, frozen, opt_state, sums, batch, rate, key)
+
+        return stepped
+
+    monkeypatch.setattr(loop, "make_train_step", exploding)
+    with pytest.raises(UserError, match=r"step 18 \(epoch 3\).*before this epoch are in '.*last'"):
+        train_and_evaluate(tiny_config(), workdir, data=DATA)
+    about = json.loads((workdir / "not_finite.json").read_text())
+    assert (about["step"], about["epoch"], len(about["ids"])) == (17, 2, 8)
+    named = [int(name.removeprefix("train/")) for name in about["ids"]]
+    assert np.array_equal(DATA["train"][0][named], seen[17])
+    arrays, metadata = checkpoints.restore(workdir / "checkpoints" / "last")
+    assert metadata["position"]["epoch"] == 2
+    assert all(np.isfinite(value).all() for value in arrays.values())
 
 
 def test_weights_are_needed_where_some_are_to_be_frozen(tmp_path):
@@ -479,26 +589,14 @@ def test_a_run_that_stops_between_two_thaws_goes_on_to_the_very_same_numbers(
 ):
     config = transfer_config(run[0], **SCHEDULE, num_epochs=5)
     config.early_stopping.patience = 9
-    epoch = loop._Training._epoch
-    for stop in (1, 3):  # right before each thaw
-        monkeypatch.setattr(
-            loop._Training,
-            "_epoch",
-            lambda self, e, stop=stop: epoch(self, e) if e < stop else interrupt(),
-        )
-        with pytest.raises(KeyboardInterrupt):
-            train_and_evaluate(config, tmp_path / "x", data=DATA)
-    monkeypatch.undo()
+    # Right before the first thaw, then in the middle of the epoch of the second.
+    for batch, how in ((7, interrupt), (2 * 7 + 3, lambda: os.kill(os.getpid(), signal.SIGTERM))):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, batch, how)
+            with pytest.raises((KeyboardInterrupt, Interrupted)):
+                train_and_evaluate(config, tmp_path / "x", data=DATA)
     train_and_evaluate(config, tmp_path / "x", data=DATA)
-    assert rows_of(tmp_path / "x") == rows_of(thawed)
-    expected, _ = checkpoints.restore(thawed / "checkpoints" / "last")
-    got, _ = checkpoints.restore(tmp_path / "x" / "checkpoints" / "last")
-    assert got.keys() == expected.keys()
-    assert all(got[path].tobytes() == expected[path].tobytes() for path in expected)
-
-
-def interrupt():
-    raise KeyboardInterrupt
+    assert_same_run(tmp_path / "x", thawed)
 
 
 def test_a_thaw_that_is_never_reached_is_said(run, tmp_path, capsys):

@@ -1,0 +1,66 @@
+"""The optimizer's direction and the learning rate of each step."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from glomjax.training import freezing
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("plateau", "cosine", "constant")
+
+
+def make_optimizer(config: ConfigDict, groups: Mapping[str, int]) -> optax.GradientTransformation:
+    """The direction of a run's steps, each thaw group with a state of its own.
+
+    Adam has Keras' epsilon, 1e-7. Keras adds it before bias correction and optax after it, which
+    differs visibly only for gradients below about 1e-6. AdamW is Adam, since the step itself takes
+    off the weight decay; SGD keeps Keras' and PyTorch's momentum. `clip_norm` bounds the
+    norm of the whole gradient.
+    """
+    if config.optimizer == "sgd":
+        direction = optax.trace(decay=config.momentum)
+    else:
+        direction = optax.scale_by_adam(eps=1e-7)
+    optimizer = freezing.partition(direction, groups)
+    if not config.clip_norm:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def learning_rate(config: ConfigDict, base: float, step: int, steps_per_epoch: int) -> np.float32:
+    """The rate of a step, counted from 0.
+
+    Args:
+      base: what the plateau schedule says for the epoch, or the configured rate.
+
+    It rises linearly over `warmup_epochs`; with the schedule "cosine" it then falls along half a
+    cosine to 0 at the end of `num_epochs` (Loshchilov and Hutter 2017).
+    """
+    warmup = config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return np.float32(base * (step + 1) / warmup)
+    if config.schedule != "cosine":
+        return np.float32(base)
+    total = config.num_epochs * steps_per_epoch
+    share = (step - warmup) / max(total - warmup, 1)
+    return np.float32(base * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0))))
+
+
+def class_weights(text: str, labels: np.ndarray, classes: int) -> tuple[float, ...]:
+    """One weight per class, () for none.
+
+    Args:
+      text: "none"; "balanced", so that each class weighs the same and the mean weight is 1; or the
+        weights in the order of the classes, such as "1,2.5".
+      labels: of the training examples [N].
+    """
+    if text == "none":
+        return ()
+    if text == "balanced":
+        counts = np.bincount(labels, minlength=classes)
+        return tuple(float(len(labels) / (classes * count)) for count in counts)
+    return tuple(float(part) for part in text.split(","))

@@ -1,0 +1,171 @@
+"""One mesh for every machine: a CPU, eight GPUs, a TPU pod, several hosts differ in it alone."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from glomjax.errors import UserError
+
+_MIN_SHARDED = 2**14  # smaller arrays cost more in messages than they save in memory
+
+
+def initialize(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
+    """Joins the processes of a job, before anything else touches a device.
+
+    Without arguments, a job of several processes is recognised under SLURM, on TPU pods and on GKE;
+    anything else is a job of one process.
+
+    Args:
+      coordinator: "HOST:PORT" of process 0.
+      processes: how many there are.
+      process: which one this is, from 0.
+
+    Raises:
+      UserError: some of the three but not all, or the others cannot be reached.
+    """
+    given = (coordinator != "", processes > 0, process >= 0)
+    if any(given) and not all(given):
+        raise UserError(
+            "--coordinator, --processes and --process go together: HOST:PORT of process 0, how "
+            "many processes there are, and which one this is"
+        )
+    if all(given) and process >= processes:
+        raise UserError(
+            f"--process is {process}; of {processes} processes the last is {processes - 1}"
+        )
+    try:
+        if all(given):
+            jax.distributed.initialize(coordinator, processes, process)
+        elif _is_cluster(os.environ):
+            jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the processes of this job cannot be joined ({reason}); name them with --coordinator, "
+            "--processes and --process"
+        ) from error
+
+
+def _is_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher that jax knows started several processes."""
+    slurm = environment.get("SLURM_NTASKS", "1")
+    hosts = environment.get("TPU_WORKER_HOSTNAMES", "")  # TPU virtual machines and GKE set it
+    return (
+        ("SLURM_JOB_ID" in environment and slurm.isdigit() and int(slurm) > 1)
+        or "," in hosts
+        or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+    )
+
+
+class Placement:
+    """Where arrays live: examples divided over all devices, parameters whole or divided as well.
+
+    Args:
+      devices: how many of this process's devices to use; 0 for all. Several processes use all.
+      shard_params: divide large parameters and the optimizer's state too, so that each device keeps
+        a part and fetches the rest as it goes (fully sharded data parallelism).
+
+    Raises:
+      UserError: more devices than there are.
+    """
+
+    def __init__(self, devices: int = 0, *, shard_params: bool = False):
+        self.processes = jax.process_count()
+        available = jax.devices()
+        if devices > len(available) or (devices and self.processes > 1):
+            raise UserError(
+                f"devices is {devices}, but this job has {len(available)} in {self.processes} "
+                "process(es); use 0 for all of them"
+            )
+        chosen = np.array(available[: devices or None])
+        self.mesh = Mesh(chosen, ("data",))
+        self.shard_params = shard_params
+        self._rows = NamedSharding(self.mesh, PartitionSpec("data"))
+        self._whole = NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def devices(self) -> int:
+        """How many devices there are in all."""
+        return self.mesh.size
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """(which, of how many) hosts this is, as `Batches` takes it."""
+        return jax.process_index(), self.processes
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files and talks: process 0 alone does."""
+        return jax.process_index() == 0
+
+    def batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This host's rows as arrays over all devices."""
+        return {
+            name: jax.make_array_from_process_local_data(self._rows, rows)
+            for name, rows in batch.items()
+        }
+
+    def put(self, tree: Any) -> Any:
+        """Host arrays, the same in every process, as arrays on the devices, none of them shared
+        with the caller."""
+
+        def put(value: Any) -> jax.Array:
+            array = np.array(value)
+            sharding = self._of(array.shape)
+            if self.processes == 1:
+                return jax.device_put(array, sharding, may_alias=False)
+            return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+        return jax.tree.map(put, tree)
+
+    def constrain(self, tree: Any) -> Any:
+        """Inside a compiled step: keeps parameters and state where they are."""
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self._of(x.shape)), tree)
+
+    def replicated(self, tree: Any) -> Any:
+        """Inside a compiled step: the whole of each array on every device."""
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self._whole), tree)
+
+    def fetch(self, tree: Any) -> Any:
+        """Whole copies on the host, in every process. All processes call it together."""
+        if self.processes > 1 and self.shard_params:
+            tree = jax.jit(lambda t: t, out_shardings=self._whole)(tree)
+        return jax.tree.map(lambda x: np.array(x), tree)
+
+    def agree(self, what: str, value: str) -> None:
+        """Raises UserError where the processes do not all see the same, such as one run folder."""
+        if self.processes == 1:
+            return
+        try:
+            digest = hashlib.sha256(value.encode()).digest()
+            multihost_utils.assert_equal(np.frombuffer(digest, np.uint8))
+        except AssertionError as error:
+            raise UserError(
+                f"the processes of this job do not see the same {what}; give all of them the same "
+                "command, data and run folder on a shared disk"
+            ) from error
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """The sum over all processes of float64 [N]."""
+        if self.processes == 1:
+            return values
+        # As whole words, since jax would round float64 to float32 on the way.
+        words = multihost_utils.process_allgather(values.view(np.uint32))
+        return np.asarray(words).reshape(self.processes, -1).view(np.float64).sum(axis=0)
+
+    def _of(self, shape: tuple[int, ...]) -> NamedSharding:
+        if not self.shard_params or np.prod(shape, dtype=int) < _MIN_SHARDED:
+            return self._whole
+        axes = [axis for axis, size in enumerate(shape) if size % self.devices == 0]
+        if not axes:
+            return self._whole
+        largest = max(axes, key=lambda axis: shape[axis])
+        return NamedSharding(
+            self.mesh, PartitionSpec(*("data" if a == largest else None for a in range(len(shape))))
+        )
