@@ -175,7 +175,7 @@ def _checkpointer() -> Any:
 
 
 def _old(folder: pathlib.Path) -> pathlib.Path:
-    return folder.with_name(folder.name + ".old")
+    return pathlib.Path(f"{folder}.old")
 
 
 def _newest(folder: pathlib.Path) -> pathlib.Path | None:
