@@ -1,12 +1,14 @@
 """Weights of keras_cv_attention_models: both file layouts, and the numbers that come out."""
 
 import pathlib
+import shutil
 
 import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 from glomjax.models import create_model, params_of
@@ -14,6 +16,7 @@ from glomjax.pretrained import load_weights, read_weights
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "davit_kecam"
 FILE, WHOLE_MODEL = DATA / "kecam_davit.h5", DATA / "kecam_davit_full_model.h5"
+TIMM = DATA.parent / "davit_timm" / "timm_davit.safetensors"
 SMALL = {
     "depths": (1, 1, 2, 1),
     "embed_dims": (16, 32, 64, 128),
@@ -101,3 +104,46 @@ def test_every_dataset_arrives_under_its_path_with_its_bits(loaded):
         }
     for path, value in pairs.items():
         np.testing.assert_array_equal(params[path], value, err_msg=path)
+
+
+def forward_order(state: dict[str, np.ndarray]) -> list[str]:
+    """timm's modules with weights, from the input to the logits."""
+    inside = ("cpe1.proj", "norm1", "attn.qkv", "attn.proj", "cpe2.proj", "norm2")
+    inside += ("mlp.fc1", "mlp.fc2")
+    modules = ["stem.conv", "stem.norm"]
+    for stage, depth in enumerate((1, 1, 2, 1)):
+        if stage:
+            modules += [f"stages.{stage}.downsample.{name}" for name in ("norm", "conv")]
+        modules += [
+            f"stages.{stage}.blocks.{block}.{half}.{name}"
+            for block in range(depth)
+            for half in (0, 1)
+            for name in inside
+        ]
+    modules += ["head.norm", "head.fc"]
+    assert {f"{m}.{leaf}" for m in modules for leaf in ("weight", "bias")} == set(state)
+    return modules
+
+
+def test_one_original_gives_the_same_bits_through_both_sources(tmp_path):
+    # The layers of the Keras file lie in forward order, too: its own listing says which is which.
+    state = safetensors.numpy.load_file(TIMM)
+    file = tmp_path / "same.h5"
+    shutil.copyfile(FILE, file)
+    with h5py.File(file, "r+") as stored:
+        layers = [stored[name] for name in stored.attrs["layer_names"]]
+        layers = [layer for layer in layers if len(layer.attrs["weight_names"])]
+        for layer, module in zip(layers, forward_order(state), strict=True):
+            weight, bias = (layer[name] for name in layer.attrs["weight_names"])
+            value = state[f"{module}.weight"]
+            if value.ndim == 4:
+                depthwise = value.shape[1] == 1
+                value = value.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
+            weight[...] = value.T if value.ndim == 2 else value
+            bias[...] = state[f"{module}.bias"]
+    ours, _ = read_weights(file)
+    theirs, _ = read_weights(TIMM)
+    assert ours.keys() == theirs.keys()
+    assert len(ours) == 180
+    for path, value in theirs.items():
+        assert ours[path].tobytes() == value.tobytes(), path
