@@ -2,6 +2,8 @@
 
 import io
 import pathlib
+import shutil
+import signal
 import sys
 
 import jax
@@ -76,6 +78,15 @@ def assert_one_sentence(code: int, capsys, *parts: str) -> None:
         (["--config", ALEXNET, "--config.batch_size=0"], ["batch_size is 0"]),
         (["--config", ALEXNET, "--config.data.source=nothing"], ["nothing", "does not exist"]),
         (["--config", ALEXNET, "--config.model.options.width=3"], ["width"]),
+        (["--config", ALEXNET, "--config.class_weights=1"], ["class_weights is '1'"]),
+        (["--config", ALEXNET, "--coordinator=localhost:1"], ["go together"]),
+        (["--config", ALEXNET, "--processes=2"], ["go together"]),
+        (["--config", ALEXNET, "--process=0", "--processes=2"], ["go together"]),
+        (["--config", ALEXNET, "--coordinator=localhost:1", "--process=0"], ["go together"]),
+        (
+            ["--config", ALEXNET, "--coordinator=localhost:1", "--processes=2", "--process=2"],
+            ["--process is 2", "the last is 1"],
+        ),
     ],
     ids=lambda value: " ".join(value).replace(str(ROOT), "") if isinstance(value, list) else None,
 )
@@ -151,6 +162,115 @@ def test_an_interrupted_run_says_how_it_goes_on(command, monkeypatch, capsys):
     monkeypatch.setattr(glomjax.training, "train_and_evaluate", interrupted)
     assert command("--config", ALEXNET) == 130
     assert "the same command continues" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_a_signal_ends_has_its_exit_code(command, monkeypatch, capsys, number, code):
+    def interrupted(*_):
+        raise glomjax.training.Interrupted(number)
+
+    monkeypatch.setattr(glomjax.training, "train_and_evaluate", interrupted)
+    assert command("--config", ALEXNET) == code
+    assert capsys.readouterr().err == ""  # the loop has said it
+
+
+@pytest.fixture
+def folders(monkeypatch):
+    """What a run would find in its folder, for each that `main.main` would start."""
+    seen = []
+    monkeypatch.setattr(
+        glomjax.training,
+        "train_and_evaluate",
+        lambda _, workdir: seen.append(
+            sorted(path.name for path in pathlib.Path(workdir).glob("*"))
+        ),
+    )
+    return seen
+
+
+def leave_run(folder: pathlib.Path) -> None:
+    """Some of the files of a finished run."""
+    (folder / "checkpoints" / "best").mkdir(parents=True)
+    for name in ("checkpoints/best/manifest.json", "test_metrics.json"):
+        (folder / name).write_text("{}")
+    (folder / "config.json").write_text('{"requested": {}, "effective": {}}')
+
+
+def test_overwrite_clears_a_folder_that_holds_a_run(command, folders, tmp_path):
+    leave_run(tmp_path / "run")
+    arguments = ("--config", ALEXNET, "--workdir", "run")
+    assert command(*arguments) == 0
+    assert command(*arguments, "--overwrite") == 0
+    assert folders == [["checkpoints", "config.json", "test_metrics.json"], []]
+
+
+def test_overwrite_keeps_a_link_to_another_disk_and_what_a_run_links_to(command, folders, tmp_path):
+    leave_run(tmp_path / "disk")
+    (tmp_path / "patches").mkdir()
+    (tmp_path / "patches" / "a.png").write_bytes(png())
+    (tmp_path / "disk" / "patches").symlink_to(tmp_path / "patches")
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    assert command("--config", ALEXNET, "--workdir", "run", "--overwrite") == 0
+    assert folders == [[]]
+    assert (tmp_path / "run").resolve() == tmp_path / "disk"
+    assert (tmp_path / "patches" / "a.png").read_bytes() == png()
+
+
+@pytest.mark.parametrize("empty", [True, False], ids=["empty", "not there"])
+def test_overwrite_takes_a_free_folder_as_it_is(command, folders, tmp_path, empty):
+    if empty:
+        (tmp_path / "run").mkdir()
+    assert command("--config", ALEXNET, "--workdir", "run", "--overwrite") == 0
+    assert folders == [[]]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        "no JSON",
+        "5",
+        "null",
+        "[]",
+        '"requested"',
+        '["requested"]',
+        '{"name": "mine"}',
+        b"\xff",
+    ],
+)
+def test_overwrite_leaves_a_folder_alone_that_holds_no_run(
+    command, folders, capsys, tmp_path, config
+):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    if config is not None:
+        content = config if isinstance(config, bytes) else config.encode()
+        (tmp_path / "mine" / "config.json").write_bytes(content)
+    before = sorted((tmp_path / "mine").iterdir())
+    code = command("--config", ALEXNET, "--workdir", "mine", "--overwrite")
+    assert_one_sentence(code, capsys, "'mine' holds no run", "--workdir")
+    assert sorted((tmp_path / "mine").iterdir()) == before
+    assert folders == []
+
+
+def test_overwrite_of_a_file_is_one_sentence(command, folders, capsys, tmp_path):
+    (tmp_path / "file").write_text("years of work")
+    code = command("--config", ALEXNET, "--workdir", "file", "--overwrite")
+    assert_one_sentence(code, capsys, "'file' holds no run")
+    assert (tmp_path / "file").read_text() == "years of work"
+    assert folders == []
+
+
+def test_a_run_that_cannot_be_removed_is_one_sentence(command, capsys, tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    leave_run(tmp_path / "run")
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    code = command("--config", ALEXNET, "--workdir", "run", "--overwrite")
+    assert_one_sentence(code, capsys, "'run'", "Permission denied", "--workdir")
+    # Its last file to go says what the folder is, so that the same command may be tried again.
+    assert (tmp_path / "run" / "config.json").is_file()
 
 
 def test_the_entry_stays_short():

@@ -141,6 +141,10 @@ def check_config(config: ConfigDict) -> None:
             f"{name} is {config[name]!r}; choose one of {', '.join(choices)}",
         )
     _require(
+        config.weight_decay >= 0,
+        f"weight_decay is {config.weight_decay}; it must not be negative",
+    )
+    _require(
         config.optimizer != "adam" or config.weight_decay == 0,
         f"weight_decay is {config.weight_decay}, which goes with optimizer 'adamw' or 'sgd', not "
         "with 'adam'",
@@ -151,8 +155,9 @@ def check_config(config: ConfigDict) -> None:
         )
     for name in ("warmup_epochs", "clip_norm", "devices"):
         _require(config[name] >= 0, f"{name} is {config[name]}; it must not be negative")
-    _require(config.checkpoint_minutes > 0, "checkpoint_minutes must be above 0")
-    _require(config.accumulation_steps >= 1, "accumulation_steps must be at least 1")
+    minutes, parts = config.checkpoint_minutes, config.accumulation_steps
+    _require(minutes > 0, f"checkpoint_minutes is {minutes}; it must be above 0")
+    _require(parts >= 1, f"accumulation_steps is {parts}; it must be at least 1")
     _require(
         re.fullmatch(rf"none|balanced|{_NUMBER}(,{_NUMBER})+", config.class_weights) is not None,
         f"class_weights is {config.class_weights!r}; it is 'none', 'balanced' or one number per "
@@ -180,7 +185,6 @@ def check_config(config: ConfigDict) -> None:
         0 < config.layer_decay <= 1,
         f"layer_decay is {config.layer_decay}; it must be above 0 and at most 1",
     )
-    _require(config.weight_decay >= 0, "weight_decay must not be negative")
     for name in ("learning_rate_rules", "weight_decay_rules"):
         _check_rules(name, config[name], lambda factor: _is_number(factor) and factor >= 0)
     _check_rules("freeze.rules", config.freeze.rules, lambda label: isinstance(label, str))
@@ -191,6 +195,11 @@ def check_config(config: ConfigDict) -> None:
     _require(0 < config.plateau.factor < 1, "plateau.factor must lie between 0 and 1")
     _require(config.plateau.min_lr >= 0, "plateau.min_lr must not be negative")
     _require(config.data.cache_gib >= 0, "data.cache_gib must not be negative")
+    _require(
+        config.warmup_epochs < config.num_epochs,
+        f"warmup_epochs is {config.warmup_epochs}; it must be below num_epochs, "
+        f"{config.num_epochs}",
+    )
     _require(config.seed >= 0, f"seed is {config.seed}; it must not be negative")
 
 

@@ -11,9 +11,12 @@ from ml_collections import ConfigDict
 from glomjax import pretrained
 from glomjax.data import folder, synthetic
 from glomjax.data.examples import SPLITS, DataSplits, Examples
+from glomjax.data.pipeline import Batches
+from glomjax.data.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
 from glomjax.training.progress import Terminal
+from glomjax.training.sharding import Placement
 
 ArraySplits = Mapping[str, tuple[np.ndarray, np.ndarray]]
 LOGITS = r"(aux\d/)?head/.*"  # the layers whose outputs are the classes
@@ -101,9 +104,39 @@ def find_weights(config: ConfigDict, has_arrays: bool, terminal: Terminal) -> st
     return published
 
 
+def survey(
+    batches: Mapping[str, Batches], preprocessing: str, source: str, placement: Placement
+) -> Preprocessing:
+    """Reads every image once, so that one that cannot be read ends the run now and not after the
+    training, and gives the run's preprocessing: that of its initial weights, or of its images.
+
+    Args:
+      batches: of each split.
+      preprocessing: one of `PREPROCESSINGS`.
+      source: of the initial weights, "" for random values.
+    """
+    standardize = preprocessing == "standardize"
+    if standardize and source:
+        raise UserError(
+            "preprocessing 'standardize' does not go with pretrained weights, which expect "
+            "'imagenet'"
+        )
+    statistics = ChannelStatistics()
+    for split, part in batches.items():
+        for batch in part.epoch():
+            if standardize and split == "train":
+                statistics.add(batch["image"][batch["mask"] > 0])
+    statistics.merge(placement.total)
+    return statistics.standardize() if standardize else IMAGENET
+
+
 def load_initial_weights(
-    model: nnx.Module, source: str, classes: tuple[str, ...], terminal: Terminal
-) -> pretrained.LoadReport:
+    model: nnx.Module,
+    source: str,
+    classes: tuple[str, ...],
+    preprocessing: Preprocessing,
+    terminal: Terminal,
+) -> None:
     """Loads `source` into `model`; a head that belongs to other classes starts anew.
 
     The head is taken where its shape is the model's and the source's class names, if it has any,
@@ -120,7 +153,15 @@ def load_initial_weights(
     else:
         named = f" ({', '.join(info.classes)})" if info.classes else ""
         terminal.say(f"the head of the weights belongs to other classes{named} and starts anew")
-    return report
+    # Weights of another preprocessing would load without a word and give other numbers.
+    expected = preprocessing.to_dict()
+    for key in ("mean", "std"):
+        given = report.preprocessing.get(key)
+        if given is not None and list(given) != expected[key]:
+            raise UserError(
+                f"{report.source} was trained with the {key} {given} of its pixels and not with "
+                f"that of preprocessing {preprocessing.name!r}; use other weights"
+            )
 
 
 def settle_demo(config: ConfigDict, terminal: Terminal) -> None:

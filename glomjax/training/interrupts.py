@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C as a request: the loop ends after the running step, and saves."""
 
+import os
 import signal
 import threading
 import types
@@ -26,18 +27,35 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
+            reading, self._writing = os.pipe()
+            os.set_blocking(self._writing, False)
+            self._wakeup = signal.set_wakeup_fd(self._writing)
+            threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
             self._before = {number: signal.signal(number, self._note) for number in self._HANDLED}
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._writing)
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         del frame
         self.signal = number
         # The default of the operating system, which does not wait for Python.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def _watch(self, reading: int) -> None:
+        """Where both come within one compilation, Python would run `_note` only after it; but the
+        number of each arrives here at once."""
+        come = 0
+        while number := os.read(reading, 1):
+            if come and number[0] == signal.SIGINT:
+                os._exit(128 + signal.SIGINT)
+            come += number[0] in self._HANDLED
+        os.close(reading)
 
 
 class Interrupted(BaseException):

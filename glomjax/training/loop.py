@@ -16,10 +16,9 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from glomjax import checkpoints, pretrained
+from glomjax import checkpoints
 from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import Batches
-from glomjax.data.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
 from glomjax.errors import UserError
 from glomjax.evaluation import (
     classification_metrics,
@@ -42,6 +41,7 @@ from glomjax.training.inputs import (
     load_data,
     load_initial_weights,
     settle_demo,
+    survey,
 )
 from glomjax.training.interrupts import NONE, SAVE, STOP, Interrupted, Interrupts
 from glomjax.training.optimizers import class_weights, learning_rate, make_optimizer
@@ -77,8 +77,10 @@ def train_and_evaluate(
     check_config(config)
     placement = Placement(config.devices, shard_params=config.shard_params)
     terminal = Terminal(quiet=not placement.writes)
+    # None looks at the folder before process 0 has cleared it for a new run.
+    placement.agree("configuration", to_json(config))
     run = RunFolder(workdir, writes=placement.writes)
-    placement.agree("configuration or run folder", f"{to_json(config)} {run.begun}")
+    placement.agree("run folder", f"{run.begun} {run.finished}")
     if changes := run.claim(config):
         terminal.say(f"other than before: {', '.join(changes)}")
     if run.finished:
@@ -93,8 +95,8 @@ def train_and_evaluate(
         settle_demo(config, terminal)
     splits = load_data(config, data)
     describe_data(splits, terminal)
+    placement.agree("data", splits.digest())  # by now process 0 has taken the folder
     run.check_data(splits.digest())
-    placement.agree("data", splits.digest())
     run.write_config(requested, config, splits.digest())
     run.write_environment(config.seed)
     with contextlib.closing(
@@ -154,13 +156,13 @@ class _Training:
         graphdef, _ = nnx.split(self.model, nnx.Param)
         self.phases = freezing.plan_of(config, self.model)
         self.rates, self.decays = freezing.rates_of(config, self.model, self.phases)
-        self.preprocessing = self._survey(source)
+        self.weights = class_weights(config.class_weights, splits.train.labels, len(splits.classes))
+        self.preprocessing = survey(self.batches, config.preprocessing, source, placement)
         # One compiled program for all initial values: op by op, it takes longer than an epoch.
         params = jax.device_get(jax.jit(lambda: params_of(create()))())
         if source and not checkpoints.exists(run.last):
             loaded = nnx.merge(graphdef, nest(params))
-            report = load_initial_weights(loaded, source, splits.classes, terminal)
-            _check_preprocessing(config.preprocessing, report)
+            load_initial_weights(loaded, source, splits.classes, self.preprocessing, terminal)
             params = params_of(loaded)
         self.eval_step = self._make_eval_step(graphdef)
         self.key = jax.random.fold_in(jax.random.key(config.seed), _stable("dropout"))
@@ -176,11 +178,14 @@ class _Training:
             MONITORS[plateau.monitor],
             min_lr=plateau.min_lr,
         )
-        self.weights = class_weights(config.class_weights, splits.train.labels, len(splits.classes))
         self.position = _Position(learning_rate=float(np.float32(config.learning_rate)))
         self.best: dict[str, np.ndarray] = {}
         self.writer = checkpoints.Writer()
         self.interrupts = Interrupts()
+        # A CPU gains nothing by a queue of steps, ends sooner without one when it is asked to, and
+        # keeps the messages of two steps to other processes apart; elsewhere two more keep the
+        # device busy. More would only hold batches in memory.
+        self.ahead = 0 if jax.default_backend() == "cpu" else 2
 
         self.trainable: Arrays = placement.put(params)
         self.frozen: Arrays = {}
@@ -308,9 +313,6 @@ class _Training:
         """Trains the epoch, or what is left of it, and validates; its line of `metrics.jsonl`."""
         position, batches = self.position, self.inputs["train"]
         start = time.monotonic() - position.seconds
-        # A CPU gains nothing by a queue of steps, and ends sooner without one when it is asked to;
-        # elsewhere two more keep the device busy. More would only hold batches in memory.
-        ahead = 0 if jax.default_backend() == "cpu" else 2
         in_flight: collections.deque[Any] = collections.deque()
         with self.terminal.epoch_bar(position.epoch, len(batches), position.batch) as bar:
             order = self._order(position.epoch)
@@ -331,7 +333,7 @@ class _Training:
                 position.step, position.batch = position.step + 1, position.batch + 1
                 position.seconds = time.monotonic() - start
                 in_flight.append(self.sums)
-                done = in_flight.popleft() if len(in_flight) > ahead else None
+                done = in_flight.popleft() if len(in_flight) > self.ahead else None
                 if done is not None:
                     _wait(done)
                 bar.advance(int(batch["mask"].sum()) * self.placement.processes)
@@ -423,7 +425,7 @@ class _Training:
         for number, batch in enumerate(inputs.epoch()):
             images = self.placement.batch({"image": batch["image"]})["image"]
             logits.append(step(params, images)[: min(size, count - number * size)])
-            _wait(logits[max(number - 2, 0)])
+            _wait(logits[max(number - self.ahead, 0)])
             if leave and self.placement.processes == 1 and self._wish() == STOP:
                 self._save_last()
                 self._leave()
@@ -437,23 +439,6 @@ class _Training:
             precision=self.config.precision,
             constrain=self.placement.replicated,
         )
-
-    def _survey(self, source: str) -> Preprocessing:
-        """Reads every image once: one that cannot be read ends the run now and not after the
-        training."""
-        standardize = self.config.preprocessing == "standardize"
-        if standardize and source:
-            raise UserError(
-                "preprocessing 'standardize' does not go with pretrained weights, which expect "
-                "'imagenet'"
-            )
-        statistics = ChannelStatistics()
-        for split, batches in self.batches.items():
-            for batch in batches.epoch():
-                if standardize and split == "train":
-                    statistics.add(batch["image"][batch["mask"] > 0])
-        statistics.merge(self.placement.total)
-        return statistics.standardize() if standardize else IMAGENET
 
     def _thaw(self) -> None:
         """Goes over to the next phase where its epoch has come."""
@@ -535,7 +520,8 @@ class _Training:
         state = {"optimizer": jax.tree.leaves(self.opt_state), "sums": self.sums}
         moving = self.placement.fetch({"params": self.trainable, **state})
         arrays = {f"params/{path}": value for path, value in moving["params"].items()}
-        arrays |= {f"params/{path}": np.asarray(value) for path, value in self.frozen.items()}
+        frozen = self.placement.fetch(self.frozen)
+        arrays |= {f"params/{path}": value for path, value in frozen.items()}
         arrays |= {f"optimizer/{i}": leaf for i, leaf in enumerate(moving["optimizer"])}
         arrays |= {f"sums/{name}": value for name, value in moving["sums"].items()}
         self._save(self.run.last, arrays, keep_previous=True)
@@ -594,18 +580,6 @@ def _wait(arrays: Any) -> None:
     while not all(array.is_ready() for array in jax.tree.leaves(arrays)):
         time.sleep(nap)
         nap = min(2 * nap, 5e-3)
-
-
-def _check_preprocessing(name: str, report: pretrained.LoadReport) -> None:
-    """Weights of another preprocessing would load without a word and give other numbers."""
-    expected = IMAGENET.to_dict() if name == "imagenet" else {}
-    for key in ("mean", "std"):
-        given = report.preprocessing.get(key)
-        if given is not None and list(given) != expected.get(key):
-            raise UserError(
-                f"{report.source} was trained with the {key} {given} of its pixels and not with "
-                f"that of preprocessing {name!r}; use other weights"
-            )
 
 
 def _stable(name: str) -> int:

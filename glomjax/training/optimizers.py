@@ -7,6 +7,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from glomjax.errors import UserError
 from glomjax.training import freezing
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -57,10 +58,19 @@ def class_weights(text: str, labels: np.ndarray, classes: int) -> tuple[float, .
       text: "none"; "balanced", so that each class weighs the same and the mean weight is 1; or the
         weights in the order of the classes, such as "1,2.5".
       labels: of the training examples [N].
+
+    Raises:
+      UserError: another number of weights than of classes, or none above 0.
     """
     if text == "none":
         return ()
     if text == "balanced":
         counts = np.bincount(labels, minlength=classes)
         return tuple(float(len(labels) / (classes * count)) for count in counts)
-    return tuple(float(part) for part in text.split(","))
+    weights = tuple(float(part) for part in text.split(","))
+    if len(weights) != classes or not any(weights):
+        raise UserError(
+            f"class_weights is {text!r}, but the data has {classes} classes; give one weight for "
+            "each, not all of them 0"
+        )
+    return weights

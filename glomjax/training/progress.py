@@ -98,7 +98,10 @@ class TensorBoard:
         if writes:
             import tensorboardX
 
-            self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=epoch or None)
+            # Its own `flush` leaves what is queued; its thread writes that within these seconds.
+            self._writer = tensorboardX.SummaryWriter(
+                str(folder), purge_step=epoch or None, flush_secs=1
+            )
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """A line of `metrics.jsonl`: training and validation under one heading each."""
@@ -111,7 +114,6 @@ class TensorBoard:
                 self._writer.add_scalar(f"{metric}/{part}", value, row["epoch"])
         speed = row["time"]["images_per_second"]
         self._writer.add_scalar("images_per_second/training", speed, row["epoch"])
-        self._writer.flush()
 
     def close(self) -> None:
         if self._writer is not None:

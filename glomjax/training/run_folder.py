@@ -181,20 +181,33 @@ def clear(path: str | os.PathLike[str]) -> None:
     """Removes a run, so that another can take its folder.
 
     Raises:
-      UserError: the folder exists, is not empty and holds no run: it is left as it is.
+      UserError: the folder exists, is not empty and holds no run: it is left as it is. Or
+        something in it cannot be removed.
     """
     folder = pathlib.Path(path)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     try:
-        holds_run = "requested" in json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        holds_run = "requested" in dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, TypeError):
         holds_run = False
     if not holds_run:
         raise UserError(
             f"'{folder}' holds no run, so --overwrite leaves it alone; name another with --workdir"
         )
-    shutil.rmtree(folder)
+    try:
+        # The folder itself may be a link to another disk. The file that says what it holds goes
+        # last: where something stops this, the same command can be tried again.
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "config.json"):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    except OSError as error:
+        raise UserError(
+            f"the run in '{folder}' cannot be removed ({error.strerror or error}); name another "
+            "folder with --workdir"
+        ) from error
 
 
 def _differences(before: Any, now: Any) -> dict[str, str]:

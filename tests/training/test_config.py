@@ -101,7 +101,7 @@ def test_the_default_has_no_none_since_a_command_line_cannot_override_one():
     [
         ("lerning_rate", 1e-3, r"no configuration key 'lerning_rate'; did you mean learning_rate"),
         ("data.sorce", "x", r"'data.sorce'; did you mean data.source"),
-        ("zzz", 1, r"'zzz'; known are batch_size, "),
+        ("zzz", 1, r"'zzz'; known are accumulation_steps, "),
         ("batch_size", "many", r"batch_size is 'many'; it must be of type int"),
         ("batch_size", 8.0, r"batch_size is 8.0; it must be of type int"),
         ("batch_size", True, r"batch_size is True; it must be of type int"),
@@ -128,6 +128,45 @@ def test_the_default_has_no_none_since_a_command_line_cannot_override_one():
         ("model.name", "resnet", r"model.name is 'resnet'; choose one of alexnet_mini"),
         ("preprocessing", "zscore", r"preprocessing is 'zscore'; choose one of"),
         ("freeze.regime", "half", r"freeze.regime is 'half'; choose one of"),
+        ("optimizer", "rmsprop", r"optimizer is 'rmsprop'; choose one of adam, adamw, sgd"),
+        ("optimizer", 1, r"optimizer is 1; it must be of type str"),
+        ("schedule", "step", r"schedule is 'step'; choose one of plateau, cosine, constant"),
+        ("precision", "float16", r"precision is 'float16'; choose one of float32, bfloat16"),
+        ("weight_decay", 0.01, r"weight_decay is 0.01.*'adamw' or 'sgd', not with 'adam'"),
+        ("weight_decay", -0.01, r"weight_decay is -0.01; it must not be negative"),
+        *(
+            (name, value, rf"{name} is {value}; it must be at least 0 and below 1")
+            for name in ("momentum", "ema_decay", "label_smoothing")
+            for value in (-0.1, 1.0, 1.5)
+        ),
+        *(
+            (name, float(value), rf"{name} is {value}; it must be a finite number")
+            for name in (
+                "momentum",
+                "ema_decay",
+                "label_smoothing",
+                "clip_norm",
+                "checkpoint_minutes",
+                "weight_decay",
+            )
+            for value in ("nan", "inf")
+        ),
+        ("warmup_epochs", -1, r"warmup_epochs is -1; it must not be negative"),
+        ("warmup_epochs", 0.5, r"warmup_epochs is 0.5; it must be of type int"),
+        ("warmup_epochs", 1000, r"warmup_epochs is 1000; it must be below num_epochs, 1000"),
+        ("clip_norm", -1.0, r"clip_norm is -1.0; it must not be negative"),
+        ("devices", -1, r"devices is -1; it must not be negative"),
+        ("devices", True, r"devices is True; it must be of type int"),
+        ("shard_params", 1, r"shard_params is 1; it must be of type bool"),
+        ("accumulation_steps", 0, r"accumulation_steps is 0; it must be at least 1"),
+        ("accumulation_steps", 2.0, r"accumulation_steps is 2.0; it must be of type int"),
+        ("checkpoint_minutes", 0.0, r"checkpoint_minutes is 0.0; it must be above 0"),
+        ("checkpoint_minutes", -5.0, r"checkpoint_minutes is -5.0; it must be above 0"),
+        *(
+            ("class_weights", text, rf"class_weights is '{text}'; it is 'none', 'balanced' or one")
+            for text in ("", "equal", "1", "1,", ",1", "1;2", "1,-2", "1,nan", "1,inf", "1,2,x")
+        ),
+        ("class_weights", (1.0, 2.0), r"class_weights is \(1.0, 2.0\); it must be of type str"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_it(key, value, message):
@@ -149,3 +188,33 @@ def test_a_missing_key_is_named(key):
 def test_whole_numbers_and_lists_pass_where_a_command_line_gives_them():
     check_config(changed("learning_rate", 1))
     check_config(changed("image_size", [64, 64]))
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("optimizer", ("adam", "adamw", "sgd")),
+        ("schedule", ("plateau", "cosine", "constant")),
+        ("precision", ("float32", "bfloat16")),
+        ("momentum", (0.0, 0.999, 0)),
+        ("ema_decay", (0.0, 0.9999)),
+        ("label_smoothing", (0.0, 0.1)),
+        ("clip_norm", (0.0, 1.0, 1)),
+        ("warmup_epochs", (0, 5)),
+        ("accumulation_steps", (1, 4)),
+        ("class_weights", ("none", "balanced", "1,2.5", "0.5,1,0")),
+        ("devices", (0, 1)),
+        ("shard_params", (False, True)),
+        ("checkpoint_minutes", (0.01, 60)),
+    ],
+)
+def test_every_value_that_a_run_can_have_passes(key, values):
+    for value in values:
+        check_config(changed(key, value))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weight_decay_goes_with_the_optimizers_that_have_it(optimizer):
+    config = changed("weight_decay", 0.05)
+    config.optimizer = optimizer
+    check_config(config)

@@ -13,7 +13,7 @@ from flax import nnx
 from sklearn.metrics import roc_auc_score
 
 from glomjax import checkpoints, pretrained
-from glomjax.data.preprocessing import Preprocessing
+from glomjax.data.preprocessing import IMAGENET, Preprocessing
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
 from glomjax.training import Interrupted, default_config, loop, train_and_evaluate
@@ -496,7 +496,7 @@ def test_a_head_is_taken_with_its_classes_in_their_order_alone(run, classes, tak
     config = tiny_config()
     model = loop.create_network(config, len(classes))
     initial = params_of(model)["head/kernel"]
-    loop.load_initial_weights(model, str(run[0]), classes, loop.Terminal())
+    loop.load_initial_weights(model, str(run[0]), classes, IMAGENET, loop.Terminal())
     given, _ = checkpoints.restore(run[0] / "checkpoints" / "best")
     kernel = np.asarray(params_of(model)["head/kernel"])
     assert np.array_equal(kernel, given["params/head/kernel"] if taken else initial)
