@@ -1,5 +1,6 @@
 """Trains a network: `python main.py --config configs/davit.py [--workdir DIR] [--config.KEY=V]`."""
 
+import os
 import pathlib
 import sys
 
@@ -56,6 +57,11 @@ def main(argv: list[str]) -> int:
             return interrupted.exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        joined = sys.modules.get("jax")
+        if joined is not None and joined.distributed.is_initialized():
+            # jax would wait for the other processes, which wait for this one.
+            sys.stderr.flush()
+            os._exit(2)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues where it was saved last", file=sys.stderr)

@@ -3,11 +3,15 @@
 import os
 import pathlib
 
+import hypothesis
 import jax
 import pytest
 
 from glomjax.cache import cache_dir
 
+# How long an example takes says nothing on a shared machine.
+hypothesis.settings.register_profile("glomjax", deadline=None)
+hypothesis.settings.load_profile("glomjax")
 # A test that adds [B] to [B, 1] by accident fails instead of broadcasting.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # One warm compilation cache for the whole suite, also across runs.

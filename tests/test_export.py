@@ -16,7 +16,7 @@ from glomjax.models import create_model, googlenet, params_of
 from glomjax.training.steps import make_eval_step, make_train_step, zero_sums
 
 # (create_model's arguments, image size): the smallest that keep every kind of layer, dropout on.
-NETWORKS = {
+NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
     "alexnet_mini": ({"name": "alexnet_mini", "dropout_rate": 0.5}, 64),
     "googlenet": ({"name": "googlenet"}, 96),
     "davit": (
@@ -62,6 +62,20 @@ def network(request):
     return nnx.graphdef(model), params, size
 
 
+def arguments_of(params: Any, size: int) -> tuple[Any, ...]:
+    """The shapes of a training step's arguments."""
+    batch = {
+        "image": jax.ShapeDtypeStruct((BATCH, size, size, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((BATCH,), jnp.float32),
+    }
+    state = jax.eval_shape(ADAM.init, params)
+    sums = jax.eval_shape(lambda: {name: jnp.asarray(x) for name, x in zero_sums().items()})
+    rate = jax.ShapeDtypeStruct((), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return params, {}, state, sums, batch, rate, key
+
+
 def shapes(tree):
     """(shape, dtype) of each leaf."""
     return [(leaf.shape, np.dtype(leaf.dtype)) for leaf in jax.tree.leaves(tree)]
@@ -93,32 +107,24 @@ def assert_for_accelerators(text: str, precision: str) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_steps_lower_for_accelerators(network, precision, platform):
     graphdef, params, size = network
-    images = jax.ShapeDtypeStruct((BATCH, size, size, 3), jnp.uint8)
-    batch = {
-        "image": images,
-        "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32),
-        "mask": jax.ShapeDtypeStruct((BATCH,), jnp.float32),
-    }
-    state = jax.eval_shape(ADAM.init, params)
-    sums = jax.eval_shape(lambda: {name: jnp.asarray(x) for name, x in zero_sums().items()})
-    rate = jax.ShapeDtypeStruct((), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    arguments = arguments_of(params, size)
+    _, _, state, sums, batch, _, _ = arguments
 
     train_step = make_train_step(graphdef, IMAGENET, ADAM, precision=precision)
-    exported, text = lowered(train_step, platform, params, {}, state, sums, batch, rate, key)
+    exported, text = lowered(train_step, platform, *arguments)
     assert_for_accelerators(text, precision)
     # Parameters, optimizer and sums come back as they went in, float32 whatever the precision.
     assert shapes(exported.out_avals) == shapes((params, state, sums))
     assert {dtype for _, dtype in shapes(params)} == {np.dtype(np.float32)}
 
     eval_step = make_eval_step(graphdef, IMAGENET, precision=precision)
-    exported, text = lowered(eval_step, platform, params, images)
+    exported, text = lowered(eval_step, platform, params, batch["image"])
     assert_for_accelerators(text, precision)
     assert shapes(exported.out_avals) == [((BATCH, 1), np.dtype(np.float32))]
 
 
 def test_a_program_for_a_cpu_does_have_the_boundary_that_the_others_lack(network):
     graphdef, params, size = network
-    images = jax.ShapeDtypeStruct((BATCH, size, size, 3), jnp.uint8)
-    _, text = lowered(make_eval_step(graphdef, IMAGENET), "cpu", params, images)
+    step = make_train_step(graphdef, IMAGENET, ADAM)
+    _, text = lowered(step, "cpu", *arguments_of(params, size))
     assert re.search(BOUNDARY, text)

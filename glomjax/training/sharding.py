@@ -39,10 +39,16 @@ def initialize(coordinator: str = "", processes: int = 0, process: int = -1) -> 
         raise UserError(
             f"--process is {process}; of {processes} processes the last is {processes - 1}"
         )
+    if not all(given) and not _is_cluster(os.environ):
+        return
+    # It would take SIGTERM for itself; `Interrupts` has it.
+    jax.config.update("jax_enable_preemption_service", False)
+    # One program after another: on CPUs, messages of two at once could be taken for each other.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         if all(given):
             jax.distributed.initialize(coordinator, processes, process)
-        elif _is_cluster(os.environ):
+        else:
             jax.distributed.initialize()
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -54,10 +60,11 @@ def initialize(coordinator: str = "", processes: int = 0, process: int = -1) -> 
 
 def _is_cluster(environment: Mapping[str, str]) -> bool:
     """Whether a launcher that jax knows started several processes."""
-    slurm = environment.get("SLURM_NTASKS", "1")
+    tasks = environment.get("SLURM_NTASKS", "1")
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "")  # TPU virtual machines and GKE set it
     return (
-        ("SLURM_JOB_ID" in environment and slurm.isdigit() and int(slurm) > 1)
+        # The task count is there for a whole job; the nodes of a step, for what srun started.
+        ("SLURM_STEP_NODELIST" in environment and tasks.isdigit() and int(tasks) > 1)
         or "," in hosts
         or "MEGASCALE_COORDINATOR_ADDRESS" in environment
     )
@@ -83,11 +90,15 @@ class Placement:
                 f"devices is {devices}, but this job has {len(available)} in {self.processes} "
                 "process(es); use 0 for all of them"
             )
+        # Each process's devices side by side, as its rows of a batch are: on a TPU pod, their
+        # numbers may run across hosts.
+        available = sorted(available, key=lambda device: (device.process_index, device.id))
         chosen = np.array(available[: devices or None])
         self.mesh = Mesh(chosen, ("data",))
         self.shard_params = shard_params
         self._rows = NamedSharding(self.mesh, PartitionSpec("data"))
         self._whole = NamedSharding(self.mesh, PartitionSpec())
+        self._gather = jax.jit(lambda tree: tree, out_shardings=self._whole)
 
     @property
     def devices(self) -> int:
@@ -135,7 +146,7 @@ class Placement:
     def fetch(self, tree: Any) -> Any:
         """Whole copies on the host, in every process. All processes call it together."""
         if self.processes > 1 and self.shard_params:
-            tree = jax.jit(lambda t: t, out_shardings=self._whole)(tree)
+            tree = self._gather(tree)
         return jax.tree.map(lambda x: np.array(x), tree)
 
     def agree(self, what: str, value: str) -> None:
