@@ -41,7 +41,7 @@ def main() -> None:
     pretrained = args.workdir / "pretrained"
     config = network_config(args.size, "scratch")
     config.data.synthetic_size = "large"
-    config.num_epochs = 30
+    config.num_epochs = 10
     train_and_evaluate(config, pretrained)
 
     results: dict[tuple[int, str], list[dict[str, Any]]] = {}

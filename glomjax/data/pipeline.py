@@ -19,7 +19,8 @@ class Batches:
     """Batches of one split, all of one shape: what is left over is padded and masked.
 
     A batch is `{"image": uint8 [R, H, W, 3], "label": int32 [R], "mask": float32 [R], "index":
-    int64 [R]}` of R rows. The first `batch_size` rows of all are examples; those beyond, and those
+    int64 [R], "position": int32 [R]}` of R rows, where `position` is the place in the epoch's
+    order. The first `batch_size` rows of all are examples; those beyond, and those
     after the last example, are black images with mask 0 and index -1. The order of an epoch depends
     on the seed alone, neither on the size of a batch nor on who reads which part of it.
 
@@ -72,9 +73,15 @@ class Batches:
         images = images.batch(index.shape[1])
         options = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=4)
         decoded = images.to_iter_dataset(options)
-        for batch, numbers, real in zip(decoded, index, mask, strict=True):
-            labels = self.examples.labels[numbers].astype(np.int32)
-            yield {"image": batch, "label": labels, "mask": real, "index": numbers}
+        rows = np.arange(self._rows, dtype=np.int32)[self._mine]
+        for number, batch in enumerate(decoded):
+            yield {
+                "image": batch,
+                "label": self.examples.labels[index[number]].astype(np.int32),
+                "mask": mask[number],
+                "index": index[number],
+                "position": (start + number) * self.batch_size + rows,
+            }
 
     def examples_of(self, seed: int | None, number: int) -> np.ndarray:
         """The examples of batch `number` of an epoch, int64 and without padding."""

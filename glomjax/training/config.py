@@ -1,5 +1,6 @@
 """The configuration of a run: every field with its default, and the checks on a user's values."""
 
+import dataclasses
 import difflib
 import math
 import re
@@ -8,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from glomjax.data.augmentation import PRESETS, Augmentation
 from glomjax.data.preprocessing import PREPROCESSINGS
 from glomjax.errors import UserError
 from glomjax.models import MODELS
@@ -95,6 +97,13 @@ def default_config() -> ConfigDict:
     config.data.split_seed = 0
     config.data.cache_gib = 4.0  # memory for decoded images
 
+    config.augmentation = ConfigDict()  # of training images, see `glomjax/data/augmentation.py`
+    config.augmentation.preset = "none"  # or "histology"
+    for effect in dataclasses.fields(Augmentation):
+        config.augmentation[effect.name] = -1.0  # its strength; -1 leaves the preset's
+    # Score the test images as the mean over their eight flips and quarter turns.
+    config.test_time_augmentation = False
+
     config.pretrained = ConfigDict()
     config.pretrained.source = "none"  # "auto", a file or a published id
 
@@ -114,6 +123,20 @@ def default_config() -> ConfigDict:
     config.demo.num_epochs = 10
     config.demo.learning_rate = 1e-4
     return config
+
+
+def augmentation_of(config: ConfigDict) -> Augmentation:
+    """What a run's configuration does to its training images.
+
+    Raises:
+      UserError: an unknown preset, or a strength out of its range.
+    """
+    given = config.augmentation.to_dict()
+    preset = given.pop("preset")
+    if preset not in PRESETS:
+        raise UserError(f"augmentation.preset is {preset!r}; choose one of {', '.join(PRESETS)}")
+    changes = {name: strength for name, strength in given.items() if strength != -1}
+    return dataclasses.replace(PRESETS[preset], **changes)
 
 
 def check_config(config: ConfigDict) -> None:
@@ -194,6 +217,7 @@ def check_config(config: ConfigDict) -> None:
     )
     _require(0 < config.plateau.factor < 1, "plateau.factor must lie between 0 and 1")
     _require(config.plateau.min_lr >= 0, "plateau.min_lr must not be negative")
+    augmentation_of(config)
     _require(config.data.cache_gib >= 0, "data.cache_gib must not be negative")
     _require(
         config.warmup_epochs < config.num_epochs,

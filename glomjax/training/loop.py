@@ -17,6 +17,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from glomjax import checkpoints
+from glomjax.data.augmentation import Augmentation
 from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import Batches
 from glomjax.errors import UserError
@@ -31,7 +32,7 @@ from glomjax.evaluation.report import jsonable
 from glomjax.models import nest, params_of
 from glomjax.training import freezing
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
-from glomjax.training.config import MONITORS, check_config
+from glomjax.training.config import MONITORS, augmentation_of, check_config
 from glomjax.training.features import cached_features
 from glomjax.training.inputs import (
     ArraySplits,
@@ -165,6 +166,8 @@ class _Training:
             load_initial_weights(loaded, source, splits.classes, self.preprocessing, terminal)
             params = params_of(loaded)
         self.eval_step = self._make_eval_step(graphdef)
+        self.augmentation = augmentation_of(config)
+        self.graphdef = graphdef
         self.key = jax.random.fold_in(jax.random.key(config.seed), _stable("dropout"))
 
         stopping, plateau = config.early_stopping, config.plateau
@@ -263,6 +266,8 @@ class _Training:
         """Scores the test split with the best weights and writes the report."""
         params = self.placement.put(self.best) if self.best else self.serving
         test = self.splits.test
+        if self.config.test_time_augmentation:
+            self.eval_step = self._make_eval_step(self.graphdef, symmetries=True)
         logits = self._logits(params, "test")
         metrics = classification_metrics(
             test.labels, logits, self.splits.classes, groups=test.patients
@@ -274,6 +279,7 @@ class _Training:
             "patients": None if test.patients is None else len(set(test.patients)),
             "notes": list(self.splits.notes),
             "initial_weights": self.config.pretrained.source,
+            "test_time_augmentation": self.config.test_time_augmentation,
         }
         if self.run.writes:
             self._report(metrics, logits)
@@ -318,6 +324,9 @@ class _Training:
             order = self._order(position.epoch)
             for batch in batches.epoch(order, start=position.batch):
                 rows = {name: batch[name] for name in ("image", "label", "mask")}
+                if self.augmentation != Augmentation():
+                    drawn = position.epoch * len(batches.examples)
+                    rows["draw"] = (drawn + batch["position"]).astype(np.int32)
                 if self.placement.processes > 1:
                     # All must do the same after the same step, so the step itself carries it round.
                     rows["request"] = np.full(len(rows["mask"]), self._wish(), np.int32)
@@ -368,6 +377,11 @@ class _Training:
                 "images_per_second": count / trained,
             },
         }
+
+    def _augment(self, images: jax.Array, draws: jax.Array) -> jax.Array:
+        """Inside the compiled step: what becomes of an image depends on its draw alone."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), _stable("augmentation"))
+        return self.augmentation(images, jax.vmap(lambda n: jax.random.fold_in(key, n))(draws))
 
     def _order(self, epoch: int) -> int:
         return zlib.crc32(f"{self.config.seed}/order/{epoch}".encode())
@@ -431,11 +445,14 @@ class _Training:
                 self._leave()
         return np.concatenate([np.asarray(values) for values in logits])
 
-    def _make_eval_step(self, graphdef: nnx.GraphDef, part: str = "network") -> Any:
+    def _make_eval_step(
+        self, graphdef: nnx.GraphDef, part: str = "network", *, symmetries: bool = False
+    ) -> Any:
         return make_eval_step(
             graphdef,
             self.preprocessing,
             part=part,
+            symmetries=symmetries,
             precision=self.config.precision,
             constrain=self.placement.replicated,
         )
@@ -470,7 +487,9 @@ class _Training:
         graphdef, _ = nnx.split(model, nnx.Param)
         self.inputs = dict(self.batches)
         trains = "head" if phase.head_only else "network"
-        if phase.head_only and config.freeze.cache_features and self.placement.processes == 1:
+        plain = self.augmentation == Augmentation()  # then an image has the same features always
+        caches = config.freeze.cache_features and plain and self.placement.processes == 1
+        if phase.head_only and caches:
             trains = "head_on_features"
             self._use_features(graphdef)
         self.train_step = make_train_step(
@@ -478,6 +497,7 @@ class _Training:
             self.preprocessing,
             optimizer,
             trains=trains,
+            augment=None if plain else self._augment,
             rates=self.rates,
             decays=self.decays,
             precision=config.precision,

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from glomjax.data import augmentation
 from glomjax.data.preprocessing import Preprocessing
 from glomjax.models import nest
 
@@ -80,6 +81,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     trains: str = "network",
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     rates: Mapping[str, float] | None = None,
     decays: Mapping[str, float] | None = None,
     precision: str = "float32",
@@ -97,12 +99,13 @@ def make_train_step(
     too, never differentiated, since weights closed over would be baked into the program. Masked
     examples count nowhere. `sums` has the main head's plain loss as `loss`, the optimised one (with
     0.3 of each auxiliary head's, class weights and smoothing) as `total_loss`. A batch is
-    {"image", "label", "mask"} and, where several processes must agree on what to do after the step,
-    "request" int32 [B].
+    {"image", "label", "mask"}; with `augment`, "draw" int32 [B], which no two draws of an example
+    share; and where several processes must agree on what to do after the step, "request" int32 [B].
 
     Args:
       trains: "network"; "head", where the rest runs as it serves, without dropout; or
         "head_on_features", where `batch["image"]` holds what `model.embed` gave, float32 [B, D].
+      augment: (images uint8 [B, H, W, 3], draws int32 [B]) -> float32 [B, H, W, 3] in 0..255.
       rates: {path: factor of the learning rate}, 1 where none is named.
       decays: {path: share of the parameter that a learning rate of 1 would take off each step}, as
         decoupled weight decay has it (Loshchilov and Hutter 2019), 0 where none is named.
@@ -143,9 +146,10 @@ def make_train_step(
         def loss_fn(
             trainable: Params, part: dict[str, jax.Array], key: jax.Array
         ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            labels, mask = part["label"], part["mask"]
+            labels, mask, images = part["label"], part["mask"], part["image"]
+            images = images if augment is None else augment(images, part["draw"])
             model = nnx.merge(graphdef, nest({**trainable, **frozen}))
-            outputs = forward(model, part["image"], nnx.Rngs(dropout=key))
+            outputs = forward(model, images, nnx.Rngs(dropout=key))
             logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, ())
             plain = cross_entropy(logits, labels)
             total = cross_entropy(logits, labels, label_smoothing) if label_smoothing else plain
@@ -211,19 +215,27 @@ def make_eval_step(
     preprocessing: Preprocessing,
     *,
     part: str = "network",
+    symmetries: bool = False,
     precision: str = "float32",
     constrain: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable[[Params, jax.Array | np.ndarray], jax.Array]:
     """A jit-compiled `step(params, images uint8 [B, H, W, 3]) -> logits float32 [B, K]`.
 
     `part="embed"` stops before the head and gives float32 [B, D]; `part="classify"` goes on from
-    there, `step(params, features float32 [B, D]) -> logits`. `precision` and `constrain` as in
+    there, `step(params, features float32 [B, D]) -> logits`. With `symmetries` the logits are the
+    mean over the flips and quarter turns of each image. `precision` and `constrain` as in
     `make_train_step`.
     """
 
     def step(params: Params, inputs: jax.Array) -> jax.Array:
         model = nnx.merge(graphdef, nest(params))
-        if part == "classify":
+        if symmetries:
+            views = jax.lax.map(
+                lambda view: model(preprocessing(view).astype(precision)),
+                augmentation.symmetries(inputs),
+            )
+            outputs = jnp.mean(views.astype(jnp.float32), axis=0)
+        elif part == "classify":
             outputs = model.classify(inputs.astype(precision))
         elif part == "embed":
             outputs = model.embed(preprocessing(inputs).astype(precision))

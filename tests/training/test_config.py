@@ -1,14 +1,16 @@
 """The configuration: the published recipe, and one sentence for each wrong value."""
 
+import dataclasses
 import functools
 import importlib.util
 import pathlib
 
 import pytest
 
+from glomjax.data.augmentation import PRESETS, Augmentation
 from glomjax.errors import UserError
 from glomjax.training import default_config
-from glomjax.training.config import check_config
+from glomjax.training.config import augmentation_of, check_config
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -218,3 +220,32 @@ def test_weight_decay_goes_with_the_optimizers_that_have_it(optimizer):
     config = changed("weight_decay", 0.05)
     config.optimizer = optimizer
     check_config(config)
+
+
+def test_single_strengths_change_an_augmentation_preset():
+    config = default_config()
+    assert augmentation_of(config) == Augmentation()
+    config.augmentation.stain = 0.2
+    assert augmentation_of(config) == Augmentation(stain=0.2)
+    config.augmentation.preset = "histology"
+    config.augmentation.symmetries = 0.0
+    changed = dataclasses.replace(PRESETS["histology"], stain=0.2, symmetries=0.0)
+    assert augmentation_of(config) == changed
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "augmentation.preset",
+            "heavy",
+            r"augmentation.preset is 'heavy'; choose one of none, hist",
+        ),
+        ("augmentation.crop", 1.0, r"augmentation's crop is 1.0, but must be at least 0 and below"),
+        ("augmentation.hue", -0.5, r"augmentation's hue is -0.5, but must be from 0 to 0.5"),
+        ("augmentation.blur", 1.0, r"no configuration key 'augmentation.blur'"),
+    ],
+)
+def test_a_wrong_augmentation_is_one_sentence(key, value, message):
+    with pytest.raises(UserError, match=message):
+        check_config(changed(key, value))

@@ -246,6 +246,65 @@ def test_an_interrupted_run_goes_on_to_the_very_same_numbers(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_an_augmented_run_goes_on_to_the_very_same_numbers_too(run, tmp_path, monkeypatch):
+    config = tiny_config(**{"augmentation.preset": "histology", "num_epochs": 2})
+    train_and_evaluate(config, tmp_path / "whole", data=DATA)
+    interrupt_at(monkeypatch, 7 + 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train_and_evaluate(config, tmp_path / "x", data=DATA)
+    monkeypatch.undo()
+    train_and_evaluate(config, tmp_path / "x", data=DATA)
+    assert_same_run(tmp_path / "x", tmp_path / "whole")
+    assert rows_of(tmp_path / "x")[0]["loss"] != rows_of(run[0])[0]["loss"]
+
+
+def test_every_draw_of_an_epoch_is_augmented_by_its_number_alone(tmp_path, monkeypatch):
+    drawn = {}
+    for size in (8, 5):
+        step, draws = loop.make_train_step, []
+
+        def recorded(*args, step=step, draws=draws, **options):
+            compiled = step(*args, **options)
+
+            def stepped(trainable, frozen, opt_state, sums, batch, rate, key):
+                real = np.asarray(batch["mask"]) > 0
+                draws.append((np.asarray(batch["draw"])[real], np.asarray(batch["label"])[real]))
+                return compiled(trainable, frozen, opt_state, sums, batch, rate, key)
+
+            return stepped
+
+        config = tiny_config(batch_size=size, num_epochs=2, **{"augmentation.stain": 0.1})
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "make_train_step", recorded)
+            train_and_evaluate(config, tmp_path / str(size), data=DATA)
+        drawn[size] = [np.concatenate(part) for part in zip(*draws, strict=True)]
+    assert drawn[8][0].tolist() == drawn[5][0].tolist() == list(range(100))
+    assert drawn[8][1].tolist() == drawn[5][1].tolist()
+
+
+def test_the_test_images_may_be_scored_in_all_their_symmetries(run, tmp_path):
+    config = tiny_config(test_time_augmentation=True)
+    metrics = train_and_evaluate(config, tmp_path / "x", data=DATA)
+    assert metrics["test_time_augmentation"] is True
+    assert run[1]["test_time_augmentation"] is False
+    assert rows_of(tmp_path / "x") == rows_of(run[0])
+    arrays, metadata = checkpoints.restore(tmp_path / "x" / "checkpoints" / "best")
+    model = create_model(
+        "davit_tiny", image_size=(32, 32), rngs=nnx.Rngs(0), **metadata["model"]["options"]
+    )
+    step = make_eval_step(nnx.graphdef(model), Preprocessing(**metadata["preprocessing"]))
+    params = {path.removeprefix("params/"): value for path, value in arrays.items()}
+    images = DATA["test"][0]
+    views = [
+        np.rot90(flipped, turns, axes=(1, 2))
+        for flipped in (images, images[:, :, ::-1])
+        for turns in range(4)
+    ]
+    logits = np.mean([step(params, np.ascontiguousarray(view)) for view in views], axis=0)[:, 0]
+    written = [float(row["probability_1"]) for row in predictions_of(tmp_path / "x")]
+    np.testing.assert_allclose(written, 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
 def test_a_run_is_saved_within_an_epoch_when_it_is_time(run, tmp_path, monkeypatch):
     config = tiny_config(checkpoint_minutes=1e-9)
     interrupt_at(monkeypatch, 7 + 5, interrupt)
@@ -516,6 +575,13 @@ def test_cached_features_give_the_same_run_as_the_whole_network(run, tmp_path, c
     for one, other in zip(rows_of(tmp_path / "cached"), rows_of(tmp_path / "whole"), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
         assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-5)
+
+
+def test_augmented_images_are_never_taken_from_cached_features(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOMJAX_CACHE", str(tmp_path / "cache"))
+    config = transfer_config(run[0], num_epochs=1, **{"augmentation.symmetries": 1.0})
+    train_and_evaluate(config, tmp_path / "x", data=DATA)
+    assert not (tmp_path / "cache" / "features").exists()
 
 
 def test_features_are_computed_once_and_never_taken_from_a_stale_or_damaged_file(
