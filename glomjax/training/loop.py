@@ -462,7 +462,6 @@ class _Training:
         following = self.phase + 1
         if following == len(self.phases) or self.position.epoch < self.phases[following].epoch:
             return
-        self.writer.wait()  # it may still read what the next step gives away
         self._enter(following)
         phase = self.phases[following]
         named = "" if phase.factor == 1 else f" at {phase.factor:g} times the learning rate"

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from glomjax import checkpoints
 from glomjax.errors import UserError
 from glomjax.evaluation.report import jsonable, write_file
-from glomjax.training.config import MAY_DIFFER
+from glomjax.training.config import MAY_DIFFER, default_config
 
 _PACKAGES = ("glomjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -74,8 +74,8 @@ class RunFolder:
             self.write_config(requested, requested)
             return []
         try:
-            before = json.loads(file.read_text())["requested"]
-        except (ValueError, KeyError, TypeError) as error:
+            before = self._config("requested")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"'{file}' is not the configuration of a run; name another folder with --workdir"
             ) from error
@@ -101,12 +101,17 @@ class RunFolder:
         requested now; None where none has begun."""
         if not checkpoints.exists(self.last):
             return None
-        config = ConfigDict(json.loads((self.path / "config.json").read_text())["effective"])
-        before = ConfigDict(json.loads((self.path / "config.json").read_text())["requested"])
-        now, then = flatten(requested), flatten(before)
+        config = ConfigDict(self._config("effective"))
+        now, then = flatten(requested), flatten(self._config("requested"))
         changed = {key: now[key] for key in MAY_DIFFER if now[key] != then.get(key)}
         config.update_from_flattened_dict(changed)
         return config
+
+    def _config(self, which: str) -> dict[str, Any]:
+        """The requested or the effective configuration in `config.json`; fields that did not exist
+        when it was written have their defaults."""
+        stored = json.loads((self.path / "config.json").read_text())[which]
+        return _completed(stored, json.loads(to_json(default_config())))
 
     def check_data(self, digest: str) -> None:
         """Refuses to go on with other data: a redrawn split would leak training patients."""
@@ -175,6 +180,15 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         section = isinstance(value, (dict, ConfigDict))
         flat |= flatten(value, f"{prefix}{key}.") if section else {prefix + key: value}
     return flat
+
+
+def _completed(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    sections = {
+        key: _completed(stored.get(key, {}), value)
+        for key, value in defaults.items()
+        if isinstance(value, dict)
+    }
+    return defaults | stored | sections
 
 
 def clear(path: str | os.PathLike[str]) -> None:

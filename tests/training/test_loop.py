@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import signal
 
 import numpy as np
@@ -330,6 +331,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, tmp_path, monkeyp
     assert "'metadata.json' is not what was written; going on from the one before it" in written
     assert "resumed after 2 epochs of" in written
     assert_same_run(tmp_path / "x", run[0])
+
+
+def test_a_run_from_before_a_field_existed_is_the_same_run(run, tmp_path):
+    workdir = pathlib.Path(shutil.copytree(run[0], tmp_path / "x"))
+    both = json.loads((workdir / "config.json").read_text())
+    for config in (both["requested"], both["effective"]):
+        del config["augmentation"], config["demo"]["batch_size"], config["ema_decay"]
+    (workdir / "config.json").write_text(json.dumps(both))
+    assert train_and_evaluate(tiny_config(), workdir, data=DATA) == run[1]
+    with pytest.raises(UserError, match=r"ema_decay was 0\.0, now 0\.5"):
+        train_and_evaluate(tiny_config(ema_decay=0.5), workdir, data=DATA)
 
 
 def test_a_run_may_go_on_to_another_number_of_epochs(run, tmp_path, monkeypatch, capsys):
