@@ -2,12 +2,16 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import jax
 import pytest
+from flax import nnx
 
 from glomjax.cache import cache_dir
+from glomjax.models import create_model, googlenet
 
 # How long an example takes says nothing on a shared machine.
 hypothesis.settings.register_profile("glomjax", deadline=None)
@@ -33,3 +37,40 @@ def real_data() -> pathlib.Path:
     if not folder:
         pytest.skip("GLOMJAX_REAL_DATA is not set")
     return pathlib.Path(folder)
+
+
+# (create_model's arguments, image size): the smallest that keep every kind of layer, dropout on.
+_SMALL_NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
+    "alexnet_mini": ({"name": "alexnet_mini", "dropout_rate": 0.5}, 64),
+    "googlenet": ({"name": "googlenet"}, 96),
+    "davit": (
+        {
+            "name": "davit_tiny",
+            "depths": (1, 1),
+            "embed_dims": (8, 16),
+            "num_heads": (1, 2),
+            "drop_path_rate": 0.3,
+            "dropout_rate": 0.3,
+        },
+        64,
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=_SMALL_NETWORKS)
+def small_network(request) -> Iterator[tuple[nnx.Module, int]]:
+    """(network without numbers, image size) of each kind.
+
+    GoogLeNet has three of its nine Inception blocks: both auxiliary heads, in a third of the
+    compile time.
+    """
+    options, size = _SMALL_NETWORKS[request.param]
+    with pytest.MonkeyPatch.context() as patch:
+        blocks = {name: googlenet._BLOCKS[name] for name in ("3b", "4a", "4d")}
+        patch.setattr(googlenet, "_BLOCKS", blocks)
+        yield (
+            nnx.eval_shape(
+                lambda: create_model(**options, image_size=(size, size), rngs=nnx.Rngs(0))
+            ),
+            size,
+        )

@@ -12,25 +12,9 @@ from flax import nnx
 from jax import export
 
 from glomjax.data.preprocessing import IMAGENET
-from glomjax.models import create_model, googlenet, params_of
+from glomjax.models import params_of
 from glomjax.training.steps import make_eval_step, make_train_step, zero_sums
 
-# (create_model's arguments, image size): the smallest that keep every kind of layer, dropout on.
-NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
-    "alexnet_mini": ({"name": "alexnet_mini", "dropout_rate": 0.5}, 64),
-    "googlenet": ({"name": "googlenet"}, 96),
-    "davit": (
-        {
-            "name": "davit_tiny",
-            "depths": (1, 1),
-            "embed_dims": (8, 16),
-            "num_heads": (1, 2),
-            "drop_path_rate": 0.3,
-            "dropout_rate": 0.3,
-        },
-        64,
-    ),
-}
 PLATFORMS = ("cuda", "tpu")
 ADAM = optax.scale_by_adam()
 BATCH = 4
@@ -39,22 +23,10 @@ BATCH = 4
 BOUNDARY = r"bitcast_convert %\S+ : \(tensor<f32>\) -> tensor<ui32>"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def short_googlenet():
-    """Three of the nine Inception blocks, with both auxiliary heads."""
-    with pytest.MonkeyPatch.context() as patch:
-        blocks = {name: googlenet._BLOCKS[name] for name in ("3b", "4a", "4d")}
-        patch.setattr(googlenet, "_BLOCKS", blocks)
-        yield
-
-
-@pytest.fixture(scope="module", params=NETWORKS)
-def network(request):
+@pytest.fixture(scope="module")
+def network(small_network):
     """(graphdef, shapes of the parameters, image size)."""
-    options, size = NETWORKS[request.param]
-    model = nnx.eval_shape(
-        lambda: create_model(**options, image_size=(size, size), rngs=nnx.Rngs(0))
-    )
+    model, size = small_network
     params = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for path, leaf in params_of(model).items()

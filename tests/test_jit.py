@@ -10,25 +10,9 @@ import pytest
 from flax import nnx
 
 from glomjax.data.preprocessing import IMAGENET
-from glomjax.models import create_model, googlenet, params_of
+from glomjax.models import params_of
 from glomjax.training.steps import cross_entropy, make_eval_step, make_train_step, zero_sums
 
-# (create_model's arguments, image size): the smallest that keep every kind of layer, dropout on.
-NETWORKS = {
-    "alexnet_mini": ({"name": "alexnet_mini", "dropout_rate": 0.5}, 64),
-    "googlenet": ({"name": "googlenet"}, 96),
-    "davit": (
-        {
-            "name": "davit_tiny",
-            "depths": (1, 1),
-            "embed_dims": (8, 16),
-            "num_heads": (1, 2),
-            "drop_path_rate": 0.3,
-            "dropout_rate": 0.3,
-        },
-        64,
-    ),
-}
 ADAM = optax.scale_by_adam()
 # Adam's direction of a gradient of rounding errors is as long as any other, so two programs are
 # compared by plain descent at rate 1, where the parameters move by the gradient itself.
@@ -56,22 +40,10 @@ def cache_small_programs():
     jax.config.update(option, before)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def short_googlenet():
-    """Three of the nine Inception blocks: both auxiliary heads, in a third of the compile time."""
-    with pytest.MonkeyPatch.context() as patch:
-        blocks = {name: googlenet._BLOCKS[name] for name in ("3b", "4a", "4d")}
-        patch.setattr(googlenet, "_BLOCKS", blocks)
-        yield
-
-
-@pytest.fixture(scope="module", params=NETWORKS)
-def network(request):
+@pytest.fixture(scope="module")
+def network(small_network):
     """(graphdef, numpy parameters, image size)."""
-    options, size = NETWORKS[request.param]
-    model = nnx.eval_shape(
-        lambda: create_model(**options, image_size=(size, size), rngs=nnx.Rngs(0))
-    )
+    model, size = small_network
     rng = np.random.default_rng(0)
     params = {}
     for path, leaf in params_of(model).items():

@@ -96,9 +96,10 @@ def train_and_evaluate(
         settle_demo(config, terminal)
     splits = load_data(config, data)
     describe_data(splits, terminal)
-    placement.agree("data", splits.digest())  # by now process 0 has taken the folder
-    run.check_data(splits.digest())
-    run.write_config(requested, config, splits.digest())
+    digest = splits.digest()
+    placement.agree("data", digest)  # by now process 0 has taken the folder
+    run.check_data(digest)
+    run.write_config(requested, config, digest)
     run.write_environment(config.seed)
     with contextlib.closing(
         _Training(config, splits, source, run, terminal, placement)
@@ -167,6 +168,7 @@ class _Training:
             params = params_of(loaded)
         self.eval_step = self._make_eval_step(graphdef)
         self.augmentation = augmentation_of(config)
+        self.augments = self.augmentation != Augmentation()
         self.graphdef = graphdef
         self.key = jax.random.fold_in(jax.random.key(config.seed), _stable("dropout"))
 
@@ -324,7 +326,7 @@ class _Training:
             order = self._order(position.epoch)
             for batch in batches.epoch(order, start=position.batch):
                 rows = {name: batch[name] for name in ("image", "label", "mask")}
-                if self.augmentation != Augmentation():
+                if self.augments:
                     drawn = position.epoch * len(batches.examples)
                     rows["draw"] = (drawn + batch["position"]).astype(np.int32)
                 if self.placement.processes > 1:
@@ -486,8 +488,10 @@ class _Training:
         graphdef, _ = nnx.split(model, nnx.Param)
         self.inputs = dict(self.batches)
         trains = "head" if phase.head_only else "network"
-        plain = self.augmentation == Augmentation()  # then an image has the same features always
-        caches = config.freeze.cache_features and plain and self.placement.processes == 1
+        # An image that is not augmented has the same features always.
+        caches = (
+            config.freeze.cache_features and not self.augments and self.placement.processes == 1
+        )
         if phase.head_only and caches:
             trains = "head_on_features"
             self._use_features(graphdef)
@@ -496,7 +500,7 @@ class _Training:
             self.preprocessing,
             optimizer,
             trains=trains,
-            augment=None if plain else self._augment,
+            augment=self._augment if self.augments else None,
             rates=self.rates,
             decays=self.decays,
             precision=config.precision,
@@ -536,14 +540,11 @@ class _Training:
 
     def _save_last(self) -> None:
         """All that the run needs to go on, in the background."""
-        state = {"optimizer": jax.tree.leaves(self.opt_state), "sums": self.sums}
-        moving = self.placement.fetch({"params": self.trainable, **state})
-        arrays = {f"params/{path}": value for path, value in moving["params"].items()}
-        frozen = self.placement.fetch(self.frozen)
-        arrays |= {f"params/{path}": value for path, value in frozen.items()}
-        arrays |= {f"optimizer/{i}": leaf for i, leaf in enumerate(moving["optimizer"])}
-        arrays |= {f"sums/{name}": value for name, value in moving["sums"].items()}
-        self._save(self.run.last, arrays, keep_previous=True)
+        arrays = {f"params/{path}": value for path, value in self.params.items()}
+        leaves = jax.tree.leaves(self.opt_state)
+        arrays |= {f"optimizer/{i}": leaf for i, leaf in enumerate(leaves)}
+        arrays |= {f"sums/{name}": value for name, value in self.sums.items()}
+        self._save(self.run.last, self.placement.fetch(arrays), keep_previous=True)
         self.saved = time.monotonic()
 
     def _save(self, folder: pathlib.Path, arrays: Arrays, *, keep_previous: bool = False) -> None:
