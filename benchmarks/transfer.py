@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from glomjax.cache import cache_dir
-from glomjax.data.folder import load_folder
+from glomjax.data.sources import load_source
 from glomjax.training import default_config, train_and_evaluate
 
 REGIMES = ("scratch", "head_only", "partial", "full")
@@ -92,7 +92,7 @@ def network_config(size: int, regime: str) -> ConfigDict:
 
 def write_subset(folder: pathlib.Path, out: pathlib.Path, count: int, seed: int) -> None:
     """A manifest with the seed's split, and `count` of its training patches, classes in turn."""
-    splits = load_folder(folder, seed=seed)
+    splits = load_source(folder, seed=seed)
     rows = []
     for split in ("train", "validation", "test"):
         part = splits[split]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glomjax.data.folder import load_folder
+from glomjax.data.sources import load_source
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 
@@ -33,7 +33,7 @@ def write_patches(folder: pathlib.Path, count: int, patients: int) -> None:
 def test_real_tissue_splits_by_the_patients_that_are_named(tmp_path):
     write_patches(tmp_path, 12, 3)
     script("real_tissue").write_split(tmp_path, tmp_path / "split.csv", ["P2"], ["P0"])
-    splits = load_folder(tmp_path / "split.csv")
+    splits = load_source(tmp_path / "split.csv")
     assert set(splits.test.patients) == {"P2"}
     assert set(splits.validation.patients) == {"P0"}
     assert set(splits.train.patients) == {"P1"}
@@ -43,11 +43,11 @@ def test_real_tissue_splits_by_the_patients_that_are_named(tmp_path):
 def test_transfer_trains_on_balanced_nested_subsets_with_the_same_patients_held_out(tmp_path):
     write_patches(tmp_path, 60, 10)
     transfer = script("transfer")
-    whole = load_folder(tmp_path, seed=3)
+    whole = load_source(tmp_path, seed=3)
     names = {}
     for count in (6, 14, 0):
         transfer.write_subset(tmp_path, tmp_path / f"{count}.csv", count, 3)
-        splits = load_folder(tmp_path / f"{count}.csv")
+        splits = load_source(tmp_path / f"{count}.csv")
         names[count] = {pathlib.Path(name).name for name in splits.train.ids}
         assert len(splits.train) == (count or len(whole.train))
         assert splits.train.labels.mean() == 0.5

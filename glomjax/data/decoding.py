@@ -7,11 +7,24 @@ from PIL import Image, ImageOps
 
 from glomjax.errors import UserError
 
+RESIZES = ("stretch", "pad", "crop")
+_WHITE = (255, 255, 255)  # the background of a slide
+
 
 def decode_image(
-    encoded: bytes | np.ndarray, image_size: tuple[int, int], *, name: str
+    encoded: bytes | np.ndarray,
+    image_size: tuple[int, int],
+    *,
+    name: str,
+    resize: str = "stretch",
+    scale: float | None = None,
 ) -> np.ndarray:
-    """Decodes and resizes one image to uint8 RGB.
+    """`open_image`, then `fit_image`: uint8 RGB [height, width, 3]."""
+    return fit_image(open_image(encoded, name=name), image_size, resize=resize, scale=scale)
+
+
+def open_image(encoded: bytes | np.ndarray, *, name: str) -> Image.Image:
+    """Decodes one image to 8-bit RGB in its own size.
 
     The EXIF orientation is applied. Grey, palette and CMYK become RGB; transparency is composited
     on white, the background of a slide. 16-bit grey is scaled by 65535 / 255 = 257 and rounded.
@@ -19,12 +32,7 @@ def decode_image(
 
     Args:
       encoded: the bytes of an image file, or a uint8 array [h, w, 3], which is taken as RGB.
-      image_size: (height, width) of the result; another size is resized with Pillow's bicubic
-        filter, which is antialiased when it shrinks.
       name: what the image is called in messages.
-
-    Returns:
-      uint8 [height, width, 3].
 
     Raises:
       UserError: the bytes are empty, truncated, too large (Pillow's limit against decompression
@@ -39,18 +47,45 @@ def decode_image(
             )
         if encoded.size == 0:
             raise UserError(f"Image '{name}' has no pixels: its shape is {list(encoded.shape)}.")
-        if encoded.shape[:2] == tuple(image_size):
-            return encoded
-        return _resized(Image.fromarray(encoded), image_size)
+        return Image.fromarray(encoded)
     if len(encoded) == 0:
         raise UserError(f"Image '{name}' is empty (0 bytes): restore the file or remove it.")
-    return _resized(_decoded(encoded, name), image_size)
+    return _decoded(encoded, name)
 
 
-def _resized(image: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
+def fit_image(
+    image: Image.Image,
+    image_size: tuple[int, int],
+    *,
+    resize: str = "stretch",
+    scale: float | None = None,
+) -> np.ndarray:
+    """Brings an RGB image to one size with Pillow's bicubic filter, antialiased where it shrinks.
+
+    Args:
+      image_size: (height, width) of the result.
+      resize: "stretch" to the size; "pad", which keeps the aspect ratio and adds white at the
+        sides; or "crop", which keeps it and takes the centre.
+      scale: a factor of both sides in place of `resize`; what is then too large is cropped to its
+        centre, what is too small is padded with white.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
     height, width = image_size
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    if scale is None and resize == "stretch":
+        inner = width, height
+    else:
+        if scale is None:
+            wanted = width / image.width, height / image.height
+            scale = min(wanted) if resize == "pad" else max(wanted)
+        inner = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    if image.size != inner:
+        image = image.resize(inner, Image.Resampling.BICUBIC)
+    if inner != (width, height):
+        fitted = Image.new("RGB", (width, height), _WHITE)
+        fitted.paste(image, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+        image = fitted
     return np.array(image)  # a copy: it can be written to
 
 

@@ -1,13 +1,16 @@
 """What every data source hands to the pipeline: a random-access table of labelled images."""
 
+import csv
 import dataclasses
 import hashlib
+import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
+_TABLES = {"weight": "weights", "mpp": "mpp"}  # the column of a manifest: the attribute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +22,18 @@ class Examples:
       labels: int32 [N], indices into the classes of the data set.
       read: gives example i as encoded bytes (PNG, JPEG, ...) or as a uint8 array [H, W, 3].
       patients: one name per example, or None where the source knows no patients.
+      columns: what else the source tells, one text per example: `slide`, `site`, `stain`, ...
+      weights: float32 [N], factors of the training loss, or None where all are 1.
+      mpp: float64 [N], microns per pixel of each image as it is stored, or None where unknown.
     """
 
     ids: tuple[str, ...]
     labels: np.ndarray
     read: Callable[[int], bytes | np.ndarray]
     patients: tuple[str, ...] | None = None
+    columns: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    weights: np.ndarray | None = None
+    mpp: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,6 +46,9 @@ class Examples:
             labels=self.labels[chosen],
             read=lambda i: self.read(int(chosen[i])),
             patients=None if self.patients is None else tuple(self.patients[i] for i in chosen),
+            columns={name: tuple(cells[i] for i in chosen) for name, cells in self.columns.items()},
+            weights=None if self.weights is None else self.weights[chosen],
+            mpp=None if self.mpp is None else self.mpp[chosen],
         )
 
 
@@ -61,10 +73,38 @@ class DataSplits:
     def __getitem__(self, split: str) -> Examples:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
 
+    def map(self, change: Callable[[Examples], Examples]) -> "DataSplits":
+        """The same data set with each split changed."""
+        train, validation, test = (change(self[split]) for split in SPLITS)
+        return dataclasses.replace(self, train=train, validation=validation, test=test)
+
+    def to_csv(self) -> str:
+        """Who is in which split, as a manifest: ids as paths, and all that the source tells."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        columns = self.train.columns
+        # Slides that stand in for patients are no patients.
+        patients = self.train.patients not in (None, columns.get("slide"))
+        numbers = [n for n in ("weight", "mpp") if getattr(self.train, _TABLES[n]) is not None]
+        writer.writerow(
+            ["path", "label", "split", *(["patient"] if patients else []), *columns, *numbers]
+        )
+        for split in SPLITS:
+            part = self[split]
+            for i, (name, label) in enumerate(zip(part.ids, part.labels, strict=True)):
+                row = [name, self.classes[label], split]
+                row += [part.patients[i]] if patients and part.patients else []
+                row += [cells[i] for cells in part.columns.values()]
+                row += [f"{getattr(part, _TABLES[n])[i]:.9g}" for n in numbers]
+                writer.writerow(row)
+        return stream.getvalue()
+
     def digest(self) -> str:
-        """What identifies the data of a run: classes and each split's ids, labels and patients."""
+        """What identifies the data of a run: the classes, and of each split's examples the ids,
+        labels, patients and, where the source has them, weights and spacings."""
         parts = [
             [part.ids, part.labels.tolist(), part.patients]
+            + [[n, a.tolist()] for n in ("weights", "mpp") if (a := getattr(part, n)) is not None]
             for part in (self.train, self.validation, self.test)
         ]
         text = json.dumps([self.classes, parts, self.content])

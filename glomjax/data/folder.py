@@ -1,98 +1,57 @@
-"""Labelled patches from a folder, with or without a manifest, or from a CSV manifest alone."""
+"""Labelled patches from a folder, with or without a manifest, or from a manifest alone."""
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-
-from glomjax.data.examples import SPLITS, DataSplits, Examples
-from glomjax.data.manifest import SPLIT_NAMES, Patch, read_manifest, some_names
-from glomjax.data.splits import check_group_overlap, make_splits
+from glomjax.data.manifest import (
+    MANIFEST_SUFFIXES,
+    SPLIT_NAMES,
+    Patch,
+    read_manifest,
+    some_names,
+)
 from glomjax.errors import UserError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-POSITIVE_CLASS = "glomerulus"
-NO_PATIENTS = (
-    "No patient column: patches of one patient may fall into several splits, so the estimate may "
-    "be optimistic."
-)
-SLIDES_ONLY = (
-    "No patient column: slides stand in for patients, so slides of one patient may fall into "
-    "several splits."
-)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 
-def load_folder(
-    path: str | os.PathLike[str],
-    *,
-    classes: Sequence[str] = (),
-    fractions: Sequence[float] = (0.7, 0.15, 0.15),
-    seed: int = 0,
-) -> DataSplits:
-    """Reads `class/*.png`, `split/class/*.png` or a CSV manifest; no image is opened yet.
+def read_folder(
+    source: pathlib.Path,
+) -> tuple[list[Patch], Callable[[str], bytes], list[str]]:
+    """What a folder or a manifest lists; no image is opened yet.
 
-    A folder holds one folder per class, or the folders train, validation (or val) and test with
-    one folder per class in each; images may lie deeper. Its `manifest.csv`, where there is one,
-    gives the labels and must list exactly the images. `path` may also be a CSV file itself, with
-    image paths that are absolute or relative to its folder. A manifest has the columns
-    `path,label[,patient][,slide][,split]`; other columns are not used.
+    A folder holds one folder per class, or the folders train, validation (or val) and test, of
+    which one of the last two may be missing, with one folder per class in each; images may lie
+    deeper. Its `manifest.csv` or `manifest.tsv`, where there is one, gives the labels and must list
+    exactly the images. `source` may also be a manifest itself, with image paths that are absolute
+    or relative to its folder.
 
-    Given splits (folders or the `split` column) are kept; otherwise they are made by patient, or
-    by slide where there are no patients, or by file where there are neither. Slides that stand in
-    for patients are also found in `Examples.patients`. Ids are paths relative to the source, and
-    examples are sorted by id.
-
-    Args:
-      path: the folder or the CSV file.
-      classes: (negative, positive); by default the sorted names, except that `glomerulus` is the
-        positive one of two.
-      fractions: shares of train, validation and test where the splits are made here.
-      seed: of the splits that are made here.
+    Returns:
+      The patches, with paths relative to the source as ids; a function that gives the bytes of the
+      file with an id; and notes on files that were left out.
 
     Raises:
-      UserError: the folder, the manifest, the classes or the splits are not as described.
+      UserError: the folder or the manifest is not as described.
     """
-    source = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
-    patches, notes = _read_source(source)
-    names = _class_names({patch.label for patch in patches}, classes, source)
-    patches = sorted(patches, key=lambda patch: patch.id)
-
-    kind, groups = _groups(patches)
-    if kind == "file":
-        notes.append(NO_PATIENTS)
-    elif kind == "slide":
-        notes.append(SLIDES_ONLY)
-
-    labels = np.array([names.index(patch.label) for patch in patches], np.int32)
-    if patches[0].split:
-        splits = {
-            split: np.flatnonzero([patch.split == split for patch in patches]) for split in SPLITS
-        }
-        check_group_overlap({s: [groups[i] for i in splits[s]] for s in SPLITS}, kind)
-        _check_classes_in_splits(splits, labels, names, source)
-    else:
-        splits = make_splits(labels, groups, fractions, seed, kind=kind, classes=names)
-
-    # An absolute id replaces the root.
+    source = pathlib.Path(os.path.abspath(os.path.expanduser(source)))
     root = source if source.is_dir() else source.parent
-    table = Examples(
-        ids=tuple(patch.id for patch in patches),
-        labels=labels,
-        read=lambda i: _read_bytes(root / patches[i].id),
-        patients=None if kind == "file" else tuple(groups),
-    )
-    train, validation, test = (table.subset(splits[split]) for split in SPLITS)
-    return DataSplits(train, validation, test, classes=names, notes=tuple(notes))
+    patches, notes = _list(source)
+    # An absolute id replaces the root.
+    return patches, lambda name: _read_bytes(root / name), notes
 
 
-def _read_source(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
+def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
     if not os.path.exists(source):
-        raise UserError(f"'{source}' does not exist: give a folder of patches or a CSV manifest.")
+        raise UserError(
+            f"'{source}' does not exist: give a folder of patches or a CSV or TSV manifest."
+        )
     if not source.is_dir():
-        if source.suffix.lower() != ".csv":
-            raise UserError(f"'{source}' is not a folder: give a folder of patches or a .csv file.")
+        if source.suffix.lower() not in MANIFEST_SUFFIXES:
+            raise UserError(
+                f"'{source}' is not a folder: give a folder of patches or a .csv or .tsv file."
+            )
         return read_manifest(source, source.parent), []
 
     images: list[str] = []
@@ -105,8 +64,11 @@ def _read_source(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
     depth = 2 if split_folders else 1  # of the class folder
     inside = {name for name in images if name.count("/") >= depth}
 
-    manifest = next((source / name for name in others if name.lower() == "manifest.csv"), None)
-    if manifest is not None:
+    manifests = [n for n in others if n.lower() in [f"manifest{s}" for s in MANIFEST_SUFFIXES]]
+    if len(manifests) > 1:
+        raise UserError(f"'{source}' has {' and '.join(sorted(manifests))}: keep one of them.")
+    if manifests:
+        manifest = source / manifests[0]
         patches = read_manifest(manifest, source)
         unlisted = sorted(inside - {patch.id for patch in patches})
         if unlisted:
@@ -172,10 +134,12 @@ def _is_hidden(name: str) -> bool:
 def _split_folders(folders: Sequence[str], source: pathlib.Path) -> dict[str, str]:
     """{folder: split} where the folders are splits, {} where they are classes."""
     found = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
-    if found and (len(found) != len(folders) or sorted(found.values()) != sorted(SPLITS)):
+    parts = set(found.values())
+    whole = len(parts) == len(found) == len(folders) > 1 and "train" in parts
+    if found and not whole:
         raise UserError(
             f"'{source}' has the folders {', '.join(folders)}: give either train, validation (or "
-            f"val) and test, all three and nothing else, or one folder per class."
+            f"val) and test, at least train and one more, or one folder per class."
         )
     return found
 
@@ -203,40 +167,6 @@ def _placed(
             f"agree."
         )
     return dataclasses.replace(patch, split=split)
-
-
-def _class_names(found: set[str], classes: Sequence[str], source: pathlib.Path) -> tuple[str, ...]:
-    names = sorted(found)
-    if classes and sorted(classes) != names:
-        raise UserError(f"data.classes is {list(classes)}, but '{source}' has {names}.")
-    if len(names) < 2:
-        raise UserError(f"'{source}' has the class {names} alone: at least two are needed.")
-    if classes:
-        return tuple(classes)
-    if len(names) == 2:
-        names.sort(key=lambda name: name.lower() == POSITIVE_CLASS)  # stable
-    return tuple(names)
-
-
-def _groups(patches: Sequence[Patch]) -> tuple[str, list[str]]:
-    """What must stay together: by patient, else by slide, else each file by itself."""
-    if all(patch.patient for patch in patches):
-        return "patient", [patch.patient for patch in patches]
-    if all(patch.slide for patch in patches):
-        return "slide", [patch.slide for patch in patches]
-    return "file", [patch.id for patch in patches]
-
-
-def _check_classes_in_splits(
-    splits: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str], source: pathlib.Path
-) -> None:
-    for split in SPLITS:
-        for c, name in enumerate(names):
-            if not (labels[splits[split]] == c).any():
-                raise UserError(
-                    f"The {split} split of '{source}' has no image of class '{name}', so it cannot "
-                    f"be learnt from or judged: add some."
-                )
 
 
 def _read_bytes(file: pathlib.Path) -> bytes:

@@ -1,40 +1,80 @@
-"""The CSV manifest of labelled patches: `path,label[,patient][,slide][,split]`, row by row.
+"""The manifest of labelled patches: a table as CSV or TSV, row by row.
 
-`glomjax.data.folder` decides what its labels and patients mean for classes and splits.
+`glomjax.data.sources` decides what its labels and patients mean for classes and splits.
 """
 
 import collections
 import csv
 import dataclasses
+import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from glomjax.errors import UserError
 
+MANIFEST_SUFFIXES = (".csv", ".tsv")
 # What a split may be called, in a manifest or as a folder, and which one it is.
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+# What a column may be called, in small letters and with underscores. Where a header has the first
+# of these names, columns with the other ones are no more than further columns.
+COLUMN_SYNONYMS = {
+    "path": (
+        "path",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "image",
+        "image_path",
+    ),
+    "label": ("label", "class", "class_name", "target", "category"),
+    "patient": ("patient", "patient_id", "case", "case_id", "subject", "subject_id"),
+    "slide": ("slide", "slide_id", "wsi", "wsi_id"),
+    "site": ("site", "site_id", "institution", "center", "centre", "hospital"),
+    "split": ("split", "subset", "set", "partition"),
+    "weight": ("weight", "sample_weight"),
+    "mpp": ("mpp", "microns_per_pixel", "um_per_pixel", "pixel_size", "spacing"),
+}
+MIN_MPP = 0.01  # microns per pixel; no microscope sees that much
+HEADER = "path,label[,patient][,slide][,site][,split][,weight][,mpp]"
 
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
-    """One row: the id, and "" for what the source does not tell."""
+    """One labelled image of a source; "" or None for what the source does not tell.
+
+    Attributes:
+      id: a path relative to the source, or any other stable name.
+      label: the class name.
+      split: "train", "validation" or "test".
+      weight: a factor of its training loss, at least 0.
+      mpp: microns per pixel of the image as it is stored.
+      further: the other columns of the source.
+    """
 
     id: str
     label: str
     split: str = ""
     patient: str = ""
     slide: str = ""
+    site: str = ""
+    weight: float | None = None
+    mpp: float | None = None
+    further: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_manifest(manifest: pathlib.Path, root: pathlib.Path) -> list[Patch]:
     """The rows in their order, ids relative to `root` where the file lies below it.
 
-    `root` is an absolute folder: relative paths in the manifest start there.
+    The first line names the columns, by `COLUMN_SYNONYMS`, in capital or small letters; commas,
+    tabs or semicolons part the cells. `root` is an absolute folder: relative paths in the manifest
+    start there.
 
     Raises:
-      UserError: the file is no such CSV, a row is wrong or listed twice, its image is missing, or a
-        column is filled in part.
+      UserError: the file is no such table, a row is wrong or listed twice, its image is missing,
+        or a column is filled in part.
     """
     rows = _rows(manifest)
     for line, row in rows:
@@ -52,7 +92,7 @@ def read_manifest(manifest: pathlib.Path, root: pathlib.Path) -> list[Patch]:
     if missing:
         raise UserError(f"{manifest} lists files that do not exist: {some_names(missing)}.")
 
-    for column in ("patient", "split"):
+    for column in ("patient", "split", "weight", "mpp"):
         _check_all_or_none(column, rows, manifest)
     if not any(row.get("patient") for _, row in rows):
         _check_all_or_none("slide", rows, manifest)
@@ -81,6 +121,10 @@ def read_manifest(manifest: pathlib.Path, root: pathlib.Path) -> list[Patch]:
                 split=SPLIT_NAMES.get(split.lower(), ""),
                 patient=row.get("patient", ""),
                 slide=row.get("slide", ""),
+                site=row.get("site", ""),
+                weight=_number(row, "weight", 0, f"{manifest}, line {line}"),
+                mpp=_number(row, "mpp", MIN_MPP, f"{manifest}, line {line}"),
+                further={c: cell for c, cell in row.items() if c and c not in COLUMN_SYNONYMS},
             )
         )
     return patches
@@ -97,24 +141,18 @@ def _rows(manifest: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
     try:
         # utf-8-sig: spreadsheet programs put a byte order mark in front.
         with open(manifest, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = [cell.strip().lower() for cell in next(reader, [])]
+            # Spreadsheets export semicolons where the decimal point is a comma.
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",\t;", key=first.count))
+            header = _columns(next(reader, []), manifest)
             lines = [(reader.line_num, [c.strip() for c in cells]) for cells in reader]
     except OSError as error:
         raise UserError(f"'{manifest}' cannot be read ({error.strerror}).") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(
-            f"'{manifest}' is no CSV file in UTF-8 ({error}): save it as one."
+            f"'{manifest}' is no CSV or TSV file in UTF-8 ({error}): save it as one."
         ) from error
-    for column in ("path", "label"):
-        if column not in header:
-            raise UserError(
-                f"{manifest} has no column '{column}' but {header}: its first line must be "
-                f"path,label[,patient][,slide][,split], separated by commas."
-            )
-    for column in ("path", "label", "patient", "slide", "split"):
-        if header.count(column) > 1:
-            raise UserError(f"{manifest} has {header.count(column)} columns '{column}': keep one.")
     lines = [(line, cells) for line, cells in lines if any(cells)]
     if not lines:
         raise UserError(f"{manifest} lists no image: add one row per image.")
@@ -122,9 +160,45 @@ def _rows(manifest: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
         if len(cells) != len(header):
             raise UserError(
                 f"{manifest}, line {line}: {len(cells)} cells, but the header has {len(header)}; "
-                f"put cells that hold a comma in double quotes."
+                f"put cells that hold the separator in double quotes."
             )
     return [(line, dict(zip(header, cells, strict=True))) for line, cells in lines]
+
+
+def _columns(header: Sequence[str], manifest: pathlib.Path) -> list[str]:
+    """The header with our names in place of their synonyms."""
+    found = [cell.strip().lower().replace(" ", "_").replace("-", "_") for cell in header]
+    for column, names in COLUMN_SYNONYMS.items():
+        meant = [name for name in found if name in names]
+        if column in meant:
+            meant = [name for name in meant if name == column]
+        if len(meant) > 1:
+            raise UserError(
+                f"{manifest} has {len(meant)} columns for the {column} ({', '.join(meant)}): keep "
+                f"one."
+            )
+        if not meant and column in ("path", "label"):
+            raise UserError(
+                f"{manifest} has no column '{column}' but {found}: its first line must be {HEADER}."
+            )
+        found = [column if name in meant else name for name in found]
+    return found
+
+
+def _number(row: Mapping[str, str], column: str, least: float, where: str) -> float | None:
+    text = row.get(column, "")
+    if text.lower() in ("", "unknown"):
+        return None
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        value = math.nan
+    if not least <= value < math.inf:
+        raise UserError(
+            f"{where}: the {column} is '{text}'; write a number of at least {least:g}, or leave "
+            f"the whole column empty."
+        )
+    return value
 
 
 def _normal_id(text: str, root: pathlib.Path) -> str:
@@ -136,7 +210,8 @@ def _normal_id(text: str, root: pathlib.Path) -> str:
 def _check_all_or_none(
     column: str, rows: Sequence[tuple[int, dict[str, str]]], manifest: pathlib.Path
 ) -> None:
-    empty = [(line, row["path"]) for line, row in rows if not row.get(column)]
+    unknown = ("", "unknown") if column == "mpp" else ("",)
+    empty = [(n, row["path"]) for n, row in rows if row.get(column, "").lower() in unknown]
     if empty and len(empty) < len(rows):
         line, name = empty[0]
         raise UserError(

@@ -1,18 +1,23 @@
 """From examples to batches of uint8 pixels: Grain orders them, threads decode them."""
 
+import collections
+import concurrent.futures
 import copy
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
-from glomjax.data.decoding import decode_image
+from glomjax.data.decoding import fit_image, open_image
 from glomjax.data.examples import Examples
+from glomjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+THREADS = os.cpu_count() or 1
 
 
 class Batches:
@@ -25,35 +30,35 @@ class Batches:
     on the seed alone, neither on the size of a batch nor on who reads which part of it.
 
     Args:
-      examples: the split.
-      image_size: (height, width).
+      images: the split's pixels.
       batch_size: examples in a batch.
       stratified: every batch of a shuffled epoch holds each class in about its share of the split.
         By chance alone a batch of 8 is often 6 to 2, and then its gradient mostly shifts all logits
         one way, which a transformer that starts from random values takes long to average out.
-      cache_bytes: decoded images are kept in memory up to this many bytes; what does not fit is
-        decoded in every epoch.
       multiple: the rows of a batch are a multiple of this, so that devices get equal shares.
       share: (which, of how many): R is so many consecutive rows of each batch, for one of several
         hosts; the default is all.
+
+    Attributes:
+      waited: seconds for which the reader of the last epoch waited for a batch.
     """
 
     def __init__(
         self,
-        examples: Examples,
-        image_size: tuple[int, int],
+        images: "DecodedImages",
         batch_size: int,
         *,
         stratified: bool = False,
-        cache_bytes: int = 0,
         multiple: int = 1,
         share: tuple[int, int] = (0, 1),
     ):
-        self.examples = examples
+        self.examples = images.examples
         self.batch_size = batch_size
+        self.waited = 0.0
+        self._busy: list[float] = []
         self._stratified = stratified
-        self._images: Any = _DecodedImages(examples, image_size, cache_bytes)
-        self._blank = np.zeros((*image_size, 3), np.uint8)
+        self._images: Any = images
+        self._row = images.shape, np.dtype(np.uint8)
         rows = -(-batch_size // multiple) * multiple
         which, of = share
         if rows % of:
@@ -65,18 +70,39 @@ class Batches:
         """Batches per epoch."""
         return -(-len(self.examples) // self.batch_size)
 
+    @property
+    def rate(self) -> float:
+        """Images a second that the threads give while they work, in the last epoch."""
+        rows = self._mine.stop - self._mine.start
+        return rows * len(self._busy) * THREADS / max(sum(self._busy), 1e-9)
+
     def epoch(self, seed: int | None = None, *, start: int = 0) -> Iterator[Batch]:
         """One pass from batch `start`, shuffled by `seed`; in the examples' own order without."""
         index, mask = (table[start:, self._mine] for table in self._tables(seed))
-        source = grain.MapDataset.source(index.reshape(-1))
-        images = source.map(lambda i: self._images[i] if i >= 0 else self._blank)
-        images = images.batch(index.shape[1])
-        options = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=4)
-        decoded = images.to_iter_dataset(options)
+        busy = self._busy = []  # seconds of each batch; a list takes additions from threads
+
+        def load(number: int) -> np.ndarray:
+            begun = time.perf_counter()
+            shape, dtype = self._row
+            images = np.zeros((index.shape[1], *shape), dtype)
+            for row, i in enumerate(index[number]):
+                if i >= 0:
+                    images[row] = self._images[i]
+            busy.append(time.perf_counter() - begun)
+            return images
+
+        # A thread a batch, so that all cores decode; fewer than four would not even out a slow one.
+        ahead = max(THREADS, 4)
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=ahead)
+        loaded = iter(grain.MapDataset.range(len(index)).map(load).to_iter_dataset(options))
         rows = np.arange(self._rows, dtype=np.int32)[self._mine]
-        for number, batch in enumerate(decoded):
+        self.waited = 0.0
+        for number in range(len(index)):
+            begun = time.perf_counter()
+            images = next(loaded)
+            self.waited += time.perf_counter() - begun
             yield {
-                "image": batch,
+                "image": images,
                 "label": self.examples.labels[index[number]].astype(np.int32),
                 "mask": mask[number],
                 "index": index[number],
@@ -91,7 +117,7 @@ class Batches:
     def of_features(self, features: np.ndarray) -> "Batches":
         """The same split with features [N, D] in place of its images, in the same orders."""
         batches = copy.copy(self)
-        batches._images, batches._blank = features, np.zeros_like(features[0])
+        batches._images, batches._row = features, (features.shape[1:], features.dtype)
         return batches
 
     def _tables(self, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -121,22 +147,78 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.argsort(place, kind="stable")
 
 
-class _DecodedImages:
-    """Random access to decoded images, kept while they fit."""
+class DecodedImages:
+    """Random access to the images of a split, uint8 [H, W, 3], kept in memory while they fit.
 
-    def __init__(self, examples: Examples, image_size: tuple[int, int], cache_bytes: int):
-        self._examples = examples
-        self._image_size = image_size
+    Args:
+      examples: the split.
+      image_size: (height, width).
+      resize: how an image gets this size, as in `fit_image`.
+      mpp: microns per pixel to which each image is resampled from its own; 0 resamples none.
+      cache_bytes: the images that are kept have at most this size together; the others are decoded
+        each time.
+
+    Attributes:
+      sizes: int32 [N, 2], (height, width) of each image as it is stored, 0 until it was decoded.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        image_size: tuple[int, int],
+        *,
+        resize: str = "stretch",
+        mpp: float = 0.0,
+        cache_bytes: int = 0,
+    ):
+        self.examples = examples
+        self.shape = (*image_size, 3)
+        self._normalize: Callable[[np.ndarray], np.ndarray] = lambda image: image
+        self.sizes = np.zeros((len(examples), 2), np.int32)
+        self._resize = resize
+        self._scales = None if not mpp or examples.mpp is None else examples.mpp / mpp
         self._room = cache_bytes // (image_size[0] * image_size[1] * 3)
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(self.examples)
+
     def __getitem__(self, index: int) -> np.ndarray:
         image = self._kept.get(index)
         if image is None:
-            name = self._examples.ids[index]
-            image = decode_image(self._examples.read(index), self._image_size, name=name)
+            image = self._decode(index)
             with self._lock:
                 if len(self._kept) < self._room:
                     self._kept[index] = image
         return image
+
+    def normalize_with(self, normalize: Callable[[np.ndarray], np.ndarray]) -> None:
+        """From now on the images are what this makes of them, uint8 [H, W, 3] each."""
+        self._normalize = normalize
+        self._kept.clear()
+
+    def scan(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray | UserError]]:
+        """(index, image) of each, decoded in threads; the error where one cannot be read."""
+
+        def attempt(index: int) -> np.ndarray | UserError:
+            try:
+                return self[index]
+            except UserError as error:
+                return error
+
+        window: collections.deque[tuple[int, Any]] = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            for index in indices:
+                window.append((index, pool.submit(attempt, index)))
+                if len(window) > 4 * THREADS:  # so that few wait in memory
+                    first, future = window.popleft()
+                    yield first, future.result()
+            for first, future in window:
+                yield first, future.result()
+
+    def _decode(self, index: int) -> np.ndarray:
+        image = open_image(self.examples.read(index), name=self.examples.ids[index])
+        self.sizes[index] = image.height, image.width
+        scale = None if self._scales is None else float(self._scales[index])
+        return self._normalize(fit_image(image, self.shape[:2], resize=self._resize, scale=scale))

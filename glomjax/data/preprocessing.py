@@ -1,4 +1,4 @@
-"""From uint8 pixels to what a network sees: (x / 255 - mean) / std per channel, on the device."""
+"""From images to what a network sees: one size, one stain, then (x / 255 - mean) / std."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from glomjax.data.stain_normalization import StainNormalizer
 from glomjax.errors import UserError
 
 PREPROCESSINGS = ("imagenet", "standardize")
@@ -17,14 +18,23 @@ PREPROCESSINGS = ("imagenet", "standardize")
 class Preprocessing:
     """A property of the weights: it is stored with them and applied wherever they are used.
 
+    The size, the spacing and the stain are settled on the host, by `DecodedImages`; mean and
+    deviation on the device, by calling this.
+
     Attributes:
       name: one of `PREPROCESSINGS`.
       mean, std: per channel, in units of the full range (0 to 1).
+      resize: how images come to the size of the network, as in `fit_image`.
+      mpp: microns per pixel of what the network sees, or None where unknown.
+      stain: what stains are normalised to, or None.
     """
 
     name: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resize: str = "stretch"
+    mpp: float | None = None
+    stain: StainNormalizer | None = None
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """images uint8 [B, H, W, 3] -> float32 [B, H, W, 3]."""
@@ -34,7 +44,14 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"name": self.name, "mean": list(self.mean), "std": list(self.std)}
+        return {
+            "name": self.name,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "resize": self.resize,
+            "mpp": self.mpp,
+            "stain": None if self.stain is None else self.stain.to_dict(),
+        }
 
 
 # Mean and deviation of ImageNet's training images, which the published DaViT weights expect.

@@ -18,10 +18,13 @@ def make_splits(
     fractions: Sequence[float] = (0.7, 0.15, 0.15),
     seed: int = 0,
     *,
+    parts: Sequence[str] = SPLITS,
+    folds: int = 0,
+    fold: int = 0,
     kind: str = "patient",
     classes: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Divides examples into three splits, each group as a whole, near the wanted sizes.
+    """Divides examples into the splits, each group as a whole, near the wanted sizes.
 
     Of 32 seeded assignments the one is kept that has the least sum over splits s and classes c of
     (n[s, c] - t[s, c])^2 / t[s, c], where n counts examples and t = fraction * examples of the
@@ -30,24 +33,36 @@ def make_splits(
     Where each group is one example the split is a plain stratified one. The outcome depends on
     the names of the groups and on the seed, not on the order of the examples.
 
+    With `folds` the examples are divided into so many parts of one size in the same way. One of
+    them is the test split, so that over all values of `fold` each example is tested once; the rest
+    is divided into train and validation in the proportion of their fractions.
+
     Args:
       labels: int [N], class indices.
       groups: N names; examples of one name stay together.
       fractions: shares of train, validation and test; positive, summing to 1 within 1e-6.
       seed: at least 0.
-      kind: what a group is, for messages ("patient", "slide", "file").
+      parts: the splits to make, in the proportion of their fractions.
+      folds: 0, or at least 2.
+      fold: which of them is the test split, from 0.
+      kind: what a group is, for messages ("patient", "slide", "site", "file").
       classes: class names, for messages and to require classes that `labels` lacks.
 
     Returns:
-      Sorted int64 indices for "train", "validation" and "test"; each index occurs once.
+      Sorted int64 indices for each of the parts; each index occurs once.
 
     Raises:
-      UserError: fractions or seed are not valid, or there are too few groups to give each split
-        each class.
+      UserError: fractions, seed or folds are not valid, or there are too few groups to give each
+        split each class.
     """
     shares = _checked_fractions(fractions)
     if seed < 0:
         raise UserError(f"The split seed is {seed}: give a whole number of at least 0.")
+    if folds < 0 or folds == 1 or not 0 <= fold < max(folds, 1):
+        raise UserError(
+            f"Fold {fold} of {folds} is asked for: give at least 2 folds, numbered from 0, or "
+            "0 folds for splits by fractions."
+        )
     labels = np.asarray(labels, dtype=np.int64)
     if len(labels) != len(groups):
         raise ValueError(f"{len(labels)} labels but {len(groups)} groups")
@@ -58,22 +73,18 @@ def make_splits(
     num_classes = max(len(classes), int(labels.max(initial=-1)) + 1)
     counts = np.zeros((len(names), num_classes), np.int64)  # [G, C]
     np.add.at(counts, (group_of, labels), 1)
-    _check_enough_groups(counts, kind, classes)
 
     rng = np.random.default_rng(seed)
-    if len(names) == len(labels):
-        split_of = _stratified(counts.argmax(axis=1), shares, rng)  # [G]
+    if folds:
+        every = [f"fold {n}" for n in range(folds)]
+        in_fold = _divide(counts, np.full(folds, 1 / folds), every, rng, kind, classes) == fold
+        split_of = np.full(len(names), SPLITS.index("test"))  # [G]
+        rest = shares[:2] / shares[:2].sum()
+        split_of[~in_fold] = _divide(counts[~in_fold], rest, SPLITS[:2], rng, kind, classes)
     else:
-        split_of = _balanced(counts, shares, rng)  # [G]
-    for s, split in enumerate(SPLITS):
-        absent = np.flatnonzero(counts[split_of == s].sum(axis=0) == 0)
-        if len(absent):  # only with three or more classes
-            raise UserError(
-                f"No division of the {len(names)} {kind}s was found that gives the {split} split "
-                f"class {_class_name(absent[0], classes)}: add {kind}s that have this class, or "
-                f"name the splits in a 'split' column."
-            )
-    return {split: np.flatnonzero(split_of[group_of] == s) for s, split in enumerate(SPLITS)}
+        shares = shares[[SPLITS.index(part) for part in parts]]
+        split_of = _divide(counts, shares / shares.sum(), parts, rng, kind, classes)  # [G]
+    return {split: np.flatnonzero(split_of[group_of] == s) for s, split in enumerate(parts)}
 
 
 def check_group_overlap(splits: Mapping[str, Sequence[str]], kind: str = "patient") -> None:
@@ -108,15 +119,37 @@ def _checked_fractions(fractions: Sequence[float]) -> np.ndarray:
     return shares
 
 
-def _check_enough_groups(counts: np.ndarray, kind: str, classes: Sequence[str]) -> None:
-    """Three splits with every class need three groups per class (for two classes: exactly that)."""
+def _divide(
+    counts: np.ndarray,
+    shares: np.ndarray,
+    parts: Sequence[str],
+    rng: np.random.Generator,
+    kind: str,
+    classes: Sequence[str],
+) -> np.ndarray:
+    """The part [G] of each group with counts [G, C], where parts have these shares [P] of all."""
+    wanted = ", ".join(parts[:-1]) + f" and {parts[-1]}" if parts[0] in SPLITS else "the folds"
+    # Parts that all have every class need as many groups per class (for two classes: exactly that).
     for c, found in enumerate((counts > 0).sum(axis=0)):
-        if found < len(SPLITS):
+        if found < len(parts):
             raise UserError(
                 f"Only {found} {kind}(s) have patches of class {_class_name(c, classes)}, and at "
-                f"least {len(SPLITS)} {kind}s with it are needed for train, validation and test "
-                f"splits that each hold every class: add {kind}s."
+                f"least {len(parts)} {kind}s with it are needed for {wanted} to hold every class: "
+                f"add {kind}s{'' if parts[0] in SPLITS else ' or take fewer folds'}."
             )
+    if (counts.sum(axis=1) == 1).all():
+        part_of = _stratified(counts.argmax(axis=1), shares, rng)
+    else:
+        part_of = _balanced(counts, shares, rng)
+    for n, part in enumerate(parts):
+        absent = np.flatnonzero(counts[part_of == n].sum(axis=0) == 0)
+        if len(absent):  # only with three or more classes
+            raise UserError(
+                f"No division of the {len(counts)} {kind}s was found that gives {part} "
+                f"class {_class_name(absent[0], classes)}: add {kind}s that have this class, or "
+                f"name the splits in a 'split' column."
+            )
+    return part_of
 
 
 def _class_name(c: int, classes: Sequence[str]) -> str:
@@ -124,24 +157,26 @@ def _class_name(c: int, classes: Sequence[str]) -> str:
 
 
 def _stratified(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The split [N] of each example: every class is shuffled and cut at the fractions."""
-    split_of = np.empty(len(labels), np.int64)
+    """The part [N] of each example: every class is shuffled and cut at the shares [P]."""
+    part_of = np.empty(len(labels), np.int64)
     for c in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == c))
         n = len(members)
-        first = int(np.clip(round(shares[0] * n), 1, n - 2))  # at least one example in each split
-        second = int(np.clip(round((shares[0] + shares[1]) * n), first + 1, n - 1))
-        split_of[members] = np.repeat(np.arange(3), (first, second - first, n - second))
-    return split_of
+        cuts = [0]
+        for p in range(1, len(shares)):  # at least one example in each part
+            cut = round(shares[:p].sum() * n)
+            cuts.append(int(np.clip(cut, cuts[-1] + 1, n - (len(shares) - p))))
+        part_of[members] = np.repeat(np.arange(len(shares)), np.diff([*cuts, n]))
+    return part_of
 
 
 def _balanced(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The split [G] of each group: the best of the greedy candidates.
+    """The part [G] of each group: the best of the greedy candidates.
 
     A candidate takes the groups in a random order, in which large groups tend to come early, and
-    gives each to the split whose cost then falls most. Half of the candidates (`cover`) first see
-    to it that every split has every class: groups with the most classes go first, each to the
-    split where it brings the most missing classes. For two classes that cannot fail if each class
+    gives each to the part whose cost then falls most. Half of the candidates (`cover`) first see
+    to it that every part has every class: groups with the most classes go first, each to the
+    part where it brings the most missing classes. For two classes that cannot fail if each class
     occurs in three groups.
     """
     num_groups, num_classes = counts.shape
@@ -152,18 +187,18 @@ def _balanced(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) 
     rank = np.where(cover[:, None], -classes_held, 0)  # [K, G]
     order = np.lexsort((key, rank), axis=1)  # [K, G]
 
-    target = shares[:, None] * counts.sum(axis=0)  # [3, C]
-    have = np.zeros((_CANDIDATES, 3, num_classes), np.int64)
-    split_of = np.empty((_CANDIDATES, num_groups), np.int64)
+    target = shares[:, None] * counts.sum(axis=0)  # [P, C]
+    have = np.zeros((_CANDIDATES, len(shares), num_classes), np.int64)
+    part_of = np.empty((_CANDIDATES, num_groups), np.int64)
     rows = np.arange(_CANDIDATES)
     for position in range(num_groups):
         group = order[:, position]  # [K]
         added = counts[group][:, None, :]  # [K, 1, C]
-        change = (added * (added + 2 * (have - target)) / target).sum(axis=2)  # [K, 3]
-        new = ((added > 0) & (have == 0)).sum(axis=2) * cover[:, None]  # [K, 3]
-        split = np.lexsort((change, -new), axis=1)[:, 0]  # [K]
-        split_of[rows, group] = split
-        have[rows, split] += added[:, 0]
+        change = (added * (added + 2 * (have - target)) / target).sum(axis=2)  # [K, P]
+        new = ((added > 0) & (have == 0)).sum(axis=2) * cover[:, None]  # [K, P]
+        part = np.lexsort((change, -new), axis=1)[:, 0]  # [K]
+        part_of[rows, group] = part
+        have[rows, part] += added[:, 0]
     cost = ((have - target) ** 2 / target).sum(axis=(1, 2))  # [K]
     missing = (have == 0).sum(axis=(1, 2))  # [K]
-    return split_of[np.lexsort((cost, missing))[0]]
+    return part_of[np.lexsort((cost, missing))[0]]

@@ -9,7 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from glomjax.data import stain_normalization
 from glomjax.data.augmentation import PRESETS, Augmentation
+from glomjax.data.decoding import RESIZES
+from glomjax.data.manifest import MIN_MPP
 from glomjax.data.preprocessing import PREPROCESSINGS
 from glomjax.errors import UserError
 from glomjax.models import MODELS
@@ -72,6 +75,9 @@ def default_config() -> ConfigDict:
     config.shard_params = False  # divide parameters and optimizer state over the devices
     config.checkpoint_minutes = 10.0  # between two checkpoints within an epoch
     config.preprocessing = "imagenet"  # or "standardize": each channel by the training images
+    config.resize = "stretch"  # to image_size; or "pad" with white, or "crop" to the centre
+    config.target_mpp = 0.0  # microns per pixel to which images are resampled; 0 resamples none
+    config.stain_normalization = "none"  # "macenko" or "reinhard", fitted on the training images
 
     config.model = ConfigDict()
     config.model.name = "davit_tiny"
@@ -90,11 +96,17 @@ def default_config() -> ConfigDict:
     config.plateau.min_lr = 1e-5
 
     config.data = ConfigDict()
-    config.data.source = "synthetic"  # or a folder of patches, or a CSV manifest
+    # "synthetic", a folder of patches, a CSV or TSV manifest, or "tfds:NAME"
+    config.data.source = "synthetic"
     config.data.synthetic_size = "demo"  # or "large"
     config.data.classes = ()  # (negative, positive); () lets the data decide
     config.data.fractions = (0.7, 0.15, 0.15)  # train, validation, test, where no split is given
+    config.data.folds = 0  # in place of fractions: so many folds, of which `fold` is the test
+    config.data.fold = 0  # from 0
+    config.data.split_by = "patient"  # or "site": whole sites stay together
     config.data.split_seed = 0
+    config.data.mpp = 0.0  # microns per pixel of all images; 0: the source tells, or unknown
+    config.data.skip_unreadable = False  # leave out images that cannot be read, and count them
     config.data.cache_gib = 4.0  # memory for decoded images
 
     config.augmentation = ConfigDict()  # of training images, see `glomjax/data/augmentation.py`
@@ -158,6 +170,8 @@ def check_config(config: ConfigDict) -> None:
         ("optimizer", OPTIMIZERS),
         ("schedule", SCHEDULES),
         ("precision", PRECISIONS),
+        ("resize", RESIZES),
+        ("stain_normalization", ("none", *stain_normalization.METHODS)),
     ):
         _require(
             config[name] in choices,
@@ -219,6 +233,11 @@ def check_config(config: ConfigDict) -> None:
     _require(config.plateau.min_lr >= 0, "plateau.min_lr must not be negative")
     augmentation_of(config)
     _require(config.data.cache_gib >= 0, "data.cache_gib must not be negative")
+    for name, mpp in (("target_mpp", config.target_mpp), ("data.mpp", config.data.mpp)):
+        _require(
+            mpp == 0 or mpp >= MIN_MPP,
+            f"{name} is {mpp}; it is in microns per pixel and at least {MIN_MPP}, or 0",
+        )
     _require(
         config.warmup_epochs < config.num_epochs,
         f"warmup_epochs is {config.warmup_epochs}; it must be below num_epochs, "

@@ -1,7 +1,9 @@
 """What a run starts from, settled before anything is trained: its data and its initial weights."""
 
+import dataclasses
 import hashlib
 import re
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,10 +11,19 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from glomjax import pretrained
-from glomjax.data import folder, synthetic
+from glomjax.data import stain_normalization
 from glomjax.data.examples import SPLITS, DataSplits, Examples
-from glomjax.data.pipeline import Batches
+from glomjax.data.pipeline import Batches, DecodedImages
 from glomjax.data.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
+from glomjax.data.sources import NO_PATIENTS, load_source
+from glomjax.data.survey import (
+    duplicate_notes,
+    seen_spacing,
+    size_note,
+    survey,
+    unreadable_message,
+    without_unreadable,
+)
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
 from glomjax.training.progress import Terminal
@@ -24,20 +35,29 @@ LOGITS = r"(aux\d/)?head/.*"  # the layers whose outputs are the classes
 
 def load_data(config: ConfigDict, arrays: ArraySplits | None = None) -> DataSplits:
     """The data set that `config.data` (or a script's arrays) describes."""
+    data = config.data
     if arrays is not None:
-        return _from_arrays(arrays, tuple(config.data.classes))
-    if config.data.source == "synthetic":
-        if tuple(config.data.classes) not in ((), synthetic.CLASSES):
-            raise UserError(
-                f"data.classes is {list(config.data.classes)}, but the synthetic data has "
-                f"{list(synthetic.CLASSES)}"
-            )
-        return synthetic.load(config.data.synthetic_size)
-    return folder.load_folder(
-        config.data.source,
-        classes=tuple(config.data.classes),
-        fractions=tuple(config.data.fractions),
-        seed=config.data.split_seed,
+        splits = _from_arrays(arrays, tuple(data.classes))
+    else:
+        splits = load_source(
+            data.source,
+            classes=tuple(data.classes),
+            fractions=tuple(data.fractions),
+            folds=data.folds,
+            fold=data.fold,
+            split_by=data.split_by,
+            seed=data.split_seed,
+            synthetic_size=data.synthetic_size,
+        )
+    if not data.mpp:
+        return splits
+    if splits.train.mpp is not None:
+        raise UserError(
+            f"data.mpp is {data.mpp}, but '{data.source}' tells the spacing of each image itself; "
+            "leave data.mpp at 0"
+        )
+    return splits.map(
+        lambda part: dataclasses.replace(part, mpp=np.full(len(part), data.mpp, np.float64))
     )
 
 
@@ -104,30 +124,116 @@ def find_weights(config: ConfigDict, has_arrays: bool, terminal: Terminal) -> st
     return published
 
 
-def survey(
-    batches: Mapping[str, Batches], preprocessing: str, source: str, placement: Placement
-) -> Preprocessing:
-    """Reads every image once, so that one that cannot be read ends the run now and not after the
-    training, and gives the run's preprocessing: that of its initial weights, or of its images.
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What the steps of a run read.
+
+    Attributes:
+      splits: the examples that are used: all, but for unreadable ones that may be skipped.
+      batches: of each split.
+      preprocessing: that of the initial weights, or of the training images.
+    """
+
+    splits: DataSplits
+    batches: dict[str, Batches]
+    preprocessing: Preprocessing
+
+
+def prepare_inputs(
+    config: ConfigDict, splits: DataSplits, source: str, placement: Placement, terminal: Terminal
+) -> Inputs:
+    """Reads every image once, so that one that cannot be read, or that is in two splits, ends the
+    run now and not after the training; and settles how all are brought to one kind.
 
     Args:
-      batches: of each split.
-      preprocessing: one of `PREPROCESSINGS`.
       source: of the initial weights, "" for random values.
+
+    Raises:
+      UserError: images cannot be read (and `data.skip_unreadable` is off), one is in two splits,
+        their spacings differ, or the preprocessing does not fit to weights or images.
     """
-    standardize = preprocessing == "standardize"
+    standardize = config.preprocessing == "standardize"
     if standardize and source:
         raise UserError(
             "preprocessing 'standardize' does not go with pretrained weights, which expect "
             "'imagenet'"
         )
-    statistics = ChannelStatistics()
-    for split, part in batches.items():
-        for batch in part.epoch():
-            if standardize and split == "train":
-                statistics.add(batch["image"][batch["mask"] > 0])
-    statistics.merge(placement.total)
-    return statistics.standardize() if standardize else IMAGENET
+    if config.target_mpp and splits.train.mpp is None:
+        raise UserError(
+            f"target_mpp is {config.target_mpp}, but '{config.data.source}' does not tell the "
+            "spacing of its images: set --config.data.mpp, or fill in an 'mpp' column"
+        )
+    cache = int(config.data.cache_gib * 2**30)
+    images = {
+        split: DecodedImages(
+            splits[split],
+            tuple(config.image_size),
+            resize=config.resize,
+            mpp=config.target_mpp,
+            # Training images are read in every epoch, so they come first.
+            cache_bytes=cache * (8 if split == "train" else 1) // 10,
+        )
+        for split in SPLITS
+    }
+    begun = time.monotonic()
+    found = survey(
+        images,
+        stain=config.stain_normalization,
+        share=placement.share,
+        total=placement.total,
+    )
+    count, seconds = sum(map(len, images.values())), time.monotonic() - begun
+    terminal.say(f"read {count} images in {seconds:.1f} s, {count / seconds:.0f} images/s")
+    if found.unreadable:
+        if not config.data.skip_unreadable:
+            raise UserError(unreadable_message(found, count))
+        kept = without_unreadable(splits, found)
+        terminal.banner(kept.notes[-1])
+        return prepare_inputs(config, kept, source, placement, terminal)
+    notes = duplicate_notes(splits, found)
+    mpp = config.target_mpp or seen_spacing(
+        splits, found.sizes, tuple(config.image_size), config.resize
+    )
+    if mpp is None:
+        terminal.say("spacing: unknown")
+        notes += filter(None, [size_note(found.sizes, tuple(config.image_size))])
+    else:
+        terminal.say(f"spacing: {mpp:.4g} microns per pixel, as the network sees it")
+    for note in notes:
+        terminal.banner(note)
+    splits = dataclasses.replace(splits, notes=(*splits.notes, *notes))
+
+    stain = None
+    if config.stain_normalization != "none":
+        stain = stain_normalization.fit(config.stain_normalization, found.stains)
+        pale = int(np.isnan(found.stains).any(axis=1).sum())
+        terminal.say(
+            f"stains are normalised ({config.stain_normalization}) to those of the training "
+            f"images; {pale} of these show too little tissue or stain and stay as they are"
+        )
+        for part in images.values():
+            part.normalize_with(stain)
+    preprocessing = IMAGENET
+    if standardize:
+        statistics = ChannelStatistics()
+        which, of = placement.share
+        for _, image in images["train"].scan(range(which, len(splits.train), of)):
+            assert not isinstance(image, UserError)  # all have just been read
+            statistics.add(image)
+        statistics.merge(placement.total)
+        preprocessing = statistics.standardize()
+    preprocessing = dataclasses.replace(preprocessing, resize=config.resize, mpp=mpp, stain=stain)
+    batches = {
+        split: Batches(
+            images[split],
+            config.batch_size,
+            stratified=config.stratified_batches,
+            multiple=placement.devices * config.accumulation_steps,
+            share=placement.share,
+        )
+        for split in SPLITS
+    }
+    return Inputs(splits, batches, preprocessing)
 
 
 def load_initial_weights(
@@ -207,5 +313,5 @@ def _from_arrays(arrays: ArraySplits, classes: tuple[str, ...]) -> DataSplits:
         if missing := sorted(set(range(len(classes))) - set(part.labels.tolist())):
             raise UserError(f"data[{split!r}] has no example of class {classes[missing[0]]!r}")
     train, validation, test = (parts[split] for split in SPLITS)
-    notes, content = (folder.NO_PATIENTS,), pixels.hexdigest()
+    notes, content = (NO_PATIENTS,), pixels.hexdigest()
     return DataSplits(train, validation, test, classes=classes, notes=notes, content=content)

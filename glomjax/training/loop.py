@@ -18,8 +18,7 @@ from ml_collections import ConfigDict
 
 from glomjax import checkpoints
 from glomjax.data.augmentation import Augmentation
-from glomjax.data.examples import SPLITS, DataSplits
-from glomjax.data.pipeline import Batches
+from glomjax.data.examples import DataSplits
 from glomjax.errors import UserError
 from glomjax.evaluation import (
     classification_metrics,
@@ -41,8 +40,8 @@ from glomjax.training.inputs import (
     find_weights,
     load_data,
     load_initial_weights,
+    prepare_inputs,
     settle_demo,
-    survey,
 )
 from glomjax.training.interrupts import NONE, SAVE, STOP, Interrupted, Interrupts
 from glomjax.training.optimizers import class_weights, learning_rate, make_optimizer
@@ -96,13 +95,11 @@ def train_and_evaluate(
         settle_demo(config, terminal)
     splits = load_data(config, data)
     describe_data(splits, terminal)
-    digest = splits.digest()
-    placement.agree("data", digest)  # by now process 0 has taken the folder
-    run.check_data(digest)
-    run.write_config(requested, config, digest)
-    run.write_environment(config.seed)
+    placement.agree("data", splits.digest())  # by now process 0 has taken the folder
+    if not config.data.skip_unreadable:  # before reading all images, which may take a while
+        run.check_data(splits.digest())
     with contextlib.closing(
-        _Training(config, splits, source, run, terminal, placement)
+        _Training(requested, config, splits, source, run, terminal, placement)
     ) as training:
         training.fit()
         return training.finish()
@@ -126,6 +123,7 @@ class _Training:
 
     def __init__(
         self,
+        requested: ConfigDict,
         config: ConfigDict,
         splits: DataSplits,
         source: str,
@@ -133,22 +131,8 @@ class _Training:
         terminal: Terminal,
         placement: Placement,
     ):
-        self.config, self.splits, self.run, self.terminal = config, splits, run, terminal
+        self.config, self.run, self.terminal = config, run, terminal
         self.placement = placement
-        cache = int(config.data.cache_gib * 2**30)
-        self.batches = {
-            split: Batches(
-                splits[split],
-                tuple(config.image_size),
-                config.batch_size,
-                stratified=config.stratified_batches,
-                multiple=placement.devices * config.accumulation_steps,
-                share=placement.share,
-                # Training images are read in every epoch, so they come first.
-                cache_bytes=cache * (8 if split == "train" else 1) // 10,
-            )
-            for split in SPLITS
-        }
 
         def create() -> nnx.Module:
             return create_network(config, len(splits.classes))
@@ -158,8 +142,16 @@ class _Training:
         graphdef, _ = nnx.split(self.model, nnx.Param)
         self.phases = freezing.plan_of(config, self.model)
         self.rates, self.decays = freezing.rates_of(config, self.model, self.phases)
-        self.weights = class_weights(config.class_weights, splits.train.labels, len(splits.classes))
-        self.preprocessing = survey(self.batches, config.preprocessing, source, placement)
+        inputs = prepare_inputs(config, splits, source, placement, terminal)
+        self.splits, self.batches = inputs.splits, inputs.batches
+        self.preprocessing = inputs.preprocessing
+        labels = self.splits.train.labels
+        self.weights = class_weights(config.class_weights, labels, len(splits.classes))
+        digest = self.splits.digest()
+        run.check_data(digest)
+        run.write_config(requested, config, digest)
+        run.write_environment(config.seed)
+        run.write("splits.csv", self.splits.to_csv())
         # One compiled program for all initial values: op by op, it takes longer than an epoch.
         params = jax.device_get(jax.jit(lambda: params_of(create()))())
         if source and not checkpoints.exists(run.last):
@@ -326,6 +318,8 @@ class _Training:
             order = self._order(position.epoch)
             for batch in batches.epoch(order, start=position.batch):
                 rows = {name: batch[name] for name in ("image", "label", "mask")}
+                if batches.examples.weights is not None:
+                    rows["weight"] = batches.examples.weights[batch["index"]]
                 if self.augments:
                     drawn = position.epoch * len(batches.examples)
                     rows["draw"] = (drawn + batch["position"]).astype(np.int32)
@@ -377,6 +371,10 @@ class _Training:
             "time": {
                 "seconds": time.monotonic() - start,
                 "images_per_second": count / trained,
+                # What either would do without the other: a starved step shows.
+                "step_images_per_second": count / max(trained - batches.waited, 1e-9),
+                "input_images_per_second": batches.rate * self.placement.processes,
+                "waited_for_input": batches.waited,
             },
         }
 

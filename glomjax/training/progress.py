@@ -42,13 +42,16 @@ class Terminal:
           epochs_left: how many more there will be at least, as far as early stopping knows.
           best: whether it is the best so far.
         """
-        seconds = row["time"]["seconds"]
+        took = row["time"]
+        seconds = took["seconds"]
         left = f"{_duration(seconds * epochs_left)} left at least" if epochs_left else ""
         self.say(
             f"epoch {row['epoch'] + 1:>3}/{num_epochs}  loss {row['loss']:.4f}  "
             f"accuracy {row['accuracy']:.3f}  val_loss {row['val_loss']:.4f}  "
             f"val_accuracy {row['val_accuracy']:.3f}  val_auroc {row['val_auroc']:.3f}  "
-            f"lr {row['learning_rate']:.1e}  {row['time']['images_per_second']:.1f} images/s  "
+            f"lr {row['learning_rate']:.1e}  {took['images_per_second']:.1f} images/s "
+            f"(step {took['step_images_per_second']:.1f}, input "
+            f"{took['input_images_per_second']:.0f})  "
             f"{_duration(seconds)}  {left}{'  *best' if best else ''}".rstrip()
         )
 

@@ -99,8 +99,10 @@ def make_train_step(
     too, never differentiated, since weights closed over would be baked into the program. Masked
     examples count nowhere. `sums` has the main head's plain loss as `loss`, the optimised one (with
     0.3 of each auxiliary head's, class weights and smoothing) as `total_loss`. A batch is
-    {"image", "label", "mask"}; with `augment`, "draw" int32 [B], which no two draws of an example
-    share; and where several processes must agree on what to do after the step, "request" int32 [B].
+    {"image", "label", "mask"}; where examples have weights of their own, "weight" float32 [B],
+    which counts like that of their class; with `augment`, "draw" int32 [B], which no two draws of
+    an example share; and where several processes must agree on what to do after the step,
+    "request" int32 [B].
 
     Args:
       trains: "network"; "head", where the rest runs as it serves, without dropout; or
@@ -157,6 +159,8 @@ def make_train_step(
                 total = total + AUXILIARY_WEIGHT * cross_entropy(extra, labels, label_smoothing)
             if class_weights:
                 total = total * jnp.asarray(class_weights, jnp.float32)[labels]
+            if "weight" in part:
+                total = total * part["weight"]
             correct = (predictions(logits) == labels).astype(jnp.float32)
             metrics = jnp.sum(plain * mask), jnp.sum(correct * mask)
             return jnp.sum(total * mask) / count, metrics

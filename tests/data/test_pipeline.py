@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glomjax.data.examples import Examples
-from glomjax.data.pipeline import Batches, stratified_order
+from glomjax.data.pipeline import Batches, DecodedImages, stratified_order
 from glomjax.errors import UserError
 
 SIZE = (8, 6)
@@ -40,7 +40,8 @@ class Reads:
 
 
 def batches(batch_size: int = 4, *, cache_bytes: int = 0) -> Batches:
-    return Batches(Reads().examples, SIZE, batch_size, cache_bytes=cache_bytes)
+    images = DecodedImages(Reads().examples, SIZE, cache_bytes=cache_bytes)
+    return Batches(images, batch_size)
 
 
 def order(epoch) -> list[int]:
@@ -112,12 +113,18 @@ def test_stratified_batches_of_two_equal_classes_are_half_and_half():
     labels = np.repeat([0, 1], 20).astype(np.int32)
     examples = Examples(tuple(map(str, range(40))), labels, lambda i: ENCODED[i % N])
     epochs = [
-        [batch["index"] for batch in Batches(examples, SIZE, 8, stratified=True).epoch(seed)]
+        [
+            batch["index"]
+            for batch in Batches(DecodedImages(examples, SIZE), 8, stratified=True).epoch(seed)
+        ]
         for seed in (1, 2)
     ]
     assert all(labels[index].sum() == 4 for epoch in epochs for index in epoch)
     assert np.any(np.concatenate(epochs[0]) != np.concatenate(epochs[1]))
-    without = [batch["index"] for batch in Batches(examples, SIZE, 8, stratified=True).epoch()]
+    without = [
+        batch["index"]
+        for batch in Batches(DecodedImages(examples, SIZE), 8, stratified=True).epoch()
+    ]
     np.testing.assert_array_equal(np.concatenate(without), np.arange(40))
 
 
@@ -137,7 +144,10 @@ def test_hosts_and_devices_share_each_batch_without_changing_it(batch_size, layo
     parts = [
         list(
             Batches(
-                Reads().examples, SIZE, batch_size, multiple=multiple, share=(host, hosts)
+                DecodedImages(Reads().examples, SIZE),
+                batch_size,
+                multiple=multiple,
+                share=(host, hosts),
             ).epoch(seed=5, start=start)
         )
         for host in range(hosts)
@@ -153,7 +163,7 @@ def test_hosts_and_devices_share_each_batch_without_changing_it(batch_size, layo
 
 
 def test_a_batch_knows_its_examples_whoever_reads_them():
-    table = Batches(Reads().examples, SIZE, 4, multiple=2, share=(1, 2))
+    table = Batches(DecodedImages(Reads().examples, SIZE), 4, multiple=2, share=(1, 2))
     whole = [batch["index"][batch["mask"] > 0].tolist() for batch in batches(4).epoch(seed=5)]
     assert [table.examples_of(5, number).tolist() for number in range(3)] == whole
 
@@ -161,7 +171,9 @@ def test_a_batch_knows_its_examples_whoever_reads_them():
 @pytest.mark.parametrize(("images_that_fit", "kept"), [(0, 0), (4, 4), (100, N)])
 def test_the_cache_keeps_what_fits_and_no_more(images_that_fit, kept):
     reads = Reads()
-    table = Batches(reads.examples, SIZE, 4, cache_bytes=images_that_fit * SIZE[0] * SIZE[1] * 3)
+    table = Batches(
+        DecodedImages(reads.examples, SIZE, cache_bytes=images_that_fit * SIZE[0] * SIZE[1] * 3), 4
+    )
     for epoch in (1, 2, 3):
         for batch in table.epoch(seed=epoch):
             real = batch["mask"] > 0
@@ -170,7 +182,7 @@ def test_the_cache_keeps_what_fits_and_no_more(images_that_fit, kept):
 
 
 def test_images_of_another_size_are_resized():
-    table = Batches(Reads().examples, (5, 5), 4)
+    table = Batches(DecodedImages(Reads().examples, (5, 5)), 4)
     assert next(table.epoch())["image"].shape == (4, 5, 5, 3)
 
 
@@ -178,5 +190,5 @@ def test_an_image_that_cannot_be_decoded_ends_the_epoch_and_names_the_file():
     encoded = [*ENCODED[:6], ENCODED[6][:40], *ENCODED[7:]]
     examples = Examples(tuple(f"glomerulus/{i}.png" for i in range(N)), LABELS, encoded.__getitem__)
     with pytest.raises(UserError, match=r"'glomerulus/6\.png' cannot be decoded") as error:
-        list(Batches(examples, SIZE, 4).epoch(seed=1))
+        list(Batches(DecodedImages(examples, SIZE), 4).epoch(seed=1))
     assert "\n" not in str(error.value)

@@ -48,6 +48,53 @@ def test_groups_stay_whole_each_index_occurs_once_and_each_split_has_each_class(
         assert set(labels[indices]) == {0, 1}
 
 
+@settings(max_examples=150, deadline=None)
+@given(data=data_sets(), seed=st.integers(0, 1000))
+def test_class_proportions_are_those_of_all_within_one_group(data, seed):
+    labels, groups = data
+    if min(groups_per_class(labels, groups)) < 3:
+        return
+    largest = max(groups.count(name) for name in set(groups))
+    for indices in make_splits(labels, groups, seed=seed).values():
+        expected = labels.mean() * len(indices)
+        assert abs(labels[indices].sum() - expected) <= largest
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=data_sets(), seed=st.integers(0, 1000), folds=st.integers(3, 5))
+def test_each_example_is_in_the_test_split_of_one_fold(data, seed, folds):
+    labels, groups = data
+    options = {"seed": seed, "folds": folds, "classes": ("other", "glomerulus")}
+    if min(groups_per_class(labels, groups)) < folds:
+        with pytest.raises(UserError, match=f"at least {folds} patients.*or take fewer folds"):
+            make_splits(labels, groups, **options)
+        return
+    tested = []
+    for fold in range(folds):
+        splits = make_splits(labels, groups, fold=fold, **options)
+        assert sorted(np.concatenate(list(splits.values()))) == list(range(len(labels)))
+        check_group_overlap({name: [groups[i] for i in splits[name]] for name in SPLITS})
+        for indices in splits.values():
+            assert set(labels[indices]) == {0, 1}
+        tested.append(splits["test"])
+    assert sorted(np.concatenate(tested)) == list(range(len(labels)))
+
+
+def test_folds_of_single_files_are_equal_and_stratified():
+    labels = np.repeat([0, 1], [40, 20])
+    groups = [f"f{i:02d}" for i in range(60)]
+    for fold in range(5):
+        splits = make_splits(labels, groups, (0.75, 0.25 - 1e-7, 1e-7), folds=5, fold=fold)
+        sizes = {name: np.bincount(labels[indices]).tolist() for name, indices in splits.items()}
+        assert sizes == {"train": [24, 12], "validation": [8, 4], "test": [8, 4]}
+
+
+@pytest.mark.parametrize(("folds", "fold"), [(1, 0), (-2, 0), (3, 3), (3, -1), (0, 1)])
+def test_folds_that_do_not_exist_are_refused(folds, fold):
+    with pytest.raises(UserError, match=f"Fold {fold} of {folds}"):
+        make_splits(np.array([0, 1] * 9), [str(i) for i in range(18)], folds=folds, fold=fold)
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=data_sets(), seed=st.integers(0, 1000), shuffle=st.randoms(use_true_random=False))
 def test_the_order_of_files_does_not_change_where_a_file_goes(data, seed, shuffle):

@@ -11,6 +11,7 @@ import signal
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from glomjax import checkpoints, pretrained
@@ -19,7 +20,7 @@ from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
 from glomjax.training import Interrupted, default_config, loop, train_and_evaluate
 from glomjax.training.progress import EpochBar
-from glomjax.training.steps import make_eval_step
+from glomjax.training.steps import make_eval_step, make_train_step
 
 KECAM = pathlib.Path(__file__).parents[1] / "data" / "davit_kecam" / "kecam_davit.h5"
 KECAM_SIZES = {
@@ -98,6 +99,7 @@ def test_a_run_leaves_the_files_a_reviewer_asks_for(run):
         "history.png",
         "metrics.jsonl",
         "predictions.csv",
+        "splits.csv",
         "summary.txt",
         "tensorboard",
         "test_metrics.json",
@@ -689,3 +691,116 @@ def test_an_impossible_plan_ends_the_run_before_anything_is_computed(tmp_path):
     config = tiny_config(**{"freeze.unfreeze": ("3:full",)})
     with pytest.raises(UserError, match="'3:full' thaws nothing"):
         train_and_evaluate(config, tmp_path / "x", data=DATA)
+
+
+# Folders and manifests.
+
+
+@pytest.fixture
+def patches(tmp_path):
+    """A manifest of 48 patches of 12 patients with weights and a spacing; one file is empty."""
+    folder = tmp_path / "patches"
+    folder.mkdir()
+    images, labels = toy(48, 3)
+    lines = ["path,label,patient,weight,mpp"]
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        Image.fromarray(image).resize((64, 64)).save(folder / f"{i:02d}.png")
+        lines.append(f"{i:02d}.png,{'ab'[label]},P{i // 4},{0.25 * (i % 5)},0.25")
+    (folder / "list.csv").write_text("\n".join(lines) + "\n")
+    (folder / "07.png").write_bytes(b"")
+    return folder
+
+
+def folder_config(patches, **changes):
+    settings = {
+        "data.source": str(patches / "list.csv"),
+        "data.skip_unreadable": True,
+        "resize": "pad",
+        "stain_normalization": "reinhard",
+        "num_epochs": 1,
+    }
+    return tiny_config(**(settings | changes))
+
+
+def test_a_run_on_a_manifest_records_how_its_images_came_in(patches, tmp_path, monkeypatch, capsys):
+    seen = {}
+
+    def spy(*arguments, **options):
+        step = make_train_step(*arguments, **options)
+
+        def watched(*values):
+            batch = values[4]
+            for mask, weight, image in zip(
+                *(np.asarray(batch[name]) for name in ("mask", "weight", "image")), strict=True
+            ):
+                if mask:
+                    seen[image.tobytes()] = float(weight)
+            return step(*values)
+
+        return watched
+
+    monkeypatch.setattr(loop, "make_train_step", spy)
+    config = folder_config(patches)
+    metrics = train_and_evaluate(config, tmp_path / "run", data=None)
+    said = capsys.readouterr().out
+    assert "spacing: 0.5 microns per pixel, as the network sees it" in said
+    assert "read 48 images" in said
+    assert "stains are normalised (reinhard)" in said
+    (note,) = metrics["notes"]
+    assert note in said
+    assert note.startswith("1 image(s) cannot be read and are left out")
+    with open(tmp_path / "run" / "splits.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["path"] for row in rows} == {f"{i:02d}.png" for i in range(48) if i != 7}
+    assert {row["mpp"] for row in rows} == {"0.25"}
+    trained = [row for row in rows if row["split"] == "train"]
+    # Every training image had its own weight: as many of each as the manifest says.
+    assert sorted(seen.values()) == sorted(float(row["weight"]) for row in trained)
+    for row in trained:
+        assert float(row["weight"]) == 0.25 * (int(row["path"][:2]) % 5)
+    _, about = checkpoints.restore(tmp_path / "run" / "checkpoints" / "best")
+    assert about["preprocessing"]["resize"] == "pad"
+    assert about["preprocessing"]["mpp"] == 0.5
+    assert about["preprocessing"]["stain"]["method"] == "reinhard"
+    (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    took = json.loads(line)["time"]
+    assert 0 < took["images_per_second"] <= took["step_images_per_second"]
+    assert took["input_images_per_second"] > 0
+    assert f"(step {took['step_images_per_second']:.1f}, input " in said
+
+
+def test_a_run_that_left_an_image_out_does_not_go_on_with_it(patches, tmp_path, monkeypatch):
+    train_and_evaluate(folder_config(patches), tmp_path / "run")
+    (tmp_path / "run" / "test_metrics.json").unlink()  # as if it had not come to its end
+    shutil.copy(patches / "06.png", patches / "07.png")
+    with pytest.raises(UserError, match="not those of the run"):
+        train_and_evaluate(folder_config(patches, num_epochs=2), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.skip_unreadable": False}, "1 of 48 images cannot be read.*\n  Image '07.png' is e"),
+        ({"data.mpp": 0.3}, "data.mpp is 0.3, but .* tells the spacing of each image itself"),
+        ({"data.folds": 40}, "at least 40 patients"),
+    ],
+)
+def test_images_that_do_not_fit_end_the_run_at_once(patches, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(folder_config(patches, **changes), tmp_path / "run")
+
+
+def test_a_spacing_for_all_images_resamples_them(tmp_path):
+    config = tiny_config(**{"data.mpp": 0.5, "target_mpp": 1.0, "num_epochs": 1})
+    train_and_evaluate(config, tmp_path / "run", data=DATA)
+    _, about = checkpoints.restore(tmp_path / "run" / "checkpoints" / "best")
+    assert about["preprocessing"]["mpp"] == 1.0
+    with pytest.raises(UserError, match="target_mpp is 1.0, but .* does not tell the spacing"):
+        train_and_evaluate(tiny_config(target_mpp=1.0), tmp_path / "other", data=DATA)
+
+
+def test_an_image_in_two_splits_ends_the_run(tmp_path):
+    leaked = {s: (images.copy(), labels) for s, (images, labels) in DATA.items()}
+    leaked["test"][0][3] = leaked["train"][0][5]
+    with pytest.raises(UserError, match="in more than one split.*'train/5' .train. = 'test/3'"):
+        train_and_evaluate(tiny_config(), tmp_path / "run", data=leaked)

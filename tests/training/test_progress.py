@@ -23,7 +23,12 @@ def row(epoch: int, shift: float = 0.0) -> dict:
         "val_loss": 0.65 - 0.1 * epoch,
         "val_accuracy": 0.6 + 0.05 * epoch,
         "val_auroc": 0.8 + 0.05 * epoch,
-        "time": {"seconds": 100.0, "images_per_second": 12.5 + epoch},
+        "time": {
+            "seconds": 100.0,
+            "images_per_second": 12.5 + epoch,
+            "step_images_per_second": 14.5,
+            "input_images_per_second": 90.0,
+        },
     }
 
 
@@ -109,10 +114,11 @@ def test_an_epoch_is_one_line_with_its_numbers(capsys):
     (line,) = capsys.readouterr().out.splitlines()
     assert line == (
         "epoch   2/10  loss 0.5000  accuracy 0.750  val_loss 0.5500  val_accuracy 0.650  "
-        "val_auroc 0.850  lr 5.0e-04  13.5 images/s  2 min  12 min left at least  *best"
+        "val_auroc 0.850  lr 5.0e-04  13.5 images/s (step 14.5, input 90)  2 min  12 min left at "
+        "least  *best"
     )
     Terminal().epoch(row(1), num_epochs=2, epochs_left=0, best=False)
-    assert capsys.readouterr().out.endswith("13.5 images/s  2 min\n")
+    assert capsys.readouterr().out.endswith("13.5 images/s (step 14.5, input 90)  2 min\n")
 
 
 def test_plain_lines_have_no_markup_and_no_bar(capsys):

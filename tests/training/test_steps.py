@@ -94,6 +94,20 @@ def test_weight_decay_takes_its_share_beside_the_gradient(network):
         np.testing.assert_allclose(after[path], expected, rtol=1e-6, err_msg=path)
 
 
+def test_the_weight_of_an_example_counts_like_that_of_its_class(network):
+    graphdef, params = network
+    weights = (0.5, 3.0)
+    options = {"label_smoothing": 0.1, "accumulation_steps": 2}
+    adam = optax.identity()
+    by_class, _, sums = step_once(graphdef, params, {}, adam, class_weights=weights, **options)
+    batch = BATCH | {"weight": np.array(weights, np.float32)[BATCH["label"]]}
+    by_example, _, same = step_once(graphdef, params, {}, adam, batch, **options)
+    for path in params:
+        np.testing.assert_allclose(by_example[path], by_class[path], atol=1e-6, err_msg=path)
+    assert float(same["total_loss"]) == pytest.approx(float(sums["total_loss"]), rel=1e-6)
+    assert float(same["loss"]) == pytest.approx(float(sums["loss"]), rel=1e-6)
+
+
 def test_the_head_learns_the_same_from_images_and_from_their_features(network):
     graphdef, params = network
     head, rest = head_of(params)

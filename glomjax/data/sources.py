@@ -1,0 +1,201 @@
+"""The data set that a source names: its classes, its patients and its splits."""
+
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from glomjax.data import synthetic
+from glomjax.data.examples import SPLITS, DataSplits, Examples
+from glomjax.data.folder import read_folder
+from glomjax.data.manifest import Patch
+from glomjax.data.splits import check_group_overlap, make_splits
+from glomjax.errors import UserError
+
+POSITIVE_CLASS = "glomerulus"
+SPLIT_BY = ("patient", "site")
+NO_PATIENTS = (
+    "No patient column: patches of one patient may fall into several splits, so the estimate may "
+    "be optimistic."
+)
+SLIDES_ONLY = (
+    "No patient column: slides stand in for patients, so slides of one patient may fall into "
+    "several splits."
+)
+
+
+def load_source(
+    source: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] = (),
+    fractions: Sequence[float] = (0.7, 0.15, 0.15),
+    folds: int = 0,
+    fold: int = 0,
+    split_by: str = "patient",
+    seed: int = 0,
+    synthetic_size: str = "demo",
+) -> DataSplits:
+    """Lists the labelled images of a source and divides them; no image is opened yet.
+
+    Splits that the source gives (folders, the `split` column, the splits of a TFDS data set) are
+    kept; if there is no validation or no test split, it is made from the train split. Otherwise
+    splits are made by patient, or by slide where there are no patients, or by file where there are
+    neither; patients that share a slide stay together. Examples are sorted by id.
+
+    Args:
+      source: "synthetic", "tfds:NAME", or the path of a folder or a manifest.
+      classes: (negative, positive); by default the sorted names, except that `glomerulus` is the
+        positive one of two.
+      fractions, folds, fold, seed: of splits that are made here, as in `make_splits`.
+      split_by: "patient", or "site" to keep whole sites together.
+      synthetic_size: of the synthetic data.
+
+    Raises:
+      UserError: the source, its classes or its splits are not as described; a patient, a slide or,
+        with `split_by="site"`, a site is in two of the given splits.
+    """
+    if split_by not in SPLIT_BY:
+        raise UserError(f"data.split_by is {split_by!r}; choose one of {', '.join(SPLIT_BY)}")
+    source = os.fspath(source)
+    if source == "synthetic":
+        if tuple(classes) not in ((), synthetic.CLASSES):
+            raise UserError(
+                f"data.classes is {list(classes)}, but the synthetic data has "
+                f"{list(synthetic.CLASSES)}"
+            )
+        return synthetic.load(synthetic_size)
+    read: Callable[[str], bytes | np.ndarray]
+    if source.startswith("tfds:"):
+        from glomjax.data.tfds_source import read_tfds  # loads TFDS, which takes seconds
+
+        patches, read, notes = read_tfds(source.removeprefix("tfds:"))
+    else:
+        patches, read, notes = read_folder(pathlib.Path(source))
+    patches = sorted(patches, key=lambda patch: patch.id)
+    names = _class_names({patch.label for patch in patches}, classes, source)
+    labels = np.array([names.index(patch.label) for patch in patches], np.int32)
+
+    people = _person_column(patches)
+    if people is None:
+        notes.append(NO_PATIENTS)
+    elif people == "slide":
+        notes.append(SLIDES_ONLY)
+    held = ["patient", "slide", *(["site"] if split_by == "site" else [])]
+    if split_by == "site" and not all(patch.site for patch in patches):
+        raise UserError(
+            f"data.split_by is 'site', but '{source}' does not tell the site of every image: fill "
+            f"in a 'site' column, or split by patient."
+        )
+    given = {split: [i for i, p in enumerate(patches) if p.split == split] for split in SPLITS}
+    missing = [split for split in SPLITS if not given[split]]
+    if len(missing) < 3 and folds:
+        raise UserError(
+            f"data.folds is {folds}, but '{source}' gives splits of its own: take 0 folds, or "
+            "remove the splits."
+        )
+    if len(missing) == 1 and missing != ["train"]:
+        notes.append(f"The source gives no {missing[0]} split: its train split is divided.")
+        undivided, parts = given["train"], ["train", *missing]
+    elif len(missing) == 3:
+        undivided, parts = list(range(len(patches))), list(SPLITS)
+    else:
+        undivided, parts = [], []
+    splits = {split: np.array(rows, np.int64) for split, rows in given.items()}
+    if parts:
+        groups = _connected([[(k, n) for k in held if (n := getattr(p, k))] for p in patches])
+        rows = np.array(undivided)
+        made = make_splits(
+            labels[rows],
+            [groups[i] or patches[i].id for i in undivided],
+            fractions,
+            seed,
+            parts=parts,
+            folds=folds,
+            fold=fold,
+            kind="site" if split_by == "site" else people or "file",
+            classes=names,
+        )
+        splits |= {split: rows[made[split]] for split in parts}
+    for kind in held:
+        members = {
+            split: [n for i in rows if (n := getattr(patches[i], kind))]
+            for split, rows in splits.items()
+        }
+        check_group_overlap(members, kind)
+    _check_classes_in_splits(splits, labels, names, source)
+
+    table = Examples(
+        ids=tuple(patch.id for patch in patches),
+        labels=labels,
+        read=lambda i: read(patches[i].id),
+        patients=None if people is None else tuple(getattr(p, people) for p in patches),
+        columns=_columns(patches),
+        weights=_numbers(patches, "weight", np.float32),
+        mpp=_numbers(patches, "mpp", np.float64),
+    )
+    train, validation, test = (table.subset(splits[split]) for split in SPLITS)
+    return DataSplits(train, validation, test, classes=names, notes=tuple(notes))
+
+
+def _class_names(found: set[str], classes: Sequence[str], source: str) -> tuple[str, ...]:
+    names = sorted(found)
+    if classes and sorted(classes) != names:
+        raise UserError(f"data.classes is {list(classes)}, but '{source}' has {names}.")
+    if len(names) < 2:
+        raise UserError(f"'{source}' has the class {names} alone: at least two are needed.")
+    if classes:
+        return tuple(classes)
+    if len(names) == 2:
+        names.sort(key=lambda name: name.lower() == POSITIVE_CLASS)  # stable
+    return tuple(names)
+
+
+def _person_column(patches: Sequence[Patch]) -> str | None:
+    """Which column tells the patients: slides stand in where there is no better."""
+    for column in ("patient", "slide"):
+        if all(getattr(patch, column) for patch in patches):
+            return column
+    return None
+
+
+def _connected(members: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
+    """A group name per example, "" for one without members; examples that share a member, or are
+    linked by others that do, share a group, named by the first of its members."""
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(member: tuple[str, str]) -> tuple[str, str]:
+        while parent.setdefault(member, member) != member:
+            parent[member] = parent[parent[member]]
+            member = parent[member]
+        return member
+
+    for row in members:
+        for member in row[1:]:
+            first, second = sorted((root(row[0]), root(member)))
+            parent[second] = first
+    return [root(row[0])[1] if row else "" for row in members]
+
+
+def _check_classes_in_splits(
+    splits: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str], source: str
+) -> None:
+    for split, rows in splits.items():
+        for c, name in enumerate(names):
+            if not (labels[rows] == c).any():
+                raise UserError(
+                    f"The {split} split of '{source}' has no image of class '{name}', so it cannot "
+                    f"be learnt from or judged: add some."
+                )
+
+
+def _columns(patches: Sequence[Patch]) -> dict[str, tuple[str, ...]]:
+    columns = {name: tuple(getattr(p, name) for p in patches) for name in ("slide", "site")}
+    for name in patches[0].further:
+        columns[name] = tuple(patch.further.get(name, "") for patch in patches)
+    return {name: cells for name, cells in columns.items() if any(cells)}
+
+
+def _numbers(patches: Sequence[Patch], name: str, dtype: type) -> np.ndarray | None:
+    values = [getattr(patch, name) for patch in patches]
+    return None if any(value is None for value in values) else np.array(values, dtype)

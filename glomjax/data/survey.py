@@ -1,0 +1,213 @@
+"""One reading of all images, before anything is computed with them, and what follows from it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from glomjax.data import duplicates, stain_normalization
+from glomjax.data.examples import SPLITS, DataSplits
+from glomjax.data.pipeline import DecodedImages
+from glomjax.errors import UserError
+
+_SAME_SPACING = 1.05  # ratio; microscopes are not calibrated better
+_LISTED = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What the images of a data set are like.
+
+    Attributes:
+      unreadable: {id: the sentence that says why} of the images that cannot be read.
+      contents: {split: uint64 [N]}, equal for equal pixels, 0 for blank images; see `content_hash`.
+      hashes: {split: uint64 [N, 4]}, near for images that look alike; see `perceptual_hash`.
+      sizes: {split: int [N, 2]}, (height, width) as stored.
+      stains: float64 [N, K] of the training images, as `stain_normalization.fit` takes them.
+    """
+
+    unreadable: dict[str, str]
+    contents: dict[str, np.ndarray]
+    hashes: dict[str, np.ndarray]
+    sizes: dict[str, np.ndarray]
+    stains: np.ndarray
+
+
+def survey(
+    images: Mapping[str, DecodedImages],
+    *,
+    stain: str = "none",
+    share: tuple[int, int] = (0, 1),
+    total: Callable[[np.ndarray], np.ndarray] = lambda values: values,
+) -> Survey:
+    """Reads every image once.
+
+    Args:
+      images: of each split.
+      stain: the method of stain normalisation for which the training images are measured.
+      share: (which, of how many) this process is: it reads its share of the images.
+      total: the sum of float64 [N] over all processes.
+    """
+    which, of = share
+    reasons: dict[str, str] = {}
+    unreadable, contents, hashes, sizes = {}, {}, {}, {}
+    stains = np.zeros((len(images["train"]), 0))
+    for split, part in images.items():
+        measured = stain if split == "train" else "none"
+        columns = len(stain_normalization.STATISTICS[measured]) if measured != "none" else 0
+        # 64 bits as two numbers that float64 holds, so that processes can add what each has seen.
+        words = np.zeros((len(part), 10), np.uint32)
+        bad = np.zeros(len(part))
+        statistics = np.zeros((len(part), columns))
+        for index, image in part.scan(range(which, len(part), of)):
+            if isinstance(image, UserError):
+                bad[index] = 1
+                reasons[part.examples.ids[index]] = str(image)
+                continue
+            content = np.array([duplicates.content_hash(image)], np.uint64)
+            words[index, :2] = content.view(np.uint32)
+            words[index, 2:] = duplicates.perceptual_hash(image).view(np.uint32)
+            if columns:
+                statistics[index] = stain_normalization.image_statistics(measured, image)
+        table = np.concatenate([bad[:, None], part.sizes, words, statistics], axis=1)
+        table = total(table.reshape(-1).astype(np.float64)).reshape(table.shape)
+        for index in np.flatnonzero(table[:, 0]).tolist():
+            name = part.examples.ids[index]
+            unreadable[name] = reasons.get(name, f"Image '{name}' cannot be read.")
+        sizes[split] = table[:, 1:3].astype(np.int64)
+        joined = np.ascontiguousarray(table[:, 3:13].astype(np.uint32)).view(np.uint64)
+        contents[split], hashes[split] = joined[:, 0], joined[:, 1:]
+        if columns:
+            stains = table[:, 13:]
+    return Survey(unreadable, contents, hashes, sizes, stains)
+
+
+def without_unreadable(splits: DataSplits, found: Survey) -> DataSplits:
+    """The data set without the images that cannot be read, and a note that counts them.
+
+    Raises:
+      UserError: a split is left without images of a class.
+    """
+    left = splits.map(
+        lambda part: part.subset([i for i, n in enumerate(part.ids) if n not in found.unreadable])
+    )
+    for split in SPLITS:
+        for label, name in enumerate(splits.classes):
+            if not (left[split].labels == label).any():
+                raise UserError(
+                    f"No image of class '{name}' in the {split} split can be read, for example: "
+                    f"{next(iter(found.unreadable.values()))}"
+                )
+    counts = [f"{len(splits[s]) - len(left[s])} of {s}" for s in SPLITS]
+    note = (
+        f"{len(found.unreadable)} image(s) cannot be read and are left out ({', '.join(counts)}): "
+        f"{_some([repr(name) for name in found.unreadable])}."
+    )
+    return dataclasses.replace(left, notes=(*splits.notes, note))
+
+
+def unreadable_message(found: Survey, count: int) -> str:
+    """The sentence that ends a run over its unreadable images, one line each."""
+    lines = list(found.unreadable.values())
+    rest = [f"and {len(lines) - 100} more"] if len(lines) > 100 else []
+    return "\n  ".join(
+        [
+            f"{len(lines)} of {count} images cannot be read; restore them, remove them, or leave "
+            "them out with --config.data.skip_unreadable=True:",
+            *lines[:100],
+            *rest,
+        ]
+    )
+
+
+def duplicate_notes(splits: DataSplits, found: Survey) -> list[str]:
+    """Notes on exact copies within a split, near copies across splits and blank images.
+
+    Raises:
+      UserError: an image is in more than one split.
+    """
+    ids = [name for split in SPLITS for name in splits[split].ids]
+    labels = np.concatenate([splits[split].labels for split in SPLITS])
+    split_of = np.repeat(np.arange(3), [len(splits[split]) for split in SPLITS])
+    contents = np.concatenate([found.contents[split] for split in SPLITS])
+    groups = duplicates.exact_duplicates(contents)
+
+    def named(indices: np.ndarray) -> str:
+        return " = ".join(f"'{ids[i]}' ({SPLITS[split_of[i]]})" for i in indices)
+
+    across = [group for group in groups if len(set(split_of[group])) > 1]
+    if across:
+        raise UserError(
+            f"{len(across)} image(s) are in more than one split, so a test would be no test: "
+            f"{_some([named(group) for group in across])}; keep one copy of each."
+        )
+    notes = []
+    if blank := int((contents == 0).sum()):
+        notes.append(f"{blank} image(s) are blank: one colour throughout.")
+    if groups:
+        contrary = [group for group in groups if len(set(labels[group])) > 1]
+        more = f"; {len(contrary)} of them with different labels" if contrary else ""
+        listed = _some([named(group) for group in (contrary or groups)])
+        notes.append(f"{len(groups)} image(s) occur more than once within a split{more}: {listed}.")
+    hashes = np.concatenate([found.hashes[split] for split in SPLITS])
+    near = duplicates.near_duplicates(hashes, contents, split_of)
+    if len(near):
+        listed = _some([named(pair[:2]).replace(" = ", " ~ ") for pair in near])
+        notes.append(
+            f"{len(near)} pair(s) of nearly the same image lie in different splits, so the "
+            f"estimate may be optimistic: {listed}."
+        )
+    return notes
+
+
+def seen_spacing(
+    splits: DataSplits, sizes: Mapping[str, np.ndarray], image_size: tuple[int, int], resize: str
+) -> float | None:
+    """Microns per pixel of images brought to one size, or None where their own are unknown.
+
+    Args:
+      splits: with the spacing of each image as stored.
+      sizes: {split: [N, 2]}, (height, width) as stored.
+      image_size: (height, width) to which they are brought.
+      resize: how, as in `fit_image`.
+
+    Raises:
+      UserError: the images come out at different spacings.
+    """
+    if splits.train.mpp is None:
+        return None
+    seen = []
+    for split in SPLITS:
+        mpp = splits[split].mpp
+        assert mpp is not None
+        ratios = sizes[split] / np.array(image_size)  # [N, 2], stored over wanted
+        if resize == "pad":
+            ratios = ratios.max(axis=1, keepdims=True)
+        elif resize == "crop":
+            ratios = ratios.min(axis=1, keepdims=True)
+        seen.append((mpp[:, None] * ratios).reshape(-1))
+    values = np.concatenate(seen)
+    if values.max() > _SAME_SPACING * values.min():
+        raise UserError(
+            f"The images would be seen at different spacings, from {values.min():.4g} to "
+            f"{values.max():.4g} microns per pixel: give one to which all are resampled, such as "
+            f"--config.target_mpp={np.median(values):.3g}."
+        )
+    return float(np.median(values))
+
+
+def size_note(sizes: Mapping[str, np.ndarray], image_size: tuple[int, int]) -> str:
+    """A note where images without a known spacing differ in size, else ""."""
+    found = np.unique(np.concatenate(list(sizes.values())), axis=0)
+    if len(found) == 1:
+        return ""
+    smallest, largest = (f"{h} x {w}" for h, w in (found[0], found[-1]))
+    return (
+        f"The images have {len(found)} sizes ({smallest} to {largest}) and no known spacing: "
+        f"brought to {image_size[0]} x {image_size[1]}, their magnifications may differ."
+    )
+
+
+def _some(items: list[str]) -> str:
+    rest = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return ", ".join(items[:_LISTED]) + rest
