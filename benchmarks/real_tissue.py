@@ -14,6 +14,7 @@ import pathlib
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from glomjax.cache import cache_dir
 from glomjax.training import train_and_evaluate
@@ -37,14 +38,9 @@ def main() -> None:
         source = args.workdir / "split.csv"
         write_split(args.folder, source, args.test, args.validation)
 
-    spec = importlib.util.spec_from_file_location("config", args.config)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     results = []
     for seed in args.seeds:
-        config = module.get_config(args.mode) if args.mode else module.get_config()
+        config = load_config(args.config, args.mode)
         config.seed = config.data.split_seed = seed
         config.data.source = str(source)
         metrics = train_and_evaluate(config, args.workdir / f"{args.config.stem}-seed{seed}")
@@ -60,6 +56,16 @@ def main() -> None:
     for name in ("auroc", "loss", "accuracy"):
         values = [m[name] for m in results]
         print(f"mean {name}: {np.mean(values):.3f}, from {min(values):.3f} to {max(values):.3f}")
+
+
+def load_config(path: pathlib.Path, mode: str = "") -> ConfigDict:
+    """What the `get_config` of a file gives."""
+    spec = importlib.util.spec_from_file_location("config", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(mode) if mode else module.get_config()
 
 
 def write_split(

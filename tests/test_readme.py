@@ -12,6 +12,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import main
+from glomjax.data.manifest import COLUMN_SYNONYMS
 from glomjax.training.config import check_config
 
 ROOT = pathlib.Path(main.__file__).parent
@@ -59,19 +60,31 @@ def test_every_training_command_is_a_valid_run(arguments, monkeypatch):
         check_config(config)
 
 
+def test_the_manifest_s_columns_are_those_that_are_read():
+    for column in COLUMN_SYNONYMS:
+        assert f"`{column}`" in README, column
+    table = README.split("or called | what it is for |")[1].split("**Have a patient")[0]
+    known = {name for names in COLUMN_SYNONYMS.values() for name in names}
+    named = set(re.findall(r"`(\w+)`", table.replace("`--config.data.split_by=site`", "")))
+    assert len(named) > 20
+    assert named <= known
+
+
 def test_the_script_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for split in ("train", "validation", "test"):
         labels = np.arange(8) % 2
         images = rng.integers(0, 156, (8, 140, 140, 3)) + 100 * labels[:, None, None, None]
-        np.savez(tmp_path / f"{split}.npz", images=images.astype(np.uint8), labels=labels)
+        patients = [f"{split} {i // 2}" for i in range(8)]
+        file = tmp_path / f"{split}.npz"
+        np.savez(file, images=images.astype(np.uint8), labels=labels, patients=patients)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
     (script,) = blocks("python")
     assert len(script.splitlines()) <= 20
     exec(script, {})
     metrics = json.loads((tmp_path / "runs" / "mine" / "test_metrics.json").read_text())
-    assert (metrics["n"], metrics["epochs"]) == (8, 2)
+    assert (metrics["n"], metrics["epochs"], metrics["patients"]) == (8, 2, 4)
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"{metrics['auroc']} ")
 
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
@@ -17,6 +17,7 @@ from glomjax.data.examples import Examples
 from glomjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+T = TypeVar("T")
 THREADS = os.cpu_count() or 1
 
 
@@ -198,12 +199,15 @@ class DecodedImages:
         self._normalize = normalize
         self._kept.clear()
 
-    def scan(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray | UserError]]:
-        """(index, image) of each, decoded in threads; the error where one cannot be read."""
+    def scan(
+        self, indices: Sequence[int], look: Callable[[np.ndarray], T]
+    ) -> Iterator[tuple[int, T | UserError]]:
+        """(index, what `look` makes of the image) of each, in threads; the error where an image
+        cannot be read."""
 
-        def attempt(index: int) -> np.ndarray | UserError:
+        def attempt(index: int) -> T | UserError:
             try:
-                return self[index]
+                return look(self[index])
             except UserError as error:
                 return error
 

@@ -53,23 +53,28 @@ def survey(
     unreadable, contents, hashes, sizes = {}, {}, {}, {}
     stains = np.zeros((len(images["train"]), 0))
     for split, part in images.items():
-        measured = stain if split == "train" else "none"
-        columns = len(stain_normalization.STATISTICS[measured]) if measured != "none" else 0
-        # 64 bits as two numbers that float64 holds, so that processes can add what each has seen.
-        words = np.zeros((len(part), 10), np.uint32)
-        bad = np.zeros(len(part))
-        statistics = np.zeros((len(part), columns))
-        for index, image in part.scan(range(which, len(part), of)):
-            if isinstance(image, UserError):
-                bad[index] = 1
-                reasons[part.examples.ids[index]] = str(image)
-                continue
+        method = stain if split == "train" else "none"
+
+        def look(image: np.ndarray, method: str = method) -> tuple[np.ndarray, np.ndarray]:
             content = np.array([duplicates.content_hash(image)], np.uint64)
-            words[index, :2] = content.view(np.uint32)
-            words[index, 2:] = duplicates.perceptual_hash(image).view(np.uint32)
-            if columns:
-                statistics[index] = stain_normalization.image_statistics(measured, image)
-        table = np.concatenate([bad[:, None], part.sizes, words, statistics], axis=1)
+            words = np.concatenate([content, duplicates.perceptual_hash(image)])
+            if method == "none":
+                return words, np.zeros(0)
+            return words, stain_normalization.image_statistics(method, image)
+
+        columns = 0 if method == "none" else len(stain_normalization.STATISTICS[method])
+        bad = np.zeros(len(part))
+        words = np.zeros((len(part), 5), np.uint64)
+        statistics = np.zeros((len(part), columns))
+        for index, seen in part.scan(range(which, len(part), of), look):
+            if isinstance(seen, UserError):
+                bad[index] = 1
+                reasons[part.examples.ids[index]] = str(seen)
+            else:
+                words[index], statistics[index] = seen
+        # 64 bits as two numbers that float64 holds, so that processes can add what each has seen.
+        halves = words.view(np.uint32)
+        table = np.concatenate([bad[:, None], part.sizes, halves, statistics], axis=1)
         table = total(table.reshape(-1).astype(np.float64)).reshape(table.shape)
         for index in np.flatnonzero(table[:, 0]).tolist():
             name = part.examples.ids[index]

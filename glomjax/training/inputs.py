@@ -5,6 +5,7 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -16,6 +17,7 @@ from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.data.pipeline import Batches, DecodedImages
 from glomjax.data.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
 from glomjax.data.sources import NO_PATIENTS, load_source
+from glomjax.data.splits import check_group_overlap
 from glomjax.data.survey import (
     duplicate_notes,
     seen_spacing,
@@ -29,7 +31,8 @@ from glomjax.models import create_model, params_of
 from glomjax.training.progress import Terminal
 from glomjax.training.sharding import Placement
 
-ArraySplits = Mapping[str, tuple[np.ndarray, np.ndarray]]
+# (images uint8 [N, H, W, 3], labels int [N]), and one patient's name per image where it is known.
+ArraySplits = Mapping[str, tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, Any]]
 LOGITS = r"(aux\d/)?head/.*"  # the layers whose outputs are the classes
 
 
@@ -217,7 +220,8 @@ def prepare_inputs(
     if standardize:
         statistics = ChannelStatistics()
         which, of = placement.share
-        for _, image in images["train"].scan(range(which, len(splits.train), of)):
+        mine = range(which, len(splits.train), of)
+        for _, image in images["train"].scan(mine, lambda image: image):
             assert not isinstance(image, UserError)  # all have just been read
             statistics.add(image)
         statistics.merge(placement.total)
@@ -268,6 +272,14 @@ def load_initial_weights(
                 f"{report.source} was trained with the {key} {given} of its pixels and not with "
                 f"that of preprocessing {preprocessing.name!r}; use other weights"
             )
+    # These make another task of it, which weights may be transferred to.
+    for key in ("resize", "mpp", "stain"):
+        given = report.preprocessing.get(key)
+        if given is not None and given != expected[key]:
+            terminal.banner(
+                f"{report.source} was trained on images with {key} {given}, and this run has "
+                f"{expected[key]}"
+            )
 
 
 def settle_demo(config: ConfigDict, terminal: Terminal) -> None:
@@ -290,7 +302,7 @@ def _from_arrays(arrays: ArraySplits, classes: tuple[str, ...]) -> DataSplits:
         raise UserError(f"data has the splits {sorted(arrays)}; it needs {', '.join(SPLITS)}")
     parts, pixels, number = {}, hashlib.sha256(), 2
     for split in SPLITS:
-        images, labels = (np.asarray(part) for part in arrays[split])
+        images, labels, *rest = (np.asarray(part) for part in arrays[split])
         if images.dtype != np.uint8 or images.ndim != 4 or not 0 < len(images) == len(labels):
             raise UserError(
                 f"data[{split!r}] is {images.dtype} {images.shape} with {len(labels)} labels; it "
@@ -304,7 +316,13 @@ def _from_arrays(arrays: ArraySplits, classes: tuple[str, ...]) -> DataSplits:
             )
         number = max(number, int(labels.max()) + 1)
         ids = tuple(f"{split}/{i}" for i in range(len(images)))
-        parts[split] = Examples(ids, labels.astype(np.int32), images.__getitem__)
+        if rest and (len(rest) > 1 or rest[0].shape != labels.shape):
+            raise UserError(
+                f"data[{split!r}] has patients of shape {rest[0].shape}; give (images, labels) or "
+                "(images, labels, patients), with one patient per image"
+            )
+        patients = tuple(str(name) for name in rest[0]) if rest else None
+        parts[split] = Examples(ids, labels.astype(np.int32), images.__getitem__, patients)
         pixels.update(np.ascontiguousarray(images).tobytes())
     classes = classes or tuple(str(c) for c in range(number))
     if number > len(classes):
@@ -312,6 +330,13 @@ def _from_arrays(arrays: ArraySplits, classes: tuple[str, ...]) -> DataSplits:
     for split, part in parts.items():
         if missing := sorted(set(range(len(classes))) - set(part.labels.tolist())):
             raise UserError(f"data[{split!r}] has no example of class {classes[missing[0]]!r}")
+    without = [split for split in SPLITS if parts[split].patients is None]
+    if 0 < len(without) < 3:
+        raise UserError(
+            f"data[{without[0]!r}] has no patients, but other splits have: give them for all or "
+            "for none"
+        )
+    check_group_overlap({split: parts[split].patients or () for split in SPLITS})
     train, validation, test = (parts[split] for split in SPLITS)
-    notes, content = (NO_PATIENTS,), pixels.hexdigest()
+    notes, content = (NO_PATIENTS,) if without else (), pixels.hexdigest()
     return DataSplits(train, validation, test, classes=classes, notes=notes, content=content)

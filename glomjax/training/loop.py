@@ -65,7 +65,7 @@ def train_and_evaluate(
       workdir: the run's folder. A finished run in it is returned as it is; an interrupted one goes
         on where it was saved; a run with another configuration is refused.
       data: {"train": (images uint8 [N, H, W, 3], labels int [N]), "validation": ..., "test": ...}
-        in place of `config.data.source`.
+        in place of `config.data.source`; a third array of each may name the patients.
 
     Returns:
       The test metrics, as in `test_metrics.json`.

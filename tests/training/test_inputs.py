@@ -71,6 +71,33 @@ def test_arrays_need_each_class_in_each_split():
         load_data(default_config(), arrays(one_class))
 
 
+def test_arrays_may_name_their_patients():
+    def named(splits):
+        for split, part in splits.items():
+            part.append(np.array([f"{split} {i // 2}" for i in range(4)]))
+
+    data = load_data(default_config(), arrays(named))
+    assert data.test.patients == ("test 0", "test 0", "test 1", "test 1")
+    assert data.notes == ()
+    assert data.digest() != load_data(default_config(), arrays()).digest()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: [part.append(["P", "P", "Q", "Q"]) for part in s.values()],
+            "2 patient.s. occur",
+        ),
+        (lambda s: s["test"].append(["P", "P", "Q"]), r"'test'. has patients of shape \(3,\)"),
+        (lambda s: s["test"].append(["P", "P", "Q", "Q"]), "'train'. has no patients, but"),
+    ],
+)
+def test_patients_of_arrays_are_told_of_all_images_and_stay_apart(change, message):
+    with pytest.raises(UserError, match=message):
+        load_data(default_config(), arrays(change))
+
+
 def test_labels_have_one_axis():
     def column(splits):
         splits["test"][1] = splits["test"][1][:, None]

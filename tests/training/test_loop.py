@@ -1,6 +1,7 @@
 """A whole run on toy images: what it learns, leaves behind, refuses and continues."""
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -560,6 +561,15 @@ def transfer_config(workdir: pathlib.Path, **changes):
     """The network of `run` again, from the weights that it left in `workdir`."""
     defaults = {"pretrained.source": str(workdir), "freeze.regime": "head_only"}
     return tiny_config(**(defaults | changes))
+
+
+def test_weights_whose_images_came_in_otherwise_are_said(run, capsys):
+    model = loop.create_network(tiny_config(), 2)
+    ours = dataclasses.replace(IMAGENET, resize="pad", mpp=0.5)
+    loop.load_initial_weights(model, str(run[0]), ("0", "1"), ours, loop.Terminal())
+    written = capsys.readouterr().out
+    assert "was trained on images with resize stretch, and this run has pad" in written
+    assert "mpp" not in written  # theirs is unknown
 
 
 @pytest.mark.parametrize(
