@@ -64,6 +64,7 @@ def load_source(
                 f"data.classes is {list(classes)}, but the synthetic data has "
                 f"{list(synthetic.CLASSES)}"
             )
+        check_own_splits("the synthetic data", folds, split_by)
         return synthetic.load(synthetic_size)
     read: Callable[[str], bytes | np.ndarray]
     if source.startswith("tfds:"):
@@ -81,33 +82,28 @@ def load_source(
         notes.append(NO_PATIENTS)
     elif people == "slide":
         notes.append(SLIDES_ONLY)
-    held = ["patient", "slide", *(["site"] if split_by == "site" else [])]
     if split_by == "site" and not all(patch.site for patch in patches):
         raise UserError(
             f"data.split_by is 'site', but '{source}' does not tell the site of every image: fill "
             f"in a 'site' column, or split by patient."
         )
-    given = {split: [i for i, p in enumerate(patches) if p.split == split] for split in SPLITS}
-    missing = [split for split in SPLITS if not given[split]]
-    if len(missing) < 3 and folds:
-        raise UserError(
-            f"data.folds is {folds}, but '{source}' gives splits of its own: take 0 folds, or "
-            "remove the splits."
-        )
-    if len(missing) == 1 and missing != ["train"]:
-        notes.append(f"The source gives no {missing[0]} split: its train split is divided.")
-        undivided, parts = given["train"], ["train", *missing]
-    elif len(missing) == 3:
-        undivided, parts = list(range(len(patches))), list(SPLITS)
-    else:
-        undivided, parts = [], []
-    splits = {split: np.array(rows, np.int64) for split, rows in given.items()}
+    held = ("patient", "slide", "site") if split_by == "site" else ("patient", "slide")
+    splits = {s: np.flatnonzero([patch.split == s for patch in patches]) for s in SPLITS}
+    given = [split for split in SPLITS if len(splits[split])]
+    parts = [] if given else list(SPLITS)  # to be made
+    if given:
+        check_own_splits(f"'{source}'", folds)
+    if "train" in given and len(given) < len(SPLITS):
+        absent = [split for split in SPLITS if split not in given]
+        named = " and no ".join(absent)
+        notes.append(f"The source gives no {named} split: its train split is divided.")
+        parts = ["train", *absent]
     if parts:
-        groups = _connected([[(k, n) for k in held if (n := getattr(p, k))] for p in patches])
-        rows = np.array(undivided)
+        left = np.flatnonzero([patch.split in ("", "train") for patch in patches])
+        groups = _groups(patches, held)
         made = make_splits(
-            labels[rows],
-            [groups[i] or patches[i].id for i in undivided],
+            labels[left],
+            [groups[i] for i in left],
             fractions,
             seed,
             parts=parts,
@@ -116,13 +112,10 @@ def load_source(
             kind="site" if split_by == "site" else people or "file",
             classes=names,
         )
-        splits |= {split: rows[made[split]] for split in parts}
+        splits |= {split: left[made[split]] for split in parts}
     for kind in held:
-        members = {
-            split: [n for i in rows if (n := getattr(patches[i], kind))]
-            for split, rows in splits.items()
-        }
-        check_group_overlap(members, kind)
+        told = {s: [getattr(patches[i], kind) for i in splits[s]] for s in SPLITS}
+        check_group_overlap({s: [n for n in names if n] for s, names in told.items()}, kind)
     _check_classes_in_splits(splits, labels, names, source)
 
     table = Examples(
@@ -136,6 +129,13 @@ def load_source(
     )
     train, validation, test = (table.subset(splits[split]) for split in SPLITS)
     return DataSplits(train, validation, test, classes=names, notes=tuple(notes))
+
+
+def check_own_splits(source: str, folds: int, split_by: str = "patient") -> None:
+    """Raises UserError where other splits are asked for than those that a source has."""
+    if folds or split_by != "patient":
+        asked = f"data.folds is {folds}" if folds else f"data.split_by is {split_by!r}"
+        raise UserError(f"{asked}, but {source} has splits of its own, which are kept.")
 
 
 def _class_names(found: set[str], classes: Sequence[str], source: str) -> tuple[str, ...]:
@@ -159,9 +159,10 @@ def _person_column(patches: Sequence[Patch]) -> str | None:
     return None
 
 
-def _connected(members: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
-    """A group name per example, "" for one without members; examples that share a member, or are
-    linked by others that do, share a group, named by the first of its members."""
+def _groups(patches: Sequence[Patch], held: Sequence[str]) -> list[str]:
+    """The group of each patch: those that share one of the held columns, or are linked by others
+    that do, stay together. A group has the name of one of its patients, slides or sites, or the id
+    of a patch that has none of them."""
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
     def root(member: tuple[str, str]) -> tuple[str, str]:
@@ -170,11 +171,12 @@ def _connected(members: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
             member = parent[member]
         return member
 
-    for row in members:
+    rows = [[(kind, n) for kind in held if (n := getattr(patch, kind))] for patch in patches]
+    for row in rows:
         for member in row[1:]:
             first, second = sorted((root(row[0]), root(member)))
             parent[second] = first
-    return [root(row[0])[1] if row else "" for row in members]
+    return [root(row[0])[1] if row else p.id for row, p in zip(rows, patches, strict=True)]
 
 
 def _check_classes_in_splits(

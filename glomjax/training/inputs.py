@@ -16,7 +16,7 @@ from glomjax.data import stain_normalization
 from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.data.pipeline import Batches, DecodedImages
 from glomjax.data.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
-from glomjax.data.sources import NO_PATIENTS, load_source
+from glomjax.data.sources import NO_PATIENTS, check_own_splits, load_source
 from glomjax.data.splits import check_group_overlap
 from glomjax.data.survey import (
     duplicate_notes,
@@ -40,6 +40,7 @@ def load_data(config: ConfigDict, arrays: ArraySplits | None = None) -> DataSpli
     """The data set that `config.data` (or a script's arrays) describes."""
     data = config.data
     if arrays is not None:
+        check_own_splits("the data given", data.folds, data.split_by)
         splits = _from_arrays(arrays, tuple(data.classes))
     else:
         splits = load_source(

@@ -146,8 +146,22 @@ def test_a_missing_split_is_made_from_train_by_patient(tmp_path, layout, other, 
     assert len(data[missing]) == 4  # of 16, a quarter of which is one patient
     assert not set(data[missing].patients) & set(data.train.patients)
     assert data.notes == (f"The source gives no {missing} split: its train split is divided.",)
-    with pytest.raises(UserError, match="data.folds is 4, but .* gives splits of its own"):
+    with pytest.raises(UserError, match="data.folds is 4, but .* has splits of its own"):
         load_source(source, folds=4)
+
+
+def test_a_train_split_alone_is_divided_and_another_alone_is_refused(flat, rows):
+    write_manifest(flat / "manifest.csv", [row | {"split": "train"} for row in rows])
+    data = load_source(flat)
+    assert data.notes == (
+        "The source gives no validation and no test split: its train split is divided.",
+    )
+    write_manifest(flat / "manifest.csv", rows)
+    assert data.test.ids == load_source(flat).test.ids
+    for alone in ("validation", "test"):
+        write_manifest(flat / "manifest.csv", [row | {"split": alone} for row in rows])
+        with pytest.raises(UserError, match="The train split of .* has no image of class"):
+            load_source(flat)
 
 
 @pytest.mark.parametrize("folders", [SPLITS, ("Train", "VAL", "Test")])

@@ -113,6 +113,15 @@ def test_the_classes_of_the_synthetic_data_cannot_be_renamed_or_swapped():
         load_data(config)
 
 
+@pytest.mark.parametrize(("key", "value"), [("folds", 3), ("split_by", "site")])
+@pytest.mark.parametrize("given", [None, arrays()], ids=["synthetic", "arrays"])
+def test_data_with_splits_of_its_own_is_not_divided_again(given, key, value):
+    config = default_config()
+    config.data[key] = value
+    with pytest.raises(UserError, match=f"data.{key} is {value!r}, but .* has splits of its own"):
+        load_data(config, given)
+
+
 def test_the_demo_settings_are_said_with_the_way_to_change_them(capsys):
     config = default_config()
     config.freeze.regime = "scratch"
