@@ -77,12 +77,12 @@ def train(workdir: pathlib.Path, notes: pathlib.Path, *, stop_at: int = 0, **cha
       stop_at: send SIGTERM to this process while this step runs, counted from 1.
     """
     noted: dict = {"read": [], "trained": [], "written": [], "divided": [], "stopped": False}
-    decode, epoch, advance = pipeline.decode_image, pipeline.Batches.epoch, EpochBar.advance
+    opened, epoch, advance = pipeline.open_image, pipeline.Batches.epoch, EpochBar.advance
     constructor = loop._Training.__init__
 
-    def counted(data, size, *, name):
+    def counted(data, *, name):
         noted["read"].append(name)
-        return decode(data, size, name=name)
+        return opened(data, name=name)
 
     def followed(batches, seed=None, *, start=0):
         for batch in epoch(batches, seed, start=start):
@@ -103,7 +103,7 @@ def train(workdir: pathlib.Path, notes: pathlib.Path, *, stop_at: int = 0, **cha
 
     with contextlib.ExitStack() as patches:
         for owner, name, new in (
-            (pipeline, "decode_image", counted),
+            (pipeline, "open_image", counted),
             (pipeline.Batches, "epoch", followed),
             (EpochBar, "advance", stopping),
             (loop._Training, "__init__", constructed),
