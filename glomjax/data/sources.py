@@ -123,7 +123,7 @@ def load_source(
         labels=labels,
         read=lambda i: read(patches[i].id),
         patients=None if people is None else tuple(getattr(p, people) for p in patches),
-        columns=_columns(patches),
+        columns=further_columns(patches),
         weights=_numbers(patches, "weight", np.float32),
         mpp=_numbers(patches, "mpp", np.float64),
     )
@@ -191,7 +191,8 @@ def _check_classes_in_splits(
                 )
 
 
-def _columns(patches: Sequence[Patch]) -> dict[str, tuple[str, ...]]:
+def further_columns(patches: Sequence[Patch]) -> dict[str, tuple[str, ...]]:
+    """What a source tells of its patches besides label, split, patient and numbers."""
     columns = {name: tuple(getattr(p, name) for p in patches) for name in ("slide", "site")}
     for name in patches[0].further:
         columns[name] = tuple(patch.further.get(name, "") for patch in patches)

@@ -106,7 +106,7 @@ def without_unreadable(splits: DataSplits, found: Survey) -> DataSplits:
     counts = [f"{len(splits[s]) - len(left[s])} of {s}" for s in SPLITS]
     note = (
         f"{len(found.unreadable)} image(s) cannot be read and are left out ({', '.join(counts)}): "
-        f"{_some([repr(name) for name in found.unreadable])}."
+        f"{first_few([repr(name) for name in found.unreadable])}."
     )
     return dataclasses.replace(left, notes=(*splits.notes, note))
 
@@ -144,7 +144,7 @@ def duplicate_notes(splits: DataSplits, found: Survey) -> list[str]:
     if across:
         raise UserError(
             f"{len(across)} image(s) are in more than one split, so a test would be no test: "
-            f"{_some([named(group) for group in across])}; keep one copy of each."
+            f"{first_few([named(group) for group in across])}; keep one copy of each."
         )
     notes = []
     if blank := int((contents == 0).sum()):
@@ -152,12 +152,12 @@ def duplicate_notes(splits: DataSplits, found: Survey) -> list[str]:
     if groups:
         contrary = [group for group in groups if len(set(labels[group])) > 1]
         more = f"; {len(contrary)} of them with different labels" if contrary else ""
-        listed = _some([named(group) for group in (contrary or groups)])
+        listed = first_few([named(group) for group in (contrary or groups)])
         notes.append(f"{len(groups)} image(s) occur more than once within a split{more}: {listed}.")
     hashes = np.concatenate([found.hashes[split] for split in SPLITS])
     near = duplicates.near_duplicates(hashes, contents, split_of)
     if len(near):
-        listed = _some([named(pair[:2]).replace(" = ", " ~ ") for pair in near])
+        listed = first_few([named(pair[:2]).replace(" = ", " ~ ") for pair in near])
         notes.append(
             f"{len(near)} pair(s) of nearly the same image lie in different splits, so the "
             f"estimate may be optimistic: {listed}."
@@ -213,6 +213,7 @@ def size_note(sizes: Mapping[str, np.ndarray], image_size: tuple[int, int]) -> s
     )
 
 
-def _some(items: list[str]) -> str:
+def first_few(items: list[str]) -> str:
+    """At most ten of the items, and how many more there are: for messages."""
     rest = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
     return ", ".join(items[:_LISTED]) + rest

@@ -1,0 +1,121 @@
+"""What is in a data source, and what would make a result on it worthless, before any training.
+
+    report = check_data("patches")
+    print(report.text())
+
+Every image is read once (`measuring`). What is kept of it is a few numbers: its size and format,
+two hashes that find copies, and statistics of its colour and texture. From them follow
+
+- errors, for which training refuses the source (`refusals`): images that cannot be read, copies of
+  one image in two splits, patients in two splits, mixed spacings, a manifest that is not as
+  described;
+- warnings: things besides the tissue that tell the classes apart (`confounding`), splits that look
+  unlike the training images, two properties that cannot be told apart (`nesting`);
+- notes.
+"""
+
+import functools
+import itertools
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from glomjax.data import sources
+from glomjax.data.checking.confounding import check_columns, check_statistics
+from glomjax.data.checking.measuring import measure
+from glomjax.data.checking.nesting import check_nesting, check_splits
+from glomjax.data.checking.refusals import check_copies, check_spacing, check_unreadable
+from glomjax.data.checking.report import NO_SPLIT, Finding, Report
+from glomjax.data.examples import SPLITS, DataSplits, Examples
+from glomjax.data.folder import read_folder
+from glomjax.data.manifest import MIN_MPP
+from glomjax.errors import UserError
+
+__all__ = ["Finding", "Report", "check_data"]
+
+_Table = tuple[tuple[str, ...], Examples, tuple[str, ...]]  # classes; examples, split of each
+
+
+def check_data(
+    source: str | os.PathLike[str], *, target_mpp: float = 0.0, **options: Any
+) -> Report:
+    """Reads every image of a source once and reports what is in it.
+
+    Args:
+      source: as in `load_source`.
+      target_mpp: microns per pixel to which images are resampled; 0 resamples none.
+      options: further arguments of `load_source`, such as `classes`.
+
+    Returns:
+      The report. Where `load_source` refuses the source, that is its first error, and what can be
+      said about the images nevertheless is in it.
+
+    Raises:
+      UserError: `target_mpp` is no spacing.
+    """
+    if target_mpp and not MIN_MPP <= target_mpp < math.inf:
+        raise UserError(
+            f"The target spacing is {target_mpp}: give microns per pixel, at least {MIN_MPP}."
+        )
+    report = Report(os.fspath(source))
+    loaded = None
+    try:
+        loaded = sources.load_source(source, **options)
+        for note in loaded.notes:
+            report.add("note", "source", note)
+        report.classes, report.examples, report.splits = _joined(loaded)
+    except UserError as error:
+        report.add("error", "source", str(error))
+        try:
+            report.classes, report.examples, report.splits = _listed(report.source)
+        except UserError:
+            return report
+    images = measure(report.examples, report.splits, target_mpp)
+    check_unreadable(report, images)
+    if len(images.examples):
+        report.images = images
+        if loaded is not None:
+            check_spacing(report, images, target_mpp)
+        for check in (check_copies, check_splits, check_columns, check_statistics, check_nesting):
+            check(report, images)
+    order = ("error", "warning", "note")
+    report.findings.sort(key=lambda finding: order.index(finding.level))  # stable
+    return report
+
+
+def _joined(splits: DataSplits) -> _Table:
+    """All splits as one table."""
+    parts = [splits[split] for split in SPLITS]
+    reads = [functools.partial(part.read, i) for part in parts for i in range(len(part))]
+
+    def chained(cells: Any) -> tuple[str, ...]:
+        return tuple(itertools.chain.from_iterable(cells))
+
+    examples = Examples(
+        ids=chained(part.ids for part in parts),
+        labels=np.concatenate([part.labels for part in parts]),
+        read=lambda i: reads[i](),
+        patients=None if parts[0].patients is None else chained(part.patients for part in parts),
+        columns={name: chained(part.columns[name] for part in parts) for name in parts[0].columns},
+        mpp=None if parts[0].mpp is None else np.concatenate([part.mpp for part in parts]),
+    )
+    split_of = chained([split] * len(part) for split, part in zip(SPLITS, parts, strict=True))
+    return splits.classes, examples, split_of
+
+
+def _listed(source: str) -> _Table:
+    """What a folder or manifest lists, whether it can be divided or not."""
+    patches, read, _ = read_folder(pathlib.Path(source))
+    classes = sorted({patch.label for patch in patches})
+    classes.sort(key=lambda name: name.lower() == sources.POSITIVE_CLASS)
+    examples = Examples(
+        ids=tuple(patch.id for patch in patches),
+        labels=np.array([classes.index(patch.label) for patch in patches], np.int32),
+        read=lambda i: read(patches[i].id),
+        patients=tuple(p.patient for p in patches) if patches[0].patient else None,
+        columns=sources.further_columns(patches),
+    )
+    return tuple(classes), examples, tuple(patch.split or NO_SPLIT for patch in patches)

@@ -1,0 +1,179 @@
+"""Sheets of small pictures: some patches of each class and split, and what augmentation does."""
+
+import os
+import pathlib
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from glomjax.data.checking import measuring
+from glomjax.data.checking.measuring import Images
+from glomjax.data.decoding import decode_image
+from glomjax.errors import UserError
+
+CONTACT_SHEET = "contact_sheet.png"
+AUGMENTED_SHEET = "augmented.png"
+_COLUMNS = 8
+_TILE, _GAP, _LINE = 160, 8, 20  # px: the side of a picture, between pictures, of a line of text
+_WRITER = "glomjax check-data"  # in the file, so that nobody else's picture is overwritten
+
+_Row = tuple[str, list[tuple[Image.Image, str]]]  # heading; pictures and their captions
+
+
+def prepare_folder(
+    folder: str | os.PathLike[str], source: str | os.PathLike[str], preset: str = ""
+) -> None:
+    """Makes the folder for the sheets of a source, before the work that they need.
+
+    Args:
+      preset: of the augmented sheet, "" for none.
+
+    Raises:
+      UserError: the folder cannot be written, lies in the source, or has a picture of the same name
+        that is no sheet of ours; or there is no such preset.
+    """
+    folder, root = pathlib.Path(folder), pathlib.Path(source)
+    if preset:
+        from glomjax.data.augmentation import PRESETS  # loads JAX, which only this sheet needs
+
+        if preset not in PRESETS:
+            raise UserError(
+                f"There is no augmentation '{preset}': choose one of {', '.join(PRESETS)}."
+            )
+    if root.is_dir() and folder.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"'{folder}' lies in the source '{root}', where sheets would be taken for patches: "
+            "choose another folder."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"'{folder}' cannot be made ({error.strerror}): choose another folder."
+        ) from error
+    for path in [folder / CONTACT_SHEET, *([folder / AUGMENTED_SHEET] if preset else [])]:
+        if os.path.lexists(path) and not _is_ours(path):
+            raise UserError(
+                f"'{path}' is there already and was not written by check-data: move it away, or "
+                "choose another folder."
+            )
+
+
+def write_sheets(
+    folder: str | os.PathLike[str], images: Images, classes: tuple[str, ...], preset: str = ""
+) -> list[pathlib.Path]:
+    """Draws random patches over their patients (or ids).
+
+    `contact_sheet.png` shows eight of each class and split; `augmented.png`, for an augmentation
+    preset, two of each class in the training split, each as it is and in seven random versions.
+
+    Args:
+      folder: that `prepare_folder` has made.
+
+    Returns:
+      The paths of the sheets.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    sheets = [_write(folder / CONTACT_SHEET, _contact_rows(images, classes))]
+    if preset:
+        sheets.append(_write(folder / AUGMENTED_SHEET, _augmented_rows(images, classes, preset)))
+    return sheets
+
+
+def _contact_rows(images: Images, classes: tuple[str, ...]) -> list[_Row]:
+    rows = []
+    for label, name in enumerate(classes):
+        for split in dict.fromkeys(images.splits.tolist()):
+            members = np.flatnonzero((images.labels == label) & (images.splits == split))
+            tiles = [
+                (Image.fromarray(_pixels(images, i, (_TILE, _TILE), "pad")), _caption(images, i))
+                for i in _drawn(members, _COLUMNS)
+            ]
+            if tiles:
+                rows.append((f"{name} | {split} | {len(members)} images", tiles))
+    return rows
+
+
+def _augmented_rows(images: Images, classes: tuple[str, ...], preset: str) -> list[_Row]:
+    import jax
+
+    from glomjax.data.augmentation import PRESETS
+
+    augment = jax.jit(PRESETS[preset])
+    training = images.splits == ("train" if "train" in images.splits else images.splits[0])
+    rows = []
+    for label, name in enumerate(classes):
+        for i in _drawn(np.flatnonzero((images.labels == label) & training), 2):
+            image = _pixels(images, i, measuring.IMAGE_SIZE, "stretch")
+            keys = jax.random.split(jax.random.key(i), _COLUMNS - 1)
+            drawn = np.asarray(augment(np.stack([image] * len(keys)), keys))  # float32, 0..255
+            versions = [image, *np.rint(drawn).astype(np.uint8)]
+            tiles = [
+                (Image.fromarray(version), f"{preset} {n}" if n else "as it is")
+                for n, version in enumerate(versions)
+            ]
+            rows.append((f"{name} | {_caption(images, i)}", tiles))
+    return rows
+
+
+def _drawn(members: np.ndarray, count: int) -> list[int]:
+    return sorted(np.random.default_rng(0).permutation(members)[:count].tolist())
+
+
+def _pixels(images: Images, i: int, size: tuple[int, int], resize: str) -> np.ndarray:
+    examples = images.examples
+    return decode_image(examples.read(i), size, name=examples.ids[i], resize=resize)
+
+
+def _caption(images: Images, i: int) -> str:
+    examples = images.examples
+    return examples.patients[i] if examples.patients else pathlib.PurePath(examples.ids[i]).stem
+
+
+def _write(path: pathlib.Path, rows: list[_Row]) -> pathlib.Path:
+    """Draws the rows below each other."""
+    fonts = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    bold = ImageFont.truetype(fonts / "DejaVuSans-Bold.ttf", 14)
+    plain = ImageFont.truetype(fonts / "DejaVuSans.ttf", 12)
+    height = 2 * _LINE + _TILE + _GAP
+    sheet = Image.new("RGB", (_COLUMNS * (_TILE + _GAP) + _GAP, len(rows) * height + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for n, (heading, tiles) in enumerate(rows):
+        top = n * height + _GAP
+        draw.text((_GAP, top), _fitted(heading, bold, sheet.width - 2 * _GAP), "black", font=bold)
+        for column, (picture, caption) in enumerate(tiles):
+            left = _GAP + column * (_TILE + _GAP)
+            picture.thumbnail((_TILE, _TILE), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (left, top + _LINE))
+            place = (left, top + _LINE + _TILE + 2)
+            draw.text(place, _fitted(caption, plain, _TILE), "black", font=plain)
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Software", _WRITER)
+    try:
+        sheet.save(path, pnginfo=note)
+    except OSError as error:
+        raise UserError(
+            f"'{path}' cannot be written ({error.strerror}): give a folder that can be written."
+        ) from error
+    return path
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, cut at its start where it is too long: names differ at their ends."""
+    fitted = text
+    while font.getlength(fitted) > width:
+        text = text[1:]
+        fitted = f"…{text}"
+    return fitted
+
+
+def _is_ours(path: pathlib.Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == _WRITER
+    except (OSError, SyntaxError, ValueError):
+        return False

@@ -1,0 +1,212 @@
+"""One reading of all images: of each what its file is like, two hashes and a few statistics."""
+
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from glomjax.data.duplicates import content_hash, perceptual_hash
+from glomjax.data.examples import SPLITS, DataSplits, Examples
+from glomjax.data.pipeline import DecodedImages
+from glomjax.data.survey import Survey
+from glomjax.errors import UserError
+
+# As a network gets them by default: a copy or a magnification counts as it arrives there.
+IMAGE_SIZE = (280, 280)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+    """A number of each image; `less` and `more` are what images with a low and a high value are
+    called, "" if the number is only listed."""
+
+    name: str
+    digits: int
+    less: str = ""
+    more: str = ""
+
+    def word(self, more: bool) -> str:
+        return self.more if more else self.less
+
+    def text(self, value: float) -> str:
+        return f"{value:.{self.digits}f}"
+
+
+STATISTICS = (
+    # mean grey (ITU-R BT.601), 0..255
+    Statistic("brightness", 0, "darker", "brighter"),
+    # mean of -log10(value / 255), values below 1 as 1: the amount of stain by the law of Beer and
+    # Lambert, for a light of 255
+    Statistic("OD red", 2),
+    Statistic("OD green", 2),
+    Statistic("OD blue", 2),
+    # ratio of the means
+    Statistic("red / blue", 2, "bluer", "redder"),
+    # mean of (highest - lowest) / highest channel, as in HSV
+    Statistic("saturation", 2, "less saturated", "more saturated"),
+    # share of pixels with every channel above 200: the slide's empty background, lumina
+    Statistic("pale", 2, "fuller of tissue", "emptier"),
+    # wavelength in pixels of the wave that has the image's ratio of root mean square gradient and
+    # Laplacian; large for a high magnification, and for a blurred image
+    Statistic("detail px", 1, "finer in detail", "coarser in detail (closer or blurred)"),
+)
+TESTED = [s for s, statistic in enumerate(STATISTICS) if statistic.less]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The M images that can be read.
+
+    Attributes:
+      examples: of these images.
+      splits: str [M].
+      unreadable: {id: why} of the others.
+      columns: {name: str [M]} of what the source tells, patients first.
+      properties: {name: str [M]} of the files.
+      contents, hashes, sizes: as in `Survey`, but of all splits together.
+      statistics: float64 [M, S].
+    """
+
+    examples: Examples
+    splits: np.ndarray
+    unreadable: dict[str, str]
+    columns: dict[str, np.ndarray]
+    properties: dict[str, np.ndarray]
+    contents: np.ndarray
+    hashes: np.ndarray
+    sizes: np.ndarray
+    statistics: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.examples.labels
+
+    @property
+    def patients(self) -> np.ndarray | None:
+        return None if self.examples.patients is None else np.array(self.examples.patients)
+
+    def as_in_training(self) -> tuple[DataSplits, Survey]:
+        """What training needs to decide whether to refuse the images: no perceptual hashes, since
+        near copies are not refused and comparing takes time."""
+        rows = {split: np.flatnonzero(self.splits == split) for split in SPLITS}
+        train, validation, test = (self.examples.subset(rows[split]) for split in SPLITS)
+        contents, sizes, hashes = (
+            {split: array[rows[split]] for split in SPLITS}
+            for array in (self.contents, self.sizes, np.zeros_like(self.hashes))
+        )
+        survey = Survey({}, contents, hashes, sizes, stains=np.empty((0, 0)))
+        return DataSplits(train, validation, test, classes=()), survey
+
+
+def measure(examples: Examples, splits: Sequence[str], target_mpp: float) -> Images:
+    """Reads all images, with a bar on a terminal.
+
+    Args:
+      examples: N.
+      splits: of each example, N.
+      target_mpp: microns per pixel to which images of known spacing are resampled; 0: none.
+    """
+    files: dict[int, dict[str, str]] = {}
+
+    def read(i: int) -> bytes | np.ndarray:
+        encoded = examples.read(i)
+        files[i] = file_properties(encoded)
+        return encoded
+
+    def look(image: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+        return content_hash(image), perceptual_hash(image), image_statistics(image)
+
+    decoded = DecodedImages(dataclasses.replace(examples, read=read), IMAGE_SIZE, mpp=target_mpp)
+    count, console = len(examples), Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        rows = bar.track(decoded.scan(range(count), look), count, description="reading images")
+        seen = dict(rows)
+    unreadable = {examples.ids[i]: str(e) for i, e in seen.items() if isinstance(e, UserError)}
+    found = {i: row for i, row in seen.items() if not isinstance(row, UserError)}
+    index = list(found)
+    contents, hashes, statistics = ([row[n] for row in found.values()] for n in range(3))
+    properties = {"image size": [f"{h} x {w}" for h, w in decoded.sizes[index]]}
+    for name in ("file format", "pixel mode", "JPEG quality"):
+        properties[name] = [files[i].get(name, "") for i in index]
+    mpp = examples.mpp
+    properties["spacing"] = ["unknown" if mpp is None else f"{mpp[i]:.4g} µm/px" for i in index]
+    columns = dict(examples.columns)
+    patients = examples.patients
+    if patients is not None and patients != columns.get("slide"):  # which may stand in for them
+        columns = {"patient": patients, **columns}
+    return Images(
+        examples=examples.subset(index),
+        splits=np.array(splits)[index],
+        unreadable=unreadable,
+        columns={name: np.array(cells)[index] for name, cells in columns.items()},
+        properties={name: np.array(cells) for name, cells in properties.items() if any(cells)},
+        contents=np.array(contents, np.uint64),
+        hashes=np.array(hashes, np.uint64),
+        sizes=decoded.sizes[index],
+        statistics=np.array(statistics),
+    )
+
+
+def image_statistics(image: np.ndarray) -> np.ndarray:
+    """The `STATISTICS` of an image.
+
+    Args:
+      image: uint8 [H, W, 3], at least 6 x 6.
+
+    Returns:
+      float64 [S]. The detail of an image of one colour is the longer of its sides.
+    """
+    picture = Image.fromarray(image)
+    share = np.reshape(picture.histogram(), (3, 256)) / image[..., 0].size
+    means, densities = share @ np.arange(256), share @ _DENSITY
+    red, green, blue = (np.ascontiguousarray(image[..., c]) for c in range(3))
+    highest = np.maximum(np.maximum(red, green), blue)
+    lowest = np.minimum(np.minimum(red, green), blue)
+    saturation = (highest - lowest) / np.maximum(highest, 1).astype(np.float32)
+
+    # Means of 2 x 2 pixels keep out the noise of rounding and of the camera. Of means over 1, 2 and
+    # 4 pixels, these best tell kidney patches from the same ones magnified 1.5 times.
+    rows, columns = image.shape[0] // 2, image.shape[1] // 2
+    grey = np.asarray(picture.convert("L"), np.float32)[: 2 * rows, : 2 * columns]
+    grey = grey.reshape(rows, 2, columns, 2).mean(axis=(1, 3))
+    right, down = grey[1:-1, 2:] - grey[1:-1, 1:-1], grey[2:, 1:-1] - grey[1:-1, 1:-1]
+    left, up = grey[1:-1, 1:-1] - grey[1:-1, :-2], grey[1:-1, 1:-1] - grey[:-2, 1:-1]
+    laplacian = np.mean((right - left + down - up) ** 2)
+    gradient = np.mean(right**2) + np.mean(down**2)
+    detail = 4 * math.pi * math.sqrt(gradient / laplacian) if laplacian else math.inf
+    return np.array(
+        [
+            means @ _LUMA,
+            *densities,
+            (means[0] + 1) / (means[2] + 1),  # a black image is grey
+            saturation.mean(),
+            (lowest > 200).mean(),
+            min(detail, max(image.shape[:2])),
+        ]
+    )
+
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255)
+_STANDARD_TABLE = 3689  # the sum of the luminance quantisation table of JPEG, ITU-T T.81, annex K
+
+
+def file_properties(encoded: bytes | np.ndarray) -> dict[str, str]:
+    """Format, mode and, of a JPEG, quality; none of what is no image."""
+    if isinstance(encoded, np.ndarray):
+        return {"file format": "array", "pixel mode": "RGB"}
+    try:
+        file = Image.open(io.BytesIO(encoded))
+    except Exception:  # decoding it tells why
+        return {}
+    found = {"file format": str(file.format), "pixel mode": file.mode}
+    if tables := getattr(file, "quantization", None):
+        # libjpeg scales the standard table by 50 / quality below 50, by 2 - quality / 50 above.
+        scale = sum(next(iter(tables.values()))) / _STANDARD_TABLE
+        found["JPEG quality"] = str(round(50 / scale if scale > 1 else 100 - 50 * scale))
+    return found

@@ -1,0 +1,70 @@
+"""What training refuses, by its own rules: images that cannot be read, copies, spacings."""
+
+from collections.abc import Iterable
+
+from glomjax.data.checking import measuring
+from glomjax.data.checking.measuring import Images
+from glomjax.data.checking.report import Report
+from glomjax.data.duplicates import exact_duplicates, near_duplicates
+from glomjax.data.survey import duplicate_notes, first_few, seen_spacing, size_note
+from glomjax.errors import UserError
+
+
+def check_unreadable(report: Report, images: Images) -> None:
+    """One error with a line for every image that cannot be read."""
+    if reasons := images.unreadable.values():
+        text = (
+            f"{len(reasons)} of {len(images.examples) + len(reasons)} images cannot be read: "
+            "restore them, remove them, or train with --config.data.skip_unreadable=True, which "
+            "leaves them out."
+        )
+        report.add("error", "unreadable", "\n  ".join([text, *reasons]))
+
+
+def check_copies(report: Report, images: Images) -> None:
+    """Fills in the duplicates: an error across splits, else a warning or a note."""
+    ids, splits, labels = images.examples.ids, images.splits, images.labels
+    try:
+        duplicate_notes(*images.as_in_training())
+    except UserError as error:
+        report.add("error", "duplicates", str(error))
+    groups = exact_duplicates(images.contents)
+    near = near_duplicates(images.hashes, images.contents, splits).tolist()
+    report.exact_duplicates = [tuple(ids[i] for i in group) for group in groups]
+    report.near_duplicates = [(ids[i], ids[j], bits) for i, j, bits in near]
+
+    def add(level: str, text: str, groups: Iterable[Iterable[int]], sign: str = "=") -> None:
+        named = [f" {sign} ".join(f"'{ids[i]}' ({splits[i]})" for i in group) for group in groups]
+        if named:
+            report.add(level, "duplicates", f"{len(named)} {text.format(first_few(named))}")
+
+    contrary = [group for group in groups if len(set(labels[group])) > 1]
+    add("warning", "image(s) have copies of another class: {}; correct them.", contrary)
+    text = (
+        "pair(s) of nearly the same image lie in different splits, so a test may be too good: {}."
+    )
+    add("warning", text, [pair[:2] for pair in near], "~")
+    within = [group for group in groups if len(set(splits[group])) == 1]
+    add("note", "image(s) occur more than once within a split: {}.", within)
+    if blank := int((images.contents == 0).sum()):
+        report.add("note", "duplicates", f"{blank} image(s) are blank: one colour throughout.")
+
+
+def check_spacing(report: Report, images: Images, target_mpp: float) -> None:
+    """An error where images would be seen at different spacings, or cannot be resampled."""
+    splits, survey = images.as_in_training()
+    if images.examples.mpp is None and target_mpp:
+        text = (
+            f"The target spacing is {target_mpp:g} microns per pixel, but '{report.source}' does "
+            "not tell the spacing of its images: fill in an 'mpp' column."
+        )
+        report.add("error", "spacing", text)
+    elif images.examples.mpp is None:
+        if text := size_note(survey.sizes, measuring.IMAGE_SIZE):
+            report.add("warning", "spacing", text)
+    elif not target_mpp:
+        try:
+            seen_spacing(splits, survey.sizes, measuring.IMAGE_SIZE, "stretch")
+        except UserError as error:
+            text = f"{error} With --target-mpp, check-data reads the images so resampled."
+            report.add("error", "spacing", text)
