@@ -1,8 +1,8 @@
 """How fast images come in, beside how fast DaViT-T's training step takes them.
 
-    python benchmarks/input_pipeline.py [FOLDER]
+    python benchmarks/input_pipeline.py [SOURCE]
 
-FOLDER is any source of training data; the default is the embedded demo data. Prints images a second
+SOURCE is any source of training data; the default is the embedded demo data. Prints images a second
 of batches of 8 at 280 x 280: decoded by one thread and by all, from the cache, and with stain
 normalisation; and of the compiled training step with every parameter trained, which runs in turn
 with them in every round.

@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--image-size", type=int, default=140)
+    # Of 32, an epoch has ten steps, and early stopping may end a run before it leaves ln 2.
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/tissue_study"))
     args = parser.parse_args()
 
@@ -64,6 +66,7 @@ def main() -> None:
         for condition in args.conditions:
             config = load_config(CONFIG)
             config.seed = fold
+            config.batch_size = args.batch_size
             config.image_size = (args.image_size, args.image_size)
             config.data.source = str(without_patients if condition == "by file" else args.folder)
             config.data.folds, config.data.fold = FOLDS, fold

@@ -80,11 +80,16 @@ def fit_image(
             wanted = width / image.width, height / image.height
             scale = min(wanted) if resize == "pad" else max(wanted)
         inner = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    kept = min(inner[0], width), min(inner[1], height)
     if image.size != inner:
-        image = image.resize(inner, Image.Resampling.BICUBIC)
-    if inner != (width, height):
+        # Only what is kept is resampled: a large scale would make a huge image of the rest.
+        left, top = ((a - b) // 2 for a, b in zip(inner, kept, strict=True))
+        across, down = image.width / inner[0], image.height / inner[1]
+        box = (left * across, top * down, (left + kept[0]) * across, (top + kept[1]) * down)
+        image = image.resize(kept, Image.Resampling.BICUBIC, box=box)
+    if image.size != (width, height):
         fitted = Image.new("RGB", (width, height), _WHITE)
-        fitted.paste(image, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+        fitted.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
         image = fitted
     return np.array(image)  # a copy: it can be written to
 
@@ -95,6 +100,8 @@ def _decoded(encoded: bytes, name: str) -> Image.Image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             rgb = _rgb(image)
+    except MemoryError:
+        raise
     except Exception as error:  # damaged files make Pillow raise nearly anything, not OSError alone
         reason = (
             "no known image format" if type(error).__name__ == "UnidentifiedImageError" else error

@@ -40,8 +40,9 @@ _PAIRS = 1 << 16
 def content_hash(image: np.ndarray) -> int:
     """A 64-bit hash of size and pixels.
 
-    The chance that any two of a million different images share a hash is 3e-8. Blank images, those
-    of one colour, have none: that two tiles of background are equal does not make them copies.
+    The chance that any two of a million different images share a hash is 3e-8. Blank images, of
+    one colour and perhaps white, have none: that two tiles of background are equal does not make
+    them copies.
 
     Args:
       image: uint8 [H, W, 3].
@@ -50,7 +51,8 @@ def content_hash(image: np.ndarray) -> int:
       BLAKE2b with a digest of 8 bytes, as a whole number in [0, 2^64); 0 if the image is blank.
     """
     _check_image(image)
-    if (image == image[0, 0]).all():
+    inked = image[(image != 255).any(axis=-1)]  # padding is white
+    if (inked == inked[:1]).all():
         return 0
     digest = hashlib.blake2b(np.array(image.shape, "<i8").tobytes(), digest_size=8)
     digest.update(image.tobytes())

@@ -60,7 +60,7 @@ class DataSplits:
       train, validation, test: the examples of each split.
       classes: class names; for two classes (negative, positive).
       notes: one sentence each, printed at the start of a run and stored with its results.
-      content: a hash of the pixels, where the ids do not name files that say what they are.
+      content: a hash of the pixels, once they have been read.
     """
 
     train: Examples
@@ -95,7 +95,7 @@ class DataSplits:
                 row = [name, self.classes[label], split]
                 row += [part.patients[i]] if patients and part.patients else []
                 row += [cells[i] for cells in part.columns.values()]
-                row += [f"{getattr(part, _TABLES[n])[i]:.9g}" for n in numbers]
+                row += [repr(float(getattr(part, _TABLES[n])[i])) for n in numbers]
                 writer.writerow(row)
         return stream.getvalue()
 

@@ -36,7 +36,7 @@ def read_folder(
       UserError: the folder or the manifest is not as described.
     """
     source = pathlib.Path(os.path.abspath(os.path.expanduser(source)))
-    root = source if source.is_dir() else source.parent
+    root = source if os.path.isdir(source) else source.parent
     patches, notes = _list(source)
     # An absolute id replaces the root.
     return patches, lambda name: _read_bytes(root / name), notes
@@ -47,7 +47,7 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
         raise UserError(
             f"'{source}' does not exist: give a folder of patches or a CSV or TSV manifest."
         )
-    if not source.is_dir():
+    if not os.path.isdir(source):
         if source.suffix.lower() not in MANIFEST_SUFFIXES:
             raise UserError(
                 f"'{source}' is not a folder: give a folder of patches or a .csv or .tsv file."
@@ -105,6 +105,12 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
             f"{len(outside)} image(s) outside the class folders are left out, for example "
             f"'{min(outside)}'."
         )
+    tables = [n for n in others if n.lower().endswith((".csv", ".tsv", ".xlsx"))]
+    if not manifests and tables:
+        notes.append(
+            f"{some_names(tables)} is not read: patients and other columns are taken from a "
+            f"manifest.csv alone."
+        )
     return patches, notes
 
 
@@ -115,13 +121,19 @@ def _files_below(folder: pathlib.Path, seen: set[str]) -> Iterator[pathlib.Path]
         return
     seen.add(real)
     try:
-        entries = sorted(folder.iterdir())
+        entries = [(entry, entry.is_dir()) for entry in sorted(folder.iterdir())]
     except OSError as error:
-        raise UserError(f"Folder '{folder}' cannot be listed ({error.strerror}).") from error
-    for entry in entries:
+        raise UserError(f"Folder '{folder}' cannot be read ({error.strerror}).") from error
+    for entry, is_dir in entries:
         if _is_hidden(entry.name):
             continue
-        if entry.is_dir():
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"The file name {os.fsencode(entry.name)!r} in '{folder}' is not UTF-8: rename it."
+            ) from error
+        if is_dir:
             yield from _files_below(entry, seen)
         else:
             yield entry

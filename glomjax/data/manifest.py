@@ -15,7 +15,16 @@ from glomjax.errors import UserError
 
 MANIFEST_SUFFIXES = (".csv", ".tsv")
 # What a split may be called, in a manifest or as a folder, and which one it is.
-SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
 # What a column may be called, in small letters and with underscores. Where a header has the first
 # of these names, columns with the other ones are no more than further columns.
 COLUMN_SYNONYMS = {
@@ -37,7 +46,8 @@ COLUMN_SYNONYMS = {
     "weight": ("weight", "sample_weight"),
     "mpp": ("mpp", "microns_per_pixel", "um_per_pixel", "pixel_size", "spacing"),
 }
-MIN_MPP = 0.01  # microns per pixel; no microscope sees that much
+MIN_MPP, MAX_MPP = 0.01, 100.0  # microns per pixel; beyond, it is another unit
+LIMITS = {"weight": (0.0, math.inf), "mpp": (MIN_MPP, MAX_MPP)}
 HEADER = "path,label[,patient][,slide][,site][,split][,weight][,mpp]"
 
 
@@ -97,13 +107,11 @@ def read_manifest(manifest: pathlib.Path, root: pathlib.Path) -> list[Patch]:
     if not any(row.get("patient") for _, row in rows):
         _check_all_or_none("slide", rows, manifest)
 
-    labels = {row["label"] for _, row in rows}
+    class_folders = _class_folders([row["path"] for _, row in rows], {r["label"] for _, r in rows})
     patches = []
     for line, row in rows:
-        folders = row["path"].split("/")[:-1]
-        # Far above an absolute path a folder may have the name of a class by chance.
-        for folder in folders[-1:] if os.path.isabs(row["path"]) else folders:
-            if folder in labels and folder != row["label"]:
+        for folder in class_folders.get(row["path"], ()):
+            if folder != row["label"]:
                 raise UserError(
                     f"{manifest}, line {line}: '{row['path']}' has the label '{row['label']}', but "
                     f"lies in the folder of class '{folder}': correct one of them."
@@ -122,12 +130,28 @@ def read_manifest(manifest: pathlib.Path, root: pathlib.Path) -> list[Patch]:
                 patient=row.get("patient", ""),
                 slide=row.get("slide", ""),
                 site=row.get("site", ""),
-                weight=_number(row, "weight", 0, f"{manifest}, line {line}"),
-                mpp=_number(row, "mpp", MIN_MPP, f"{manifest}, line {line}"),
+                weight=parsed_number(row.get("weight", ""), "weight", f"{manifest}, line {line}"),
+                mpp=parsed_number(row.get("mpp", ""), "mpp", f"{manifest}, line {line}"),
                 further={c: cell for c, cell in row.items() if c and c not in COLUMN_SYNONYMS},
             )
         )
     return patches
+
+
+def _class_folders(paths: Sequence[str], labels: set[str]) -> dict[str, list[str]]:
+    """For each path its folders at the levels where every folder has the name of a class: a few
+    patients that are numbered like classes are none."""
+    found: dict[str, list[str]] = {path: [] for path in paths}
+    if any(os.path.isabs(path) for path in paths):
+        levels = [-2]  # far above, a folder may have the name of a class by chance
+    else:
+        levels = list(range(min(path.count("/") for path in paths)))
+    for level in levels:
+        names = {path: path.split("/")[level] for path in paths if "/" in path}
+        if len(names) == len(paths) and set(names.values()) <= labels:
+            for path, name in names.items():
+                found[path].append(name)
+    return found
 
 
 def some_names(names: Sequence[str]) -> str:
@@ -144,8 +168,9 @@ def _rows(manifest: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
             # Spreadsheets export semicolons where the decimal point is a comma.
             first = file.readline()
             file.seek(0)
-            reader = csv.reader(file, delimiter=max(",\t;", key=first.count))
-            header = _columns(next(reader, []), manifest)
+            # Strict, or a stray quote would swallow the rows up to the next one.
+            reader = csv.reader(file, delimiter=max(",\t;", key=first.count), strict=True)
+            names = [cell.strip() for cell in next(reader, [])]
             lines = [(reader.line_num, [c.strip() for c in cells]) for cells in reader]
     except OSError as error:
         raise UserError(f"'{manifest}' cannot be read ({error.strerror}).") from error
@@ -154,6 +179,11 @@ def _rows(manifest: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
             f"'{manifest}' is no CSV or TSV file in UTF-8 ({error}): save it as one."
         ) from error
     lines = [(line, cells) for line, cells in lines if any(cells)]
+    # A column without any cell tells nothing, whatever it is called.
+    empty = [
+        n for n in range(len(names)) if lines and not any(c[n : n + 1] != [""] for _, c in lines)
+    ]
+    header = _columns(["" if n in empty else name for n, name in enumerate(names)], manifest)
     if not lines:
         raise UserError(f"{manifest} lists no image: add one row per image.")
     for line, cells in lines:
@@ -185,18 +215,24 @@ def _columns(header: Sequence[str], manifest: pathlib.Path) -> list[str]:
     return found
 
 
-def _number(row: Mapping[str, str], column: str, least: float, where: str) -> float | None:
-    text = row.get(column, "")
+def parsed_number(text: str, column: str, where: str) -> float | None:
+    """A weight or a spacing as it is written, None if it is not known.
+
+    Raises:
+      UserError: it is no number, or one that no image can have.
+    """
     if text.lower() in ("", "unknown"):
         return None
     try:
         value = float(text.replace(",", "."))
     except ValueError:
         value = math.nan
-    if not least <= value < math.inf:
+    least, most = LIMITS[column]
+    if not least <= value <= most or math.isinf(value):
+        limits = f"at least {least:g}" if math.isinf(most) else f"{least:g} to {most:g}"
         raise UserError(
-            f"{where}: the {column} is '{text}'; write a number of at least {least:g}, or leave "
-            f"the whole column empty."
+            f"{where}: the {column} is '{text}'; write a number of {limits}, or leave it out for "
+            f"all images."
         )
     return value
 
@@ -210,7 +246,7 @@ def _normal_id(text: str, root: pathlib.Path) -> str:
 def _check_all_or_none(
     column: str, rows: Sequence[tuple[int, dict[str, str]]], manifest: pathlib.Path
 ) -> None:
-    unknown = ("", "unknown") if column == "mpp" else ("",)
+    unknown = ("", "unknown") if column in ("weight", "mpp") else ("",)
     empty = [(n, row["path"]) for n, row in rows if row.get(column, "").lower() in unknown]
     if empty and len(empty) < len(rows):
         line, name = empty[0]

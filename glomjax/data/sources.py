@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -55,6 +55,8 @@ def load_source(
       UserError: the source, its classes or its splits are not as described; a patient, a slide or,
         with `split_by="site"`, a site is in two of the given splits.
     """
+    if not os.fspath(source):
+        raise UserError("data.source is empty; name a folder, a manifest, tfds:NAME or synthetic")
     if split_by not in SPLIT_BY:
         raise UserError(f"data.split_by is {split_by!r}; choose one of {', '.join(SPLIT_BY)}")
     source = os.fspath(source)
@@ -88,34 +90,37 @@ def load_source(
             f"in a 'site' column, or split by patient."
         )
     held = ("patient", "slide", "site") if split_by == "site" else ("patient", "slide")
-    splits = {s: np.flatnonzero([patch.split == s for patch in patches]) for s in SPLITS}
-    given = [split for split in SPLITS if len(splits[split])]
-    parts = [] if given else list(SPLITS)  # to be made
-    if given:
+    given = {s: np.flatnonzero([patch.split == s for patch in patches]) for s in SPLITS}
+    if any(map(len, given.values())):
         check_own_splits(f"'{source}'", folds)
-    if "train" in given and len(given) < len(SPLITS):
-        absent = [split for split in SPLITS if split not in given]
+    absent = [split for split in SPLITS if not len(given[split])]
+    if len(given["train"]) and absent:
         named = " and no ".join(absent)
         notes.append(f"The source gives no {named} split: its train split is divided.")
-        parts = ["train", *absent]
-    if parts:
-        left = np.flatnonzero([patch.split in ("", "train") for patch in patches])
-        groups = _groups(patches, held)
-        made = make_splits(
-            labels[left],
-            [groups[i] for i in left],
-            fractions,
-            seed,
-            parts=parts,
-            folds=folds,
-            fold=fold,
-            kind="site" if split_by == "site" else people or "file",
-            classes=names,
-        )
-        splits |= {split: left[made[split]] for split in parts}
-    for kind in held:
-        told = {s: [getattr(patches[i], kind) for i in splits[s]] for s in SPLITS}
-        check_group_overlap({s: [n for n in names if n] for s, names in told.items()}, kind)
+    shared = _shared_slides(patches)
+    try:
+        splits = given
+        if len(absent) == len(SPLITS) or (len(given["train"]) and absent):
+            left = np.flatnonzero([patch.split in ("", "train") for patch in patches])
+            groups = _groups(patches, held)
+            parts = [split for split in SPLITS if split in ("train", *absent)]
+            kind = "site" if split_by == "site" else people or "file"
+            made = make_splits(
+                labels[left],
+                [groups[i] for i in left],
+                fractions,
+                seed,
+                parts=parts,
+                folds=folds,
+                fold=fold,
+                kind=kind,
+                classes=names,
+            )
+            splits = given | {split: left[made[split]] for split in parts}
+        _check_splits(splits, patches, held)
+    except UserError as error:
+        raise UserError(" ".join([str(error), *shared])) from error
+    notes += shared
     _check_classes_in_splits(splits, labels, names, source)
 
     table = Examples(
@@ -128,6 +133,8 @@ def load_source(
         mpp=_numbers(patches, "mpp", np.float64),
     )
     train, validation, test = (table.subset(splits[split]) for split in SPLITS)
+    if train.weights is not None and not train.weights.any():
+        raise UserError(f"All training images of '{source}' have weight 0: give some a weight.")
     return DataSplits(train, validation, test, classes=names, notes=tuple(notes))
 
 
@@ -141,7 +148,12 @@ def check_own_splits(source: str, folds: int, split_by: str = "patient") -> None
 def _class_names(found: set[str], classes: Sequence[str], source: str) -> tuple[str, ...]:
     names = sorted(found)
     if classes and sorted(classes) != names:
-        raise UserError(f"data.classes is {list(classes)}, but '{source}' has {names}.")
+        raise UserError(
+            f"data.classes is {list(classes)}, but '{source}' has {names}: give just these, the "
+            f"positive one last."
+        )
+    if len({name.casefold() for name in names}) < len(names):
+        raise UserError(f"'{source}' has classes that differ in case alone: {names}; rename one.")
     if len(names) < 2:
         raise UserError(f"'{source}' has the class {names} alone: at least two are needed.")
     if classes:
@@ -157,6 +169,31 @@ def _person_column(patches: Sequence[Patch]) -> str | None:
         if all(getattr(patch, column) for patch in patches):
             return column
     return None
+
+
+def _check_splits(
+    splits: Mapping[str, np.ndarray], patches: Sequence[Patch], held: Sequence[str]
+) -> None:
+    """Raises UserError where two splits share one of the held columns."""
+    for kind in held:
+        told = {s: [getattr(patches[i], kind) for i in rows] for s, rows in splits.items()}
+        check_group_overlap({s: [name for name in told[s] if name] for s in told}, kind)
+
+
+def _shared_slides(patches: Sequence[Patch]) -> list[str]:
+    """A note where patients share slides, perhaps by numbers that each patient has anew."""
+    patients: dict[str, set[str]] = {}
+    for patch in patches:
+        if patch.slide and patch.patient:
+            patients.setdefault(patch.slide, set()).add(patch.patient)
+    shared = [slide for slide in sorted(patients) if len(patients[slide]) > 1]
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} slide(s) hold several patients, for example '{shared[0]}' "
+        f"{len(patients[shared[0]])}, who stay together: if these are different slides, put the "
+        f"patient in front of their names."
+    ]
 
 
 def _groups(patches: Sequence[Patch], held: Sequence[str]) -> list[str]:

@@ -109,7 +109,10 @@ def check_group_overlap(splits: Mapping[str, Sequence[str]], kind: str = "patien
 
 
 def _checked_fractions(fractions: Sequence[float]) -> np.ndarray:
-    shares = np.asarray(fractions, dtype=np.float64)
+    try:
+        shares = np.asarray(fractions, dtype=np.float64)
+    except (TypeError, ValueError):
+        shares = np.zeros(0)
     # `not (x > 0)` also catches NaN.
     if shares.shape != (3,) or not (shares > 0).all() or not abs(shares.sum() - 1) <= 1e-6:
         raise UserError(

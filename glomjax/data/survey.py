@@ -1,6 +1,8 @@
 """One reading of all images, before anything is computed with them, and what follows from it."""
 
 import dataclasses
+import hashlib
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -31,6 +33,13 @@ class Survey:
     hashes: dict[str, np.ndarray]
     sizes: dict[str, np.ndarray]
     stains: np.ndarray
+
+    def content(self) -> str:
+        """A hash of all pixels."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            digest.update(self.contents[split].tobytes())
+        return digest.hexdigest()
 
 
 def survey(
@@ -99,9 +108,11 @@ def without_unreadable(splits: DataSplits, found: Survey) -> DataSplits:
     for split in SPLITS:
         for label, name in enumerate(splits.classes):
             if not (left[split].labels == label).any():
+                part = splits[split]
+                lost = [i for i, of in zip(part.ids, part.labels, strict=True) if of == label]
                 raise UserError(
                     f"No image of class '{name}' in the {split} split can be read, for example: "
-                    f"{next(iter(found.unreadable.values()))}"
+                    f"{found.unreadable[lost[0]]}"
                 )
     counts = [f"{len(splits[s]) - len(left[s])} of {s}" for s in SPLITS]
     note = (
@@ -196,9 +207,36 @@ def seen_spacing(
         raise UserError(
             f"The images would be seen at different spacings, from {values.min():.4g} to "
             f"{values.max():.4g} microns per pixel: give one to which all are resampled, such as "
-            f"--config.target_mpp={np.median(values):.3g}."
+            f"--config.target_mpp={_rounded_down(values.min())}, the largest at which none has to "
+            f"be padded."
         )
     return float(np.median(values))
+
+
+def padding_note(
+    splits: DataSplits, sizes: Mapping[str, np.ndarray], image_size: tuple[int, int], mpp: float
+) -> str:
+    """A note on images that are too small at the spacing to which they are resampled, else ""."""
+    small = np.zeros(len(splits.classes), int)
+    number = np.zeros(len(splits.classes), int)
+    for split in SPLITS:
+        part = splits[split]
+        assert part.mpp is not None
+        resampled = np.rint(sizes[split] * part.mpp[:, None] / mpp)  # [N, 2]
+        padded = (resampled < np.array(image_size)).any(axis=1)
+        small += np.bincount(part.labels[padded], minlength=len(small))
+        number += np.bincount(part.labels, minlength=len(small))
+    if not small.any():
+        return ""
+    counts = [
+        f"{n} of {of} of class '{name}'"
+        for n, of, name in zip(small, number, splits.classes, strict=True)
+    ]
+    return (
+        f"At {mpp:g} microns per pixel some images are smaller than {image_size[0]} x "
+        f"{image_size[1]} and get a white border ({', '.join(counts)}), which may give the class "
+        f"away: take a smaller target_mpp."
+    )
 
 
 def size_note(sizes: Mapping[str, np.ndarray], image_size: tuple[int, int]) -> str:
@@ -211,6 +249,12 @@ def size_note(sizes: Mapping[str, np.ndarray], image_size: tuple[int, int]) -> s
         f"The images have {len(found)} sizes ({smallest} to {largest}) and no known spacing: "
         f"brought to {image_size[0]} x {image_size[1]}, their magnifications may differ."
     )
+
+
+def _rounded_down(value: float) -> float:
+    """To three digits, and never above the value."""
+    digits = 2 - math.floor(math.log10(value))
+    return math.floor(value * 10**digits + 1e-9) / 10**digits
 
 
 def first_few(items: list[str]) -> str:

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from glomjax.data.manifest import COLUMN_SYNONYMS, MIN_MPP, SPLIT_NAMES, Patch
+from glomjax.data.manifest import COLUMN_SYNONYMS, LIMITS, SPLIT_NAMES, Patch, parsed_number
 from glomjax.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d*]+\.[\d*]+\.[\d*]+)?")
 _ID_NAMES = ("id", "example_id", "image_id", *COLUMN_SYNONYMS["path"])
-_LEAST = {"weight": 0.0, "mpp": MIN_MPP}
 _BLOCK = 64  # records that are read at once: eight times as fast as one, and each holds its image
 
 
@@ -207,7 +206,7 @@ def _roles(name: str, info: Any) -> _Roles:
         if kind.shape == ()
     }
     columns = {}
-    for column in ("patient", "slide", "site", *_LEAST):
+    for column in ("patient", "slide", "site", *LIMITS):
         meant = [f for f, spelling in scalars.items() if spelling in COLUMN_SYNONYMS[column]]
         if feature := _chosen(name, column, meant):
             columns[feature] = column
@@ -283,32 +282,16 @@ def _patch(record: Mapping[str, Any], roles: _Roles, place: str, split: str, sou
         patient=row.get("patient", ""),
         slide=row.get("slide", ""),
         site=row.get("site", ""),
-        weight=_number(row, "weight", f"'{place}' of {source}"),
-        mpp=_number(row, "mpp", f"'{place}' of {source}"),
+        weight=parsed_number(row.get("weight", ""), "weight", f"Image '{place}' of {source}"),
+        mpp=parsed_number(row.get("mpp", ""), "mpp", f"Image '{place}' of {source}"),
         further={c: text for c, text in row.items() if c not in COLUMN_SYNONYMS},
     )
-
-
-def _number(row: Mapping[str, str], column: str, what: str) -> float | None:
-    text = row.get(column, "")
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not _LEAST[column] <= value < math.inf:
-        raise UserError(
-            f"The {column} of image {what} is '{text}', but must be a number of at least "
-            f"{_LEAST[column]:g}: export the images to a folder with a manifest."
-        )
-    return value
 
 
 def _check_all_or_none(name: str, patches: Sequence[Patch]) -> None:
     """A patient that is known of some images only makes splits that cannot be trusted."""
     person = "patient" if any(patch.patient for patch in patches) else "slide"
-    for column in (person, *_LEAST):
+    for column in (person, *LIMITS):
         unknown = [patch.id for patch in patches if getattr(patch, column) in ("", None)]
         if unknown and len(unknown) < len(patches):
             raise UserError(

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from glomjax.data import stain_normalization
 from glomjax.data.augmentation import PRESETS, Augmentation
 from glomjax.data.decoding import RESIZES
-from glomjax.data.manifest import MIN_MPP
+from glomjax.data.manifest import MAX_MPP, MIN_MPP
 from glomjax.data.preprocessing import PREPROCESSINGS
 from glomjax.errors import UserError
 from glomjax.models import MODELS
@@ -233,10 +233,19 @@ def check_config(config: ConfigDict) -> None:
     _require(config.plateau.min_lr >= 0, "plateau.min_lr must not be negative")
     augmentation_of(config)
     _require(config.data.cache_gib >= 0, "data.cache_gib must not be negative")
+    classes = tuple(config.data.classes)
+    _require(
+        all(isinstance(name, str) for name in classes) and len(set(classes)) == len(classes),
+        f"data.classes is {classes}; it holds the names of the classes as texts, each once",
+    )
+    _require(
+        config.data.folds > 0 or config.data.fold == 0,
+        f"data.fold is {config.data.fold}, but data.folds is {config.data.folds}; set both",
+    )
     for name, mpp in (("target_mpp", config.target_mpp), ("data.mpp", config.data.mpp)):
         _require(
-            mpp == 0 or mpp >= MIN_MPP,
-            f"{name} is {mpp}; it is in microns per pixel and at least {MIN_MPP}, or 0",
+            mpp == 0 or MIN_MPP <= mpp <= MAX_MPP,
+            f"{name} is {mpp}; it is in microns per pixel, {MIN_MPP} to {MAX_MPP:g}, or 0",
         )
     _require(
         config.warmup_epochs < config.num_epochs,

@@ -20,6 +20,7 @@ from glomjax.data.sources import NO_PATIENTS, check_own_splits, load_source
 from glomjax.data.splits import check_group_overlap
 from glomjax.data.survey import (
     duplicate_notes,
+    padding_note,
     seen_spacing,
     size_note,
     survey,
@@ -57,7 +58,7 @@ def load_data(config: ConfigDict, arrays: ArraySplits | None = None) -> DataSpli
         return splits
     if splits.train.mpp is not None:
         raise UserError(
-            f"data.mpp is {data.mpp}, but '{data.source}' tells the spacing of each image itself; "
+            f"data.mpp is {data.mpp}, but the data tells the spacing of each image itself; "
             "leave data.mpp at 0"
         )
     return splits.map(
@@ -77,6 +78,10 @@ def describe_data(splits: DataSplits, terminal: Terminal) -> None:
         named = ", ".join(f"{n} {name}" for n, name in zip(counts, splits.classes, strict=True))
         patients = "" if part.patients is None else f" of {len(set(part.patients))} patients"
         terminal.say(f"{split}: {len(part)} images{patients} ({named})")
+    weights = splits.train.weights
+    if weights is not None:
+        low, mean, high = weights.min(), weights.mean(), weights.max()
+        terminal.say(f"weights of training images: {low:g} to {high:g}, mean {mean:.4g}")
     for note in splits.notes:
         terminal.banner(note)
 
@@ -164,8 +169,8 @@ def prepare_inputs(
         )
     if config.target_mpp and splits.train.mpp is None:
         raise UserError(
-            f"target_mpp is {config.target_mpp}, but '{config.data.source}' does not tell the "
-            "spacing of its images: set --config.data.mpp, or fill in an 'mpp' column"
+            f"target_mpp is {config.target_mpp}, but the data does not tell the spacing of its "
+            "images: set --config.data.mpp, or fill in an 'mpp' column"
         )
     cache = int(config.data.cache_gib * 2**30)
     images = {
@@ -192,6 +197,7 @@ def prepare_inputs(
         if not config.data.skip_unreadable:
             raise UserError(unreadable_message(found, count))
         kept = without_unreadable(splits, found)
+        del images  # and what they keep in memory
         terminal.banner(kept.notes[-1])
         return prepare_inputs(config, kept, source, placement, terminal)
     notes = duplicate_notes(splits, found)
@@ -203,9 +209,13 @@ def prepare_inputs(
         notes += filter(None, [size_note(found.sizes, tuple(config.image_size))])
     else:
         terminal.say(f"spacing: {mpp:.4g} microns per pixel, as the network sees it")
+        if config.target_mpp:
+            note = padding_note(splits, found.sizes, tuple(config.image_size), mpp)
+            notes += filter(None, [note])
     for note in notes:
         terminal.banner(note)
-    splits = dataclasses.replace(splits, notes=(*splits.notes, *notes))
+    content = splits.content or found.content()
+    splits = dataclasses.replace(splits, notes=(*splits.notes, *notes), content=content)
 
     stain = None
     if config.stain_normalization != "none":
@@ -323,6 +333,11 @@ def _from_arrays(arrays: ArraySplits, classes: tuple[str, ...]) -> DataSplits:
                 "(images, labels, patients), with one patient per image"
             )
         patients = tuple(str(name) for name in rest[0]) if rest else None
+        if patients and (unnamed := {"", "None", "nan", "<NA>"} & set(patients)):
+            raise UserError(
+                f"data[{split!r}] has the patient {unnamed.pop()!r}; name the patient of every "
+                "image, or leave the patients out"
+            )
         parts[split] = Examples(ids, labels.astype(np.int32), images.__getitem__, patients)
         pixels.update(np.ascontiguousarray(images).tobytes())
     classes = classes or tuple(str(c) for c in range(number))

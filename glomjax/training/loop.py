@@ -96,8 +96,6 @@ def train_and_evaluate(
     splits = load_data(config, data)
     describe_data(splits, terminal)
     placement.agree("data", splits.digest())  # by now process 0 has taken the folder
-    if not config.data.skip_unreadable:  # before reading all images, which may take a while
-        run.check_data(splits.digest())
     with contextlib.closing(
         _Training(requested, config, splits, source, run, terminal, placement)
     ) as training:

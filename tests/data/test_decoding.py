@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from glomjax.data.decoding import decode_image
+from glomjax.data.decoding import decode_image, fit_image
 from glomjax.errors import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+
+BICUBIC = Image.Resampling.BICUBIC
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -151,3 +153,56 @@ def test_a_decompression_bomb_is_refused():
     )
     with pytest.raises(UserError, match=r"'bomb\.png' cannot be decoded .*pixels"):
         decode_image(bomb, (6, 8), name="bomb.png")
+
+
+# Fitting to a size.
+
+
+def halves(width: int, height: int) -> Image.Image:
+    """Left half red, right half blue."""
+    image = Image.new("RGB", (width, height), (255, 0, 0))
+    image.paste((0, 0, 255), (width // 2, 0, width, height))
+    return image
+
+
+def test_pad_keeps_the_aspect_ratio_and_adds_white():
+    found = fit_image(halves(80, 40), (20, 20), resize="pad")
+    assert (found[:5] == 255).all()
+    assert (found[15:] == 255).all()
+    assert np.array_equal(found[5:15], np.asarray(halves(80, 40).resize((20, 10), BICUBIC)))
+
+
+def test_crop_keeps_the_aspect_ratio_and_takes_the_centre():
+    image = halves(80, 40)
+    image.paste((0, 255, 0), (0, 0, 10, 40))  # what is cut away
+    found = fit_image(image, (20, 20), resize="crop")
+    assert (found[:, :8] == (255, 0, 0)).all()
+    assert (found[:, 12:] == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+def test_a_square_is_resized_alike_in_every_way(resize):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8))
+    assert np.array_equal(
+        fit_image(image, (20, 20), resize=resize), image.resize((20, 20), BICUBIC)
+    )
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_a_scale_is_of_the_tissue_and_not_of_the_size(scale):
+    """A disc of 8 pixels in an image of another size each: its diameter follows the scale."""
+    rows, columns = np.mgrid[:48, :64]
+    disc = (rows - 23.5) ** 2 + (columns - 31.5) ** 2 < 16**2
+    image = Image.fromarray(np.where(disc[..., None], 0, 255).astype(np.uint8).repeat(3, -1))
+    found = fit_image(image, (40, 40), scale=scale)
+    across = (found[20, :, 0] < 128).sum()
+    assert across == min(round(32 * scale), 40)
+    assert abs((found[20, :, 0] < 128).argmax() - max(20 - 16 * scale, 0)) <= 1
+
+
+def test_an_enormous_scale_makes_no_enormous_image():
+    found = fit_image(halves(64, 64), (32, 32), scale=10_000.0)  # 640,000 x 640,000 in full
+    assert found.shape == (32, 32, 3)
+    assert (
+        found.astype(int).sum(axis=-1) == 255
+    ).all()  # where red goes over to blue, some of both

@@ -1,6 +1,7 @@
 """Folders and manifests become splits with patients apart; every mistake in them is named."""
 
 import csv
+import os
 import pathlib
 
 import numpy as np
@@ -164,7 +165,9 @@ def test_a_train_split_alone_is_divided_and_another_alone_is_refused(flat, rows)
             load_source(flat)
 
 
-@pytest.mark.parametrize("folders", [SPLITS, ("Train", "VAL", "Test")])
+@pytest.mark.parametrize(
+    "folders", [SPLITS, ("Train", "VAL", "Test"), ("training", "valid", "testing")]
+)
 def test_split_folders_are_kept_as_they_are(tmp_path, folders):
     put(tmp_path, *(f"{s}/{c}/{i}.png" for s in folders for c in ("a", "b") for i in range(2)))
     data = load_source(tmp_path)
@@ -493,18 +496,41 @@ def test_separators_and_header_synonyms_are_understood(flat, rows, separator, he
 
 
 def test_a_column_with_its_own_name_comes_before_a_synonym(flat, rows):
-    rows = replace_columns(rows, case=lambda i: f"case {i}", subset=lambda i: "somewhere")
-    write_manifest(flat / "manifest.csv", rows)
-    with pytest.raises(UserError, match="the split is 'somewhere'"):
-        load_source(flat)
-    write_manifest(flat / "manifest.csv", [{**row, "split": ""} for row in rows])
+    write_manifest(flat / "manifest.csv", replace_columns(rows, case=lambda i: f"case {i}"))
     data = load_source(flat)
-    assert set(data.train.columns) == {"case", "subset"}
-    assert data.train.patients is not None
-    assert data.train.patients[0].startswith("P")
+    assert set(data.train.columns) == {"case"}
+    assert {name[0] for name in data.train.patients} == {"P"}
     without = [{c: v for c, v in row.items() if c != "patient"} for row in rows]
-    write_manifest(flat / "manifest.csv", replace_columns(without, case_id=lambda i: "x"))
-    with pytest.raises(UserError, match=r"2 columns for the patient \(case, case_id\): keep one"):
+    both = replace_columns(without, case_id=lambda i: "x", case=lambda i: "y")
+    write_manifest(flat / "manifest.csv", both)
+    with pytest.raises(UserError, match=r"2 columns for the patient \(case_id, case\): keep one"):
+        load_source(flat)
+
+
+def test_an_empty_column_does_not_hide_a_filled_synonym(flat, rows):
+    without = [{c: v for c, v in row.items() if c != "patient"} for row in rows]
+    filled = replace_columns(without, patient=lambda i: "", case_id=lambda i: rows[i]["patient"])
+    write_manifest(flat / "manifest.csv", filled)
+    assert load_source(flat).notes == ()
+
+
+def test_a_weight_is_known_of_all_images_or_of_none(flat, rows):
+    some = replace_columns(rows, weight=lambda i: "unknown" if i == 2 else "2")
+    write_manifest(flat / "manifest.csv", some)
+    with pytest.raises(UserError, match=r"the weight is empty in 1 of 40 rows"):
+        load_source(flat)
+    write_manifest(flat / "manifest.csv", replace_columns(rows, weight=lambda i: "0"))
+    with pytest.raises(UserError, match="All training images of .* have weight 0"):
+        load_source(flat)
+
+
+@pytest.mark.parametrize("quotes", ['"P4', '"P4,"P5'])
+def test_a_stray_quote_does_not_swallow_rows(flat, rows, quotes):
+    lines = ["path,label,patient", *(",".join(row.values()) for row in rows)]
+    for line, quote in zip((4, 9), quotes.split(","), strict=False):
+        lines[line] = lines[line].rsplit(",", 1)[0] + "," + quote
+    (flat / "manifest.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="is no CSV or TSV file"):
         load_source(flat)
 
 
@@ -624,6 +650,51 @@ def test_each_patient_is_tested_in_one_fold(flat, rows):
 
 
 # Odd files.
+
+
+def test_classes_that_differ_in_case_alone_are_refused(tmp_path):
+    put(tmp_path, *(f"{c}/{i}.png" for c in ("Other", "other", "glomerulus") for i in range(4)))
+    with pytest.raises(UserError, match="differ in case alone: .*'Other', .*'other'"):
+        load_source(tmp_path)
+
+
+def test_patients_that_are_numbered_like_classes_are_no_classes(tmp_path):
+    names = [(patient, c, i) for patient in range(6) for c in (0, 1) for i in range(2)]
+    put(tmp_path, *(f"{patient}/{c}{i}.png" for patient, c, i in names))
+    rows = [
+        {"path": f"{patient}/{c}{i}.png", "label": f"{c}", "patient": f"{patient}"}
+        for patient, c, i in names
+    ]
+    write_manifest(tmp_path / "list.csv", rows)
+    assert len(load_source(tmp_path / "list.csv").classes) == 2
+
+
+def test_patients_that_share_slide_names_are_told(flat, rows):
+    rows = replace_columns(rows, slide=lambda i: "HE" if i % 20 < 6 else f"slide {i % 20 // 2}")
+    write_manifest(flat / "manifest.csv", rows)
+    (note,) = load_source(flat).notes
+    assert note.startswith(
+        "1 slide(s) hold several patients, for example 'HE' 3, who stay together"
+    )
+    write_manifest(flat / "manifest.csv", replace_columns(rows, slide=lambda i: "HE"))
+    with pytest.raises(UserError, match=r"Only 1 patient\(s\).*for example 'HE' 10, who stay"):
+        load_source(flat)
+
+
+def test_tables_that_are_no_manifest_are_told(flat):
+    (flat / "metadata.csv").write_text("file,patient\n")
+    assert load_source(flat).notes == (
+        "'metadata.csv' is not read: patients and other columns are taken from a manifest.csv "
+        "alone.",
+        NO_PATIENTS,
+    )
+
+
+def test_names_that_are_not_utf_8_are_refused(flat):
+    with open(os.fsencode(flat / "other") + b"/0\xfc.png", "wb"):
+        pass
+    with pytest.raises(UserError, match=r"The file name b'0.xfc.png' .* is not UTF-8: rename it"):
+        load_source(flat)
 
 
 def test_broken_links_and_folders_named_like_images(flat):

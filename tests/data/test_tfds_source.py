@@ -261,9 +261,12 @@ FLOATS = (np.float32, (0.5, 1.0))
         ({"label": LABEL, "patient": (F.Text(), ("a", " "))}, "the patient of 1 of 2 .*/000001'"),
         ({"label": LABEL, "slide": (F.Text(), ("", "b"))}, "the slide of 1 of 2 .*/000000'"),
         ({"label": LABEL, "mpp": (np.float32, (0.5, np.nan))}, "the mpp of 1 of 2"),
-        ({"label": LABEL, "mpp": (np.float32, (0.5, 0.0))}, "mpp of image .*01'.* is '0.0', but"),
-        ({"label": LABEL, "weight": (F.Text(), ("1", "high"))}, "is 'high', but must be a number"),
-        ({"label": LABEL, "weight": (np.float32, (1, -1))}, "is '-1.0', .* at least 0"),
+        (
+            {"label": LABEL, "mpp": (np.float32, (0.5, 0.0))},
+            "01'.*: the mpp is '0.0'; write",
+        ),
+        ({"label": LABEL, "weight": (F.Text(), ("1", "high"))}, "is 'high'; write a number"),
+        ({"label": LABEL, "weight": (np.float32, (1, -1))}, "is '-1.0'; write .* at least 0"),
         ({"label": LABEL, "picture": (F.Image(), [])}, "2 features that may be the image"),
     ],
 )

@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from glomjax import checkpoints
-from glomjax.data import synthetic
-from glomjax.data.examples import DataSplits, Examples
+from glomjax.data import stain_normalization, synthetic
+from glomjax.data.decoding import fit_image
+from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.errors import UserError
 from glomjax.training import default_config
-from glomjax.training.inputs import load_data, settle_demo
+from glomjax.training.inputs import load_data, prepare_inputs, settle_demo
 from glomjax.training.progress import Terminal
 from glomjax.training.run_folder import RunFolder
+from glomjax.training.sharding import Placement
 
 
 def arrays(change=lambda splits: None):
@@ -142,3 +145,91 @@ def test_a_banner_prints_brackets_as_they_are(capsys):
     terminal._console._force_terminal = True
     terminal.banner("left out: '[/old]/x.txt'")
     assert "[/old]/x.txt" in capsys.readouterr().out
+
+
+# What the steps get.
+
+
+@pytest.fixture
+def spaced_patches(tmp_path):
+    """36 patches of 48 x 40 and 96 x 80 pixels at 0.5 and 0.25 microns, with weights."""
+    rng = np.random.default_rng(0)
+    lines = ["path,label,patient,split,weight,mpp"]
+    for i in range(36):
+        scale = 1 + i % 2
+        blobs = Image.fromarray(rng.integers(60, 250, (6, 5, 3), dtype=np.uint8))
+        blobs.resize((40 * scale, 48 * scale), Image.Resampling.BICUBIC).save(
+            tmp_path / f"{i:02d}.png"
+        )
+        split = SPLITS[i // 12]
+        lines.append(f"{i:02d}.png,{'ab'[i // 2 % 2]},P{i // 4},{split},{i / 8},{0.5 / scale}")
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("cache_gib", [0.0, 1.0])
+def test_every_image_is_resampled_normalised_and_weighted_as_is_said(spaced_patches, cache_gib):
+    config = default_config()
+    config.image_size = (32, 36)
+    config.batch_size = 5
+    config.target_mpp = 0.625
+    config.preprocessing = "standardize"
+    config.stain_normalization = "reinhard"
+    config.data.cache_gib = cache_gib
+    config.data.source = str(spaced_patches / "list.csv")
+    splits = load_data(config)
+    inputs = prepare_inputs(config, splits, "", Placement(), Terminal(quiet=True))
+    fitted, own = {}, {}
+    for i in range(36):
+        with Image.open(spaced_patches / f"{i:02d}.png") as image:
+            own[f"{i:02d}.png"] = fit_image(image, (32, 36), scale=(0.5, 0.25)[i % 2] / 0.625)
+    train = [own[name] for name in splits.train.ids]
+    statistics = [stain_normalization.image_statistics("reinhard", image) for image in train]
+    normalizer = stain_normalization.fit("reinhard", np.stack(statistics))
+    assert inputs.preprocessing.stain == normalizer
+    for split in SPLITS:
+        examples = inputs.splits[split]
+        assert examples.weights.tolist() == [int(name[:2]) / 8 for name in examples.ids]
+        for batch in inputs.batches[split].epoch(seed=1):
+            for image, index, mask in zip(
+                batch["image"], batch["index"], batch["mask"], strict=True
+            ):
+                if mask:
+                    name = examples.ids[index]
+                    fitted[name] = image
+                    assert np.array_equal(image, normalizer(own[name])), name
+    assert fitted.keys() == own.keys()
+    seen = np.asarray(inputs.preprocessing(np.stack([fitted[name] for name in splits.train.ids])))
+    np.testing.assert_allclose(seen.mean(axis=(0, 1, 2)), 0, atol=1e-3)
+    np.testing.assert_allclose(seen.std(axis=(0, 1, 2)), 1, atol=1e-3)
+    # 36 columns of 40 at 0.5 are 32 at 0.625: two white columns on each side.
+    (note,) = inputs.splits.notes
+    assert "36 x" not in note
+    assert "32 x 36 and get a white border (18 of 18 of class 'a', 18 of 18 of class 'b')" in note
+
+
+def test_the_digest_follows_the_pixels_once_they_are_read(spaced_patches):
+    config = default_config()
+    config.image_size = (32, 36)
+    config.target_mpp = 0.5
+    config.data.source = str(spaced_patches / "list.csv")
+
+    def digest():
+        inputs = prepare_inputs(config, load_data(config), "", Placement(), Terminal(quiet=True))
+        return inputs.splits.digest()
+
+    before = digest()
+    assert digest() == before
+    with Image.open(spaced_patches / "03.png") as image:
+        image.point(lambda value: 255 - value).save(spaced_patches / "03.png")
+    assert digest() != before
+
+
+@pytest.mark.parametrize("name", ["", None, float("nan")])
+def test_a_patient_of_arrays_without_a_name_is_refused(name):
+    def unnamed(splits):
+        for split, part in splits.items():
+            part.append(np.array([f"{split} 0", f"{split} 1", f"{split} 2", name], object))
+
+    with pytest.raises(UserError, match="has the patient '.*'; name the patient of every image"):
+        load_data(default_config(), arrays(unnamed))

@@ -90,7 +90,7 @@ class Images:
     def patients(self) -> np.ndarray | None:
         return None if self.examples.patients is None else np.array(self.examples.patients)
 
-    def as_in_training(self) -> tuple[DataSplits, Survey]:
+    def as_in_training(self, classes: tuple[str, ...]) -> tuple[DataSplits, Survey]:
         """What training needs to decide whether to refuse the images: no perceptual hashes, since
         near copies are not refused and comparing takes time."""
         rows = {split: np.flatnonzero(self.splits == split) for split in SPLITS}
@@ -100,7 +100,7 @@ class Images:
             for array in (self.contents, self.sizes, np.zeros_like(self.hashes))
         )
         survey = Survey({}, contents, hashes, sizes, stains=np.empty((0, 0)))
-        return DataSplits(train, validation, test, classes=()), survey
+        return DataSplits(train, validation, test, classes), survey
 
 
 def measure(examples: Examples, splits: Sequence[str], target_mpp: float) -> Images:

@@ -6,7 +6,13 @@ from glomjax.data.checking import measuring
 from glomjax.data.checking.measuring import Images
 from glomjax.data.checking.report import Report
 from glomjax.data.duplicates import exact_duplicates, near_duplicates
-from glomjax.data.survey import duplicate_notes, first_few, seen_spacing, size_note
+from glomjax.data.survey import (
+    duplicate_notes,
+    first_few,
+    padding_note,
+    seen_spacing,
+    size_note,
+)
 from glomjax.errors import UserError
 
 
@@ -25,7 +31,7 @@ def check_copies(report: Report, images: Images) -> None:
     """Fills in the duplicates: an error across splits, else a warning or a note."""
     ids, splits, labels = images.examples.ids, images.splits, images.labels
     try:
-        duplicate_notes(*images.as_in_training())
+        duplicate_notes(*images.as_in_training(report.classes))
     except UserError as error:
         report.add("error", "duplicates", str(error))
     groups = exact_duplicates(images.contents)
@@ -52,7 +58,7 @@ def check_copies(report: Report, images: Images) -> None:
 
 def check_spacing(report: Report, images: Images, target_mpp: float) -> None:
     """An error where images would be seen at different spacings, or cannot be resampled."""
-    splits, survey = images.as_in_training()
+    splits, survey = images.as_in_training(report.classes)
     if images.examples.mpp is None and target_mpp:
         text = (
             f"The target spacing is {target_mpp:g} microns per pixel, but '{report.source}' does "
@@ -62,7 +68,10 @@ def check_spacing(report: Report, images: Images, target_mpp: float) -> None:
     elif images.examples.mpp is None:
         if text := size_note(survey.sizes, measuring.IMAGE_SIZE):
             report.add("warning", "spacing", text)
-    elif not target_mpp:
+    elif target_mpp:
+        if text := padding_note(splits, survey.sizes, measuring.IMAGE_SIZE, target_mpp):
+            report.add("warning", "spacing", text)
+    else:
         try:
             seen_spacing(splits, survey.sizes, measuring.IMAGE_SIZE, "stretch")
         except UserError as error:
