@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -135,6 +135,7 @@ def test_an_epoch_goes_on_from_any_batch_in_the_same_order(start):
     assert rest == [batch["index"].tolist() for batch in table.epoch(seed=5)][start:]
 
 
+@settings(max_examples=30)
 @given(
     st.integers(1, 9), st.sampled_from([(1, 1), (2, 1), (2, 2), (8, 2), (8, 4)]), st.integers(0, 3)
 )
