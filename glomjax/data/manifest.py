@@ -123,16 +123,11 @@ def read_manifest(manifest: pathlib.Path, root: pathlib.Path) -> list[Patch]:
                 f"val) or test."
             )
         patches.append(
-            Patch(
-                id=row["path"],
-                label=row["label"],
-                split=SPLIT_NAMES.get(split.lower(), ""),
-                patient=row.get("patient", ""),
-                slide=row.get("slide", ""),
-                site=row.get("site", ""),
-                weight=parsed_number(row.get("weight", ""), "weight", f"{manifest}, line {line}"),
-                mpp=parsed_number(row.get("mpp", ""), "mpp", f"{manifest}, line {line}"),
-                further={c: cell for c, cell in row.items() if c and c not in COLUMN_SYNONYMS},
+            patch_of(
+                row,
+                row["path"],
+                SPLIT_NAMES.get(split.lower(), ""),
+                where=f"{manifest}, line {line}",
             )
         )
     return patches
@@ -197,7 +192,7 @@ def _rows(manifest: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
 
 def _columns(header: Sequence[str], manifest: pathlib.Path) -> list[str]:
     """The header with our names in place of their synonyms."""
-    found = [cell.strip().lower().replace(" ", "_").replace("-", "_") for cell in header]
+    found = [column_name(cell) for cell in header]
     for column, names in COLUMN_SYNONYMS.items():
         meant = [name for name in found if name in names]
         if column in meant:
@@ -215,7 +210,31 @@ def _columns(header: Sequence[str], manifest: pathlib.Path) -> list[str]:
     return found
 
 
-def parsed_number(text: str, column: str, where: str) -> float | None:
+def patch_of(row: Mapping[str, str], name: str, split: str, *, where: str) -> Patch:
+    """A row {column: cell} as the patch of this id and split; `where` it stands is for messages.
+
+    Raises:
+      UserError: a weight or a spacing is no number, or one that no image can have.
+    """
+    return Patch(
+        id=name,
+        label=row["label"],
+        split=split,
+        patient=row.get("patient", ""),
+        slide=row.get("slide", ""),
+        site=row.get("site", ""),
+        weight=_parsed_number(row.get("weight", ""), "weight", where),
+        mpp=_parsed_number(row.get("mpp", ""), "mpp", where),
+        further={c: cell for c, cell in row.items() if c and c not in COLUMN_SYNONYMS},
+    )
+
+
+def column_name(text: str) -> str:
+    """How `COLUMN_SYNONYMS` spells a column."""
+    return text.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _parsed_number(text: str, column: str, where: str) -> float | None:
     """A weight or a spacing as it is written, None if it is not known.
 
     Raises:

@@ -156,11 +156,15 @@ def _class_names(found: set[str], classes: Sequence[str], source: str) -> tuple[
         raise UserError(f"'{source}' has classes that differ in case alone: {names}; rename one.")
     if len(names) < 2:
         raise UserError(f"'{source}' has the class {names} alone: at least two are needed.")
-    if classes:
-        return tuple(classes)
+    return tuple(classes or ordered_classes(found))
+
+
+def ordered_classes(found: set[str]) -> list[str]:
+    """Sorted names, except that `glomerulus` is the last, the positive one, of two."""
+    names = sorted(found)
     if len(names) == 2:
         names.sort(key=lambda name: name.lower() == POSITIVE_CLASS)  # stable
-    return tuple(names)
+    return names
 
 
 def _person_column(patches: Sequence[Patch]) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from glomjax.data.examples import SPLITS
-from glomjax.errors import UserError
+from glomjax.errors import UserError, first_few
 
 # A few tries per seed, not a global optimum: the splits are near the targets, and still differ
 # from seed to seed.
@@ -100,11 +100,10 @@ def check_group_overlap(splits: Mapping[str, Sequence[str]], kind: str = "patien
             where.setdefault(name, []).append(split)
     shared = [name for name in sorted(where) if len(where[name]) > 1]
     if shared:
-        listing = ", ".join(f"'{name}' ({', '.join(where[name])})" for name in shared[:10])
-        rest = f" and {len(shared) - 10} more" if len(shared) > 10 else ""
+        listing = first_few([f"'{name}' ({', '.join(where[name])})" for name in shared])
         raise UserError(
-            f"{len(shared)} {kind}(s) occur in more than one split: {listing}{rest}; put all "
-            f"patches of a {kind} into one split."
+            f"{len(shared)} {kind}(s) occur in more than one split: {listing}; put all patches of "
+            f"a {kind} into one split."
         )
 
 

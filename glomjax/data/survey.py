@@ -10,10 +10,9 @@ import numpy as np
 from glomjax.data import duplicates, stain_normalization
 from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import DecodedImages
-from glomjax.errors import UserError
+from glomjax.errors import UserError, first_few
 
 _SAME_SPACING = 1.05  # ratio; microscopes are not calibrated better
-_LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,9 +254,3 @@ def _rounded_down(value: float) -> float:
     """To three digits, and never above the value."""
     digits = 2 - math.floor(math.log10(value))
     return math.floor(value * 10**digits + 1e-9) / 10**digits
-
-
-def first_few(items: list[str]) -> str:
-    """At most ten of the items, and how many more there are: for messages."""
-    rest = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
-    return ", ".join(items[:_LISTED]) + rest

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from glomjax.data.manifest import COLUMN_SYNONYMS, LIMITS, SPLIT_NAMES, Patch, parsed_number
+from glomjax.data.manifest import COLUMN_SYNONYMS, LIMITS, SPLIT_NAMES, Patch, column_name, patch_of
 from glomjax.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d*]+\.[\d*]+\.[\d*]+)?")
@@ -200,11 +200,7 @@ def _roles(name: str, info: Any) -> _Roles:
 
     image = _image_feature(name, info)
     # Spelt as the header of a manifest, and sorted: TFDS gives features in an order that varies.
-    scalars = {
-        f: f.lower().replace(" ", "_").replace("-", "_")
-        for f, kind in sorted(info.features.items())
-        if kind.shape == ()
-    }
+    scalars = {f: column_name(f) for f, kind in sorted(info.features.items()) if kind.shape == ()}
     columns = {}
     for column in ("patient", "slide", "site", *LIMITS):
         meant = [f for f, spelling in scalars.items() if spelling in COLUMN_SYNONYMS[column]]
@@ -275,17 +271,7 @@ def _patch(record: Mapping[str, Any], roles: _Roles, place: str, split: str, sou
             f"Image '{place}' of {source} has no label: export the labelled images to class "
             f"folders."
         )
-    return Patch(
-        id=place,
-        label=row["label"],
-        split=split,
-        patient=row.get("patient", ""),
-        slide=row.get("slide", ""),
-        site=row.get("site", ""),
-        weight=parsed_number(row.get("weight", ""), "weight", f"Image '{place}' of {source}"),
-        mpp=parsed_number(row.get("mpp", ""), "mpp", f"Image '{place}' of {source}"),
-        further={c: text for c, text in row.items() if c not in COLUMN_SYNONYMS},
-    )
+    return patch_of(row, place, split, where=f"Image '{place}' of {source}")
 
 
 def _check_all_or_none(name: str, patches: Sequence[Patch]) -> None:

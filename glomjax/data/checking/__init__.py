@@ -109,8 +109,7 @@ def _joined(splits: DataSplits) -> _Table:
 def _listed(source: str) -> _Table:
     """What a folder or manifest lists, whether it can be divided or not."""
     patches, read, _ = read_folder(pathlib.Path(source))
-    classes = sorted({patch.label for patch in patches})
-    classes.sort(key=lambda name: name.lower() == sources.POSITIVE_CLASS)
+    classes = sources.ordered_classes({patch.label for patch in patches})
     examples = Examples(
         ids=tuple(patch.id for patch in patches),
         labels=np.array([classes.index(patch.label) for patch in patches], np.int32),

@@ -12,7 +12,7 @@ from glomjax.data.checking.association import auroc, ranks
 from glomjax.data.checking.confounding import TELLING, described_class
 from glomjax.data.checking.measuring import STATISTICS, TESTED, Images
 from glomjax.data.checking.report import Report, in_order, joined
-from glomjax.data.survey import first_few
+from glomjax.errors import first_few
 
 _BY_CHANCE = 0.01
 

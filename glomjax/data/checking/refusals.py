@@ -8,12 +8,11 @@ from glomjax.data.checking.report import Report
 from glomjax.data.duplicates import exact_duplicates, near_duplicates
 from glomjax.data.survey import (
     duplicate_notes,
-    first_few,
     padding_note,
     seen_spacing,
     size_note,
 )
-from glomjax.errors import UserError
+from glomjax.errors import UserError, first_few
 
 
 def check_unreadable(report: Report, images: Images) -> None:
