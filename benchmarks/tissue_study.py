@@ -24,6 +24,9 @@ from glomjax.training import train_and_evaluate
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "alexnet_mini.py"
 FOLDS = 3
+# With the published 7 and 3 several runs end at ln 2: the network needs up to a dozen epochs of
+# these few patches before its validation loss moves.
+STOPPING_PATIENCE, PLATEAU_PATIENCE = 15, 7
 CONDITIONS: dict[str, dict[str, float]] = {
     "none": {},
     "by file": {},
@@ -67,6 +70,8 @@ def main() -> None:
             config = load_config(CONFIG)
             config.seed = fold
             config.batch_size = args.batch_size
+            config.early_stopping.patience = STOPPING_PATIENCE
+            config.plateau.patience = PLATEAU_PATIENCE
             config.image_size = (args.image_size, args.image_size)
             config.data.source = str(without_patients if condition == "by file" else args.folder)
             config.data.folds, config.data.fold = FOLDS, fold

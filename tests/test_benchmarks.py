@@ -1,6 +1,9 @@
 """The benchmark scripts do what they say, as far as that takes no training."""
 
+import copy
 import importlib.util
+import io
+import json
 import pathlib
 
 import numpy as np
@@ -8,6 +11,8 @@ import pytest
 from PIL import Image
 
 from glomjax.data.sources import load_source
+from glomjax.errors import UserError
+from glomjax.pretrained import kecam, reading, timm
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 
@@ -65,3 +70,103 @@ def test_transfer_reports_student_s_interval_over_the_seeds():
     assert high - mean == pytest.approx(4.3027 * 0.1 / np.sqrt(3), rel=1e-4)
     assert mean - low == pytest.approx(high - mean)
     assert interval([0.7]) == (0.7, float("-inf"), float("inf"))
+
+
+@pytest.fixture
+def compare(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return script("compare")
+
+
+@pytest.mark.parametrize("task", ["train", "infer"])
+def test_compare_measures_this_project_s_worker(compare, tmp_path, capsys, task):
+    file = tmp_path / "out.json"
+    argv = ["--networks", "alexnet_mini", "--stacks", "glomjax", "--tasks", task]
+    argv += ["--batch", "2", "--size", "37", "--rounds", "2", "--seconds", "0"]
+    compare.main([*argv, "--json", str(file), "--plot", str(tmp_path / "out.png")])
+    (row,) = json.loads(file.read_text())["results"]
+    assert row["work"]["parameters"] == 3_810_561
+    assert row["work"]["images"] == [2, 37, 37, 3]
+    assert [len(turn) for turn in row["rounds"]] == [1, 1]
+    assert min(row["images_per_second"]) > 0
+    assert row["peak_mb"] > 0
+    # A loss before the first update and after each of three; or a logit for each image.
+    assert len(row["outcome"]) == {"train": 4, "infer": 2}[task]
+    if task == "train":
+        assert row["outcome"][3] < row["outcome"][0]
+    table = capsys.readouterr().out
+    assert f"alexnet_mini, {task}: 3,810,561 parameters" in table
+    assert (tmp_path / "out.png").stat().st_size > 1000
+
+
+def test_compare_says_which_worker_failed_and_why(compare, tmp_path):
+    # A module that has no stack: its worker ends at once.
+    with (
+        compare.Worker("keras", compare.Stack("protocol", ""), tmp_path) as worker,
+        pytest.raises(
+            UserError, match=r"(?s)has no attribute.*keras failed at 'build': ended \(1\)"
+        ),
+    ):
+        worker.ask("build", spec={})
+
+
+def test_compare_s_workers_answer_a_failure_and_go_on(compare, monkeypatch):
+    protocol = importlib.import_module("stacks.protocol")
+
+    class Halves(protocol.Stack):
+        def once(self):
+            return [0.5]
+
+    requests = [{"command": "build", "spec": {}}, {"command": "nonsense"}]
+    requests += [{"command": "run", "steps": 3}, {"command": "stop"}, {"command": "memory"}]
+    monkeypatch.setattr("sys.stdin", [json.dumps(request) for request in requests])
+    replies = io.StringIO()
+    protocol.serve(Halves(), replies)
+    failed, unknown, ran, stopped = map(json.loads, replies.getvalue().splitlines())
+    assert failed == {"error": "NotImplementedError: "}
+    assert "no command 'nonsense'" in unknown["error"]
+    assert ran["outcome"] == [0.5]
+    assert len(ran["seconds"]) == 3
+    assert stopped == {}
+
+
+def test_compare_refuses_unequal_work(compare):
+    work = {"parameters": 3, "window": 9, "learning rate": 1e-4}
+    ours = {"work": work, "outcome": [0.7, 0.6, 0.5, 0.4]}
+    # float32 settings and losses that differ by rounding are equal.
+    theirs = {"work": work | {"learning rate": 9.9999997e-5}, "outcome": [0.7, 0.6, 0.5, 0.4005]}
+    compare.check_equal_work({"glomjax": ours, "keras": theirs}, 1e-3)
+
+    def refused(message, tolerance=1e-3, **changes):
+        other = copy.deepcopy(theirs) | changes
+        with pytest.raises(UserError, match=f"not do the same work: .*{message}"):
+            compare.check_equal_work({"glomjax": ours, "keras": other}, tolerance)
+
+    refused("parameters is 4 in keras and 3 in glomjax", work=work | {"parameters": 4})
+    refused("window is 7 in keras and 9 in glomjax", work=work | {"window": 7})
+    refused("dropout rate is 0.3 in keras and unknown", work=work | {"dropout rate": 0.3})
+    refused("keras gives .*0.402", outcome=[0.7, 0.6, 0.5, 0.402])
+    refused("keras gives .*nan", outcome=[0.7, 0.6, 0.5, float("nan")])
+    refused("keras gives 1 numbers and glomjax 4", outcome=[0.7])
+    refused("keras gives .*0.4005", tolerance=1e-4)
+
+
+def test_compare_gives_other_stacks_the_very_weights(compare):
+    data = pathlib.Path(__file__).parent / "data"
+    theirs = {
+        "keras": kecam.read(data / "davit_kecam" / "kecam_davit.h5"),
+        "torch": timm.read(data / "davit_timm" / "timm_davit.safetensors")[0],
+    }
+    for environment, tensors in theirs.items():
+        rules = compare.weights.rules_for("davit_tiny", environment)
+        params, unknown = reading.convert(data, tensors, rules)
+        assert not unknown
+        shapes = {name: value.shape for name, value in tensors.items()}
+        arrays, paths = compare.weights.translate(params, shapes, rules)
+        assert arrays.keys() == tensors.keys()
+        for name, value in tensors.items():
+            np.testing.assert_array_equal(arrays[name], value)
+        assert set(paths.values()) == set(params)
+        del params["head/kernel"]
+        with pytest.raises(UserError, match="would be head/kernel, which glomjax does not have"):
+            compare.weights.translate(params, shapes, rules)

@@ -1,17 +1,16 @@
 """DaViT: dual attention vision transformers (Ding et al. 2022), tiny to giant."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from glomjax import ops
 from glomjax.errors import UserError
 from glomjax.models.layers import (
     Conv,
+    ConvPositionEncoding,
     Dense,
-    DepthwiseConv,
     DropPath,
     LayerNorm,
     checked_rate,
@@ -216,10 +215,10 @@ class Block(nnx.Module):
         drop_path_rate: float,
         rngs: nnx.Rngs,
     ):
-        self.cpe1 = DepthwiseConv(width, rngs=rngs)
+        self.cpe1 = ConvPositionEncoding(width, rngs=rngs)
         self.norm1 = LayerNorm(width)
         self.attention = attention
-        self.cpe2 = DepthwiseConv(width, rngs=rngs)
+        self.cpe2 = ConvPositionEncoding(width, rngs=rngs)
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, 4 * width, rngs)
         self.drop_path = DropPath(drop_path_rate)
@@ -230,9 +229,9 @@ class Block(nnx.Module):
         def drop(branch: jax.Array) -> jax.Array:
             return self.drop_path(branch, deterministic=deterministic, rngs=rngs)
 
-        x = x + self.cpe1(x)
+        x = self.cpe1(x)
         x = x + drop(self.attention(self.norm1(x), window))
-        x = x + self.cpe2(x)
+        x = self.cpe2(x)
         return x + drop(self.mlp(self.norm2(x)))
 
 
@@ -256,26 +255,8 @@ class WindowAttention(nnx.Module):
         self.proj = Dense(width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
-        batch, height, width, channels = x.shape
-        # A map smaller than the window is padded to it, as the authors' model does.
-        rows, columns = window
-        down, right = -height % rows, -width % columns
-        padded = jnp.pad(x, ((0, 0), (0, down), (0, right), (0, 0)))
-        grid_h, grid_w = (height + down) // rows, (width + right) // columns
-        size = channels // self.heads
-
-        windows = padded.reshape(batch, grid_h, rows, grid_w, columns, channels)
-        windows = windows.transpose(0, 1, 3, 2, 4, 5)
-        windows = windows.reshape(-1, rows * columns, channels)  # [B*windows, L, C]
-        qkv = self.qkv(windows).reshape(*windows.shape[:2], 3, self.heads, size)
-        query, key, value = (qkv[:, :, i] for i in range(3))  # [B*windows, L, heads, size]
-        scores = jnp.einsum("blhd,bmhd->bhlm", query * (1 / math.sqrt(size)), key)
-        weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(x.dtype)
-        y = jnp.einsum("bhlm,bmhd->blhd", weights, value)
-        y = self.proj(y.reshape(windows.shape))
-
-        y = y.reshape(batch, grid_h, grid_w, rows, columns, channels).transpose(0, 1, 3, 2, 4, 5)
-        return y.reshape(padded.shape)[:, :height, :width, :]
+        qkv = self.qkv.product(x)
+        return self.proj(ops.window_attention(qkv, self.qkv.bias[...], self.heads, window))
 
 
 class ChannelAttention(nnx.Module):
@@ -288,11 +269,7 @@ class ChannelAttention(nnx.Module):
 
     def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
         del window
-        batch, height, width, channels = x.shape
-        size = channels // self.heads
-        qkv = self.qkv(x).reshape(batch, height * width, 3, self.heads, size)
-        query, key, value = (qkv[:, :, i] for i in range(3))  # [B, N, heads, size]
-        scores = jnp.einsum("bnhd,bnhe->bhde", key * (1 / math.sqrt(size)), value)
-        weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(x.dtype)
-        y = jnp.einsum("bhde,bnhe->bnhd", weights, query)
+        tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+        qkv = self.qkv.product(tokens)
+        y = ops.channel_attention(qkv, self.qkv.bias[...], self.heads)
         return self.proj(y.reshape(x.shape))

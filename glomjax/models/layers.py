@@ -34,7 +34,11 @@ class Dense(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _activate(x @ self.kernel[...].astype(x.dtype), self.bias[...], self.activation)
+        return _activate(self.product(x), self.bias[...], self.activation)
+
+    def product(self, x: jax.Array) -> jax.Array:
+        """x @ kernel, for an operation that adds the bias itself."""
+        return x @ self.kernel[...].astype(x.dtype)
 
 
 class Conv(nnx.Module):
@@ -64,16 +68,16 @@ class Conv(nnx.Module):
         return _activate(y, self.bias[...], self.activation)
 
 
-class DepthwiseConv(nnx.Module):
-    """3x3 depthwise convolution with bias, SAME, stride 1: kernel [3, 3, 1, C], bias [C]."""
+class ConvPositionEncoding(nnx.Module):
+    """x + its 3x3 depthwise convolution, SAME (Chu et al. 2021): kernel [3, 3, 1, C], bias [C]."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(glorot_uniform(rngs.params(), (3, 3, 1, channels), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = ops.depthwise_conv2d(x, self.kernel[...].astype(x.dtype))
-        return _activate(y, self.bias[...], None)
+        kernel = self.kernel[...].astype(x.dtype)
+        return ops.residual_depthwise_conv2d(x, kernel, self.bias[...])
 
 
 class LayerNorm(nnx.Module):

@@ -5,8 +5,18 @@ public name chooses a formulation for the backend that runs it. GPU and TPU keep
 """
 
 from glomjax.ops.activation import bias_gelu, bias_relu
-from glomjax.ops.convolution import conv2d, depthwise_conv2d
+from glomjax.ops.attention import channel_attention, window_attention
+from glomjax.ops.convolution import conv2d, residual_depthwise_conv2d
 from glomjax.ops.normalization import layer_norm
 from glomjax.ops.pooling import max_pool
 
-__all__ = ["bias_gelu", "bias_relu", "conv2d", "depthwise_conv2d", "layer_norm", "max_pool"]
+__all__ = [
+    "bias_gelu",
+    "bias_relu",
+    "channel_attention",
+    "conv2d",
+    "layer_norm",
+    "max_pool",
+    "residual_depthwise_conv2d",
+    "window_attention",
+]

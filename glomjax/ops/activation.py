@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from glomjax.ops import native
 from glomjax.ops.boundary import isolated
 
 
@@ -19,13 +20,17 @@ def plain_bias_relu(x: jax.Array, bias: jax.Array) -> jax.Array:
     return jax.nn.relu(_add(x, bias))
 
 
-@jax.custom_vjp
 def bias_gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """GELU(x + bias), exact (Hendrycks and Gimpel 2016). x [..., C], bias [C] -> [..., C].
+    """GELU(x + bias), exact (Hendrycks and Gimpel 2016). x [..., C], bias [C] -> [..., C]."""
+    if native.serves(x, bias):
+        return native.call("bias_gelu", plain_bias_gelu, x, bias)
+    return _bias_gelu(x, bias)
 
-    Written with erf, since `jax.nn.gelu` uses erfc, which XLA:CPU computes more slowly; the
-    backward pass keeps the derivative instead of evaluating erf again.
-    """
+
+@jax.custom_vjp
+def _bias_gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Written with erf, since `jax.nn.gelu` uses erfc, which XLA:CPU computes more slowly; the
+    backward pass keeps the derivative instead of evaluating erf again."""
     return isolated(lambda x, bias: _gelu(_add(x, bias))[0], bias, x, bias)
 
 
@@ -39,7 +44,7 @@ def _bias_gelu_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.
     return isolated(lambda g, slope: _with_column_sum(g * slope, bias.dtype), bias, g, slope)
 
 
-bias_gelu.defvjp(_bias_gelu_forward, _bias_gelu_backward)
+_bias_gelu.defvjp(_bias_gelu_forward, _bias_gelu_backward)
 
 
 @jax.custom_vjp

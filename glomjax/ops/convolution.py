@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from glomjax.ops import native
 from glomjax.ops.boundary import isolated
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -27,6 +28,11 @@ def plain_depthwise_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
+def plain_residual_depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """x + (`plain_depthwise_conv2d` + bias): DaViT's position encoding. bias [C]."""
+    return _residual(x, plain_depthwise_conv2d(x, kernel), bias)
+
+
 def conv2d(
     x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "SAME"
 ) -> jax.Array:
@@ -44,6 +50,14 @@ def conv2d(
         cpu=lambda x, kernel: _space_to_depth_conv2d(x, kernel, stride, padding),
         default=lambda x, kernel: plain_conv2d(x, kernel, stride, padding),
     )
+
+
+def residual_depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """`plain_residual_depthwise_conv2d`. x [B, H, W, C], kernel [h, w, 1, C] (odd), bias [C]."""
+    if kernel.shape[:2] == (3, 3) and native.serves(x, kernel, bias):
+        name, plain = "residual_depthwise_conv2d", plain_residual_depthwise_conv2d
+        return native.call(name, plain, x, kernel, bias)
+    return _residual(x, depthwise_conv2d(x, kernel), bias)
 
 
 @jax.custom_vjp
@@ -81,6 +95,12 @@ def _depthwise_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.
 
 
 depthwise_conv2d.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _residual(x: jax.Array, y: jax.Array, bias: jax.Array) -> jax.Array:
+    # In float32, so that the bias' gradient, a sum over all pixels, is summed in it too.
+    wide = bias.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+    return x + (y.astype(jnp.float32) + wide).astype(x.dtype)
 
 
 def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from glomjax.data.manifest import MAX_MPP, MIN_MPP
 from glomjax.data.preprocessing import PREPROCESSINGS
 from glomjax.errors import UserError
 from glomjax.models import MODELS
+from glomjax.ops import native
 from glomjax.training.freezing import REGIMES
 from glomjax.training.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -37,6 +38,7 @@ MAY_DIFFER = (
     "shard_params",
     "checkpoint_minutes",
     "data.cache_gib",
+    "ops.native",
 )
 
 
@@ -78,6 +80,9 @@ def default_config() -> ConfigDict:
     config.resize = "stretch"  # to image_size; or "pad" with white, or "crop" to the centre
     config.target_mpp = 0.0  # microns per pixel to which images are resampled; 0 resamples none
     config.stain_normalization = "none"  # "macenko" or "reinhard", fitted on the training images
+
+    config.ops = ConfigDict()
+    config.ops.native = "auto"  # kernels for CPUs, built at the first use; "off" does without
 
     config.model = ConfigDict()
     config.model.name = "davit_tiny"
@@ -177,6 +182,10 @@ def check_config(config: ConfigDict) -> None:
             config[name] in choices,
             f"{name} is {config[name]!r}; choose one of {', '.join(choices)}",
         )
+    _require(
+        config.ops.native in native.SETTINGS,
+        f"ops.native is {config.ops.native!r}; choose one of {', '.join(native.SETTINGS)}",
+    )
     _require(
         config.weight_decay >= 0,
         f"weight_decay is {config.weight_decay}; it must not be negative",

@@ -29,6 +29,7 @@ from glomjax.evaluation import (
 )
 from glomjax.evaluation.report import jsonable
 from glomjax.models import nest, params_of
+from glomjax.ops import native
 from glomjax.training import freezing
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.config import MONITORS, augmentation_of, check_config
@@ -96,9 +97,12 @@ def train_and_evaluate(
     splits = load_data(config, data)
     describe_data(splits, terminal)
     placement.agree("data", splits.digest())  # by now process 0 has taken the folder
-    with contextlib.closing(
-        _Training(requested, config, splits, source, run, terminal, placement)
-    ) as training:
+    with (
+        native.setting(config.ops.native),
+        contextlib.closing(
+            _Training(requested, config, splits, source, run, terminal, placement)
+        ) as training,
+    ):
         training.fit()
         return training.finish()
 
@@ -148,7 +152,9 @@ class _Training:
         digest = self.splits.digest()
         run.check_data(digest)
         run.write_config(requested, config, digest)
-        run.write_environment(config.seed)
+        run.write_environment(config)
+        if kernels := native.status(config.precision):
+            terminal.say(kernels)
         run.write("splits.csv", self.splits.to_csv())
         # One compiled program for all initial values: op by op, it takes longer than an epoch.
         params = jax.device_get(jax.jit(lambda: params_of(create()))())

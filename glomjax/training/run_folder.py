@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from glomjax import checkpoints
 from glomjax.errors import UserError
 from glomjax.evaluation.report import jsonable, write_file
+from glomjax.ops import native
 from glomjax.training.config import MAY_DIFFER, default_config
 
 _PACKAGES = ("glomjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -135,8 +136,8 @@ class RunFolder:
             both["data"] = data
         self.write("config.json", json.dumps(both, indent=2) + "\n")
 
-    def write_environment(self, seed: int) -> None:
-        """`environment.json`: versions, device, git commit, command and seed.
+    def write_environment(self, config: ConfigDict) -> None:
+        """`environment.json`: versions, device, native kernels, git commit, command and seed.
 
         Where a run goes on, perhaps on another machine, the first environment stays, and the list
         `resumed` has the later ones.
@@ -148,9 +149,10 @@ class RunFolder:
             "platform": platform.platform(),
             "devices": [str(device.device_kind) for device in devices],
             "backend": jax.default_backend(),
+            "native_kernels": native.status(config.precision),
             "git": _git_state(),
             "command": sys.argv,
-            "seed": seed,
+            "seed": config.seed,
         }
         file = self.path / "environment.json"
         if self.begun and file.is_file():

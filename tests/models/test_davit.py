@@ -171,8 +171,7 @@ def test_a_dropped_branch_leaves_the_residual():
     x = jnp.asarray(np.random.default_rng(2).standard_normal((32, 3, 2, 16)), jnp.float32)
 
     def call(block, x, key):
-        encoded = x + block.cpe1(x)
-        encoded = encoded + block.cpe2(encoded)
+        encoded = block.cpe2(block.cpe1(x))
         rngs = nnx.Rngs(dropout=key)
         return encoded, block(x, (3, 3), deterministic=False, rngs=rngs)
 

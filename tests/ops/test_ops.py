@@ -6,18 +6,51 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glomjax import ops
+from glomjax.ops import native
 from glomjax.ops.activation import plain_bias_gelu, plain_bias_relu
-from glomjax.ops.convolution import plain_conv2d, plain_depthwise_conv2d
+from glomjax.ops.attention import plain_channel_attention, plain_window_attention
+from glomjax.ops.convolution import plain_conv2d, plain_residual_depthwise_conv2d
 from glomjax.ops.normalization import plain_layer_norm
 from glomjax.ops.pooling import plain_max_pool
 
-few = settings(max_examples=5, deadline=None, derandomize=True, database=None)
+
+@pytest.fixture(params=["auto", "off"], autouse=True)
+def kernels(request):
+    """Each test twice: with the native kernels where they serve, and without any."""
+    with native.setting(request.param):
+        if request.param == "auto" and native.status() != "native kernels: on":
+            pytest.skip(native.status())
+        yield
+
+
+few = settings(
+    max_examples=5,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 TOLERANCE = {jnp.dtype("float32"): 2e-5, jnp.dtype("bfloat16"): 4e-2}
 
+
+def windows(heads, rows, columns):
+    return (
+        lambda qkv, bias: ops.window_attention(qkv, bias, heads, (rows, columns)),
+        partial(plain_window_attention, heads=heads, rows=rows, columns=columns),
+    )
+
+
+def channels(heads):
+    return partial(ops.channel_attention, heads=heads), partial(
+        plain_channel_attention, heads=heads
+    )
+
+
+DEPTHWISE = ops.residual_depthwise_conv2d, plain_residual_depthwise_conv2d
 # (operation, plain definition, shapes of the arguments) without convolutions and pools.
 ELEMENTWISE = {
     "gelu": (ops.bias_gelu, plain_bias_gelu, ((2, 5, 3, 7), (7,))),
@@ -28,9 +61,19 @@ ELEMENTWISE = {
     "layer_norm": (ops.layer_norm, plain_layer_norm, ((2, 5, 3, 7), (7,), (7,))),
     "layer_norm_rows": (ops.layer_norm, plain_layer_norm, ((3, 96), (96,), (96,))),
     "layer_norm_1x1": (ops.layer_norm, plain_layer_norm, ((1, 1, 1, 5), (5,), (5,))),
-    "depthwise": (ops.depthwise_conv2d, plain_depthwise_conv2d, ((2, 9, 7, 5), (3, 3, 1, 5))),
-    "depthwise_1x1": (ops.depthwise_conv2d, plain_depthwise_conv2d, ((2, 1, 1, 3), (3, 3, 1, 3))),
-    "depthwise_5x3": (ops.depthwise_conv2d, plain_depthwise_conv2d, ((1, 2, 6, 3), (5, 3, 1, 3))),
+    "depthwise": (*DEPTHWISE, ((2, 9, 7, 5), (3, 3, 1, 5), (5,))),
+    "depthwise_wide": (*DEPTHWISE, ((1, 10, 4, 37), (3, 3, 1, 37), (37,))),
+    "depthwise_1x1": (*DEPTHWISE, ((2, 1, 1, 3), (3, 3, 1, 3), (3,))),
+    "depthwise_5x3": (*DEPTHWISE, ((1, 2, 6, 3), (5, 3, 1, 3), (3,))),
+    # Heads of 32 as in every DaViT, windows of 9, 7 and 17, padded maps, and odd ones.
+    "windows": (*windows(2, 9, 9), ((1, 18, 11, 192), (192,))),
+    "windows_of_7": (*windows(3, 7, 7), ((2, 9, 14, 288), (288,))),
+    "windows_of_17": (*windows(1, 17, 17), ((1, 17, 16, 96), (96,))),
+    "windows_odd": (*windows(3, 4, 5), ((1, 10, 13, 63), (63,))),
+    "windows_larger_than_the_map": (*windows(1, 5, 6), ((1, 1, 2, 15), (15,))),
+    "channels": (*channels(3), ((2, 81, 288), (288,))),
+    "channels_odd": (*channels(2), ((1, 65, 42), (42,))),
+    "channels_of_one_token": (*channels(1), ((1, 1, 9), (9,))),
 }
 # (map, kernel size, stride, padding): the networks' own and awkward ones.
 CONVOLUTIONS = {
@@ -255,3 +298,25 @@ def test_max_pools_of_any_window_agree_with_ties(extent, window, stride, padding
     op, plain = pool(window, stride, padding)
     values = np.random.default_rng(seed).integers(-2, 2, (1, *extent, 2))
     assert_agree(op, plain, (jnp.asarray(values, jnp.float32),))
+
+
+def test_native_kernels_repeat_to_the_bit_and_are_in_the_program():
+    if native.status() != "native kernels: on":
+        pytest.skip("without them")
+    for case in ("gelu", "layer_norm_rows", "depthwise", "windows", "channels"):
+        op, _, shapes = ELEMENTWISE[case]
+        args = arrays(shapes)
+        assert "glomjax_" in jax.jit(op).lower(*args).as_text()
+        first, second = value_and_gradients(op, args), value_and_gradients(op, args)
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_native_kernels_stay_out_where_they_do_not_serve():
+    rows, bias = arrays([(3, 8), (8,)])
+    assert not native.serves(rows.astype(jnp.bfloat16), bias)
+    assert not native.serves(rows[:0], bias)
+    with native.setting("off"):
+        assert not native.serves(rows, bias)
+        assert "ops.native is 'off'" in native.status()
+        assert "glomjax_" not in jax.jit(ops.bias_gelu).lower(rows, bias).as_text()

@@ -1,0 +1,78 @@
+"""The two attentions of DaViT, from the product with their weights to the mixed values."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from glomjax.ops import native
+
+
+def plain_window_attention(
+    qkv: jax.Array, bias: jax.Array, heads: int, rows: int, columns: int
+) -> jax.Array:
+    """Multi-head self-attention within windows of rows x columns (Liu et al. 2021).
+
+    qkv [B, H, W, 3 C], query, key and value of every head without their bias [3 C] -> [B, H, W, C].
+    Maps are padded with zeros to whole windows, below and to the right, and nothing is masked: a
+    token of padding has the bias alone. A map smaller than the window is padded to it.
+    """
+    batch, height, width, channels = qkv.shape
+    down, right = -height % rows, -width % columns
+    padded = jnp.pad(qkv, ((0, 0), (0, down), (0, right), (0, 0)))
+    grid_h, grid_w = (height + down) // rows, (width + right) // columns
+    windows = padded.reshape(batch, grid_h, rows, grid_w, columns, channels)
+    windows = windows.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, channels)
+    query, key, value = _split(windows, bias, heads)  # [B*windows, L, heads, size]
+    scores = jnp.einsum("blhd,bmhd->bhlm", query * (1 / math.sqrt(query.shape[-1])), key)
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(qkv.dtype)
+    y = jnp.einsum("bhlm,bmhd->blhd", weights, value)
+    y = y.reshape(batch, grid_h, grid_w, rows, columns, channels // 3).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(*padded.shape[:3], channels // 3)[:, :height, :width, :]
+
+
+def plain_channel_attention(qkv: jax.Array, bias: jax.Array, heads: int) -> jax.Array:
+    """Multi-head attention between channels: softmax((k / sqrt(d))^T v) applied to q.
+
+    qkv [B, N, 3 C] without its bias [3 C] -> [B, N, C] (Ding et al. 2022, equation 6, with the
+    head's d as the authors' code has it).
+    """
+    query, key, value = _split(qkv, bias, heads)  # [B, N, heads, size]
+    scores = jnp.einsum("bnhd,bnhe->bhde", key * (1 / math.sqrt(query.shape[-1])), value)
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(qkv.dtype)
+    y = jnp.einsum("bhde,bnhe->bnhd", weights, query)
+    return y.reshape(*qkv.shape[:2], qkv.shape[2] // 3)
+
+
+def window_attention(
+    qkv: jax.Array, bias: jax.Array, heads: int, window: tuple[int, int]
+) -> jax.Array:
+    """`plain_window_attention`; the native kernel reads and writes the map in place of windows."""
+    rows, columns = window
+    if native.serves(qkv, bias):
+        return native.call(
+            "window_attention",
+            plain_window_attention,
+            qkv,
+            bias,
+            heads=heads,
+            rows=rows,
+            columns=columns,
+        )
+    return plain_window_attention(qkv, bias, heads, rows, columns)
+
+
+def channel_attention(qkv: jax.Array, bias: jax.Array, heads: int) -> jax.Array:
+    """`plain_channel_attention`."""
+    if native.serves(qkv, bias):
+        return native.call("channel_attention", plain_channel_attention, qkv, bias, heads=heads)
+    return plain_channel_attention(qkv, bias, heads)
+
+
+def _split(qkv: jax.Array, bias: jax.Array, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """[..., L, 3 C] and its bias -> query, key and value, [..., L, heads, size] each."""
+    # In float32, so that the bias' gradient, a sum over all tokens, is summed in it too.
+    wide = bias.astype(jnp.float32).reshape((1,) * (qkv.ndim - 1) + (-1,))
+    biased = (qkv.astype(jnp.float32) + wide).astype(qkv.dtype)
+    parts = biased.reshape(*qkv.shape[:-1], 3, heads, qkv.shape[-1] // (3 * heads))
+    return parts[..., 0, :, :], parts[..., 1, :, :], parts[..., 2, :, :]

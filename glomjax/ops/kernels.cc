@@ -1,0 +1,784 @@
+// Native forms of the operations of glomjax.ops that XLA compiles badly for a CPU, float32.
+//
+// Called through jax.ffi (see native.py); what each computes is defined by its plain_* twin there.
+// Every sum is taken in an order that the shapes alone decide, never the number of threads, so that
+// results are equal from run to run. NaN and infinity propagate: no fast-math.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+using Index = int64_t;
+using Array = ffi::Buffer<ffi::F32>;
+using Result = ffi::Result<Array>;
+
+namespace {
+
+// ---------------------------------------------------------------------------------------------
+// Vectors
+// ---------------------------------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
+
+inline Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
+inline Vec splat(float value) { return Vec{} + value; }
+// The first n lanes alone; the others are 0.
+inline Vec load_some(const float* p, Index n) {
+  Vec v{};
+  std::memcpy(&v, p, n * sizeof(float));
+  return v;
+}
+inline void store_some(float* p, Vec v, Index n) { std::memcpy(p, &v, n * sizeof(float)); }
+inline float sum(Vec v) {
+  float total = 0;
+  for (int i = 0; i < kLanes; ++i) total += v[i];
+  return total;
+}
+inline Index round_up(Index n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+// f(offset, lanes) over n floats: whole vectors, then what is left.
+template <typename F>
+inline void for_vectors(Index n, F&& f) {
+  Index i = 0;
+  for (; i + kLanes <= n; i += kLanes) f(i, std::integral_constant<Index, kLanes>());
+  if (i < n) f(i, n - i);
+}
+inline Vec load(const float* p, std::integral_constant<Index, kLanes>) { return load(p); }
+inline Vec load(const float* p, Index n) { return load_some(p, n); }
+inline void store(float* p, Vec v, std::integral_constant<Index, kLanes>) { store(p, v); }
+inline void store(float* p, Vec v, Index n) { store_some(p, v, n); }
+
+// exp to 2e-7 relative; 0 below the smallest normal number, infinity above the largest.
+inline Vec exponential(Vec x) {
+  const Vec rounder = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+  Vec y = x < -87.3365f ? splat(-87.3365f) : x;
+  y = y > 88.7f ? splat(88.7f) : y;
+  Vec n = (y * 1.44269504f + rounder) - rounder;
+  // ln 2 in two parts, the first of which has so few digits that n times it is exact.
+  Vec r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+  // 2^n in two factors: n may be 128.
+  IntVec whole = __builtin_convertvector(n, IntVec);
+  IntVec half = whole >> 1;
+  Vec p = splat(0.00138148127f);
+  p = p * r + 0.00836871005f;
+  p = p * r + 0.0416683890f;
+  p = p * r + 0.166665211f;
+  p = p * r + 0.49999994f;
+  p = p * r * r + r + 1.0f;
+  p = p * (Vec)((half + 127) << 23) * (Vec)((whole - half + 127) << 23);
+  p = x < -87.3365f ? Vec{} : p;
+  return x > 88.72f ? splat(std::numeric_limits<float>::infinity()) : p;
+}
+
+// The error function to 4e-7, as x P(x^2) / Q(x^2); coefficients fitted to minimise the largest
+// relative error on [0, 3.95], beyond which it is 1 in float32.
+inline Vec error_function(Vec x) {
+  Vec u = x * x;
+  Vec p = splat(2.02588535e-06f);
+  p = p * u + 0.000284686772f;
+  p = p * u + 0.00380818313f;
+  p = p * u + 0.0528755151f;
+  p = p * u + 0.191551015f;
+  p = p * u + 1.12837911f;
+  Vec q = splat(3.78315126e-05f);
+  q = q * u + 0.00117072812f;
+  q = q * u + 0.0150551368f;
+  q = q * u + 0.11455989f;
+  q = q * u + 0.503090322f;
+  q = q * u + 1.0f;
+  Vec y = x * p / q;
+  y = x > 3.95f ? splat(1.0f) : y;
+  return x < -3.95f ? splat(-1.0f) : y;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Threads
+// ---------------------------------------------------------------------------------------------
+
+// body(task) for every task, on XLA's own threads and the calling one.
+//
+// The caller takes part, so that it only ever waits for a task that is running on another thread;
+// a thread that comes too late finds no task left and never touches `body`.
+template <typename F>
+void parallel(ffi::ThreadPool& pool, Index tasks, const F& body) {
+  struct Shared {
+    std::atomic<Index> next{0};
+    Index left;
+    std::mutex mutex;
+    std::condition_variable done;
+  };
+  if (tasks <= 0) return;
+  auto shared = std::make_shared<Shared>();
+  shared->left = tasks;
+  auto work = [shared, tasks, &body] {
+    Index finished = 0;
+    for (Index i; (i = shared->next.fetch_add(1)) < tasks; ++finished) body(i);
+    if (finished == 0) return;
+    std::lock_guard<std::mutex> lock(shared->mutex);
+    shared->left -= finished;
+    if (shared->left == 0) shared->done.notify_all();
+  };
+  const Index helpers = std::min<Index>(pool.num_threads(), tasks) - 1;
+  for (Index i = 0; i < helpers; ++i) pool.Schedule(decltype(work)(work));
+  work();
+  std::unique_lock<std::mutex> lock(shared->mutex);
+  shared->done.wait(lock, [&] { return shared->left == 0; });
+}
+
+// out[n] = the sum of `parts` rows of n, in their order.
+void add_up(const float* partial, Index parts, Index n, float* out) {
+  std::fill(out, out + n, 0.0f);
+  for (Index p = 0; p < parts; ++p)
+    for_vectors(n, [&](Index i, auto lanes) {
+      store(out + i, load(out + i, lanes) + load(partial + p * n + i, lanes), lanes);
+    });
+}
+
+// x [..., C] as rows of C.
+struct Rows {
+  Index count, width;
+  explicit Rows(const Array& x) : count(1), width(x.dimensions().back()) {
+    for (size_t i = 0; i + 1 < x.dimensions().size(); ++i) count *= x.dimensions()[i];
+  }
+};
+constexpr Index kRows = 64;  // rows of one task
+inline Index chunks(Index rows) { return (rows + kRows - 1) / kRows; }
+
+// body(first row, end, task) for each chunk of rows.
+template <typename F>
+void parallel_rows(ffi::ThreadPool& pool, Index rows, const F& body) {
+  parallel(pool, chunks(rows), [&](Index task) {
+    body(task * kRows, std::min(rows, (task + 1) * kRows), task);
+  });
+}
+
+// ---------------------------------------------------------------------------------------------
+// Layer normalisation
+// ---------------------------------------------------------------------------------------------
+
+struct Moments {
+  float mean, inverse_std;
+};
+Moments moments(const float* x, Index n, float epsilon) {
+  Vec total{};
+  for_vectors(n, [&](Index i, auto lanes) { total += load(x + i, lanes); });
+  const float mean = sum(total) / n;
+  Vec squares{};
+  for_vectors(n, [&](Index i, auto lanes) {
+    Vec centred = load(x + i, lanes) - mean;
+    if (lanes != kLanes)
+      for (Index k = lanes; k < kLanes; ++k) centred[k] = 0;
+    squares += centred * centred;
+  });
+  return {mean, 1.0f / std::sqrt(sum(squares) / n + epsilon)};
+}
+
+ffi::Error layer_norm(ffi::ThreadPool pool, Array x, Array scale, Array bias, float epsilon,
+                      Result y) {
+  const Rows rows(x);
+  parallel_rows(pool, rows.count, [&](Index first, Index end, Index) {
+    for (Index r = first; r < end; ++r) {
+      const float* in = x.typed_data() + r * rows.width;
+      float* out = y->typed_data() + r * rows.width;
+      const Moments m = moments(in, rows.width, epsilon);
+      for_vectors(rows.width, [&](Index i, auto lanes) {
+        Vec normalised = (load(in + i, lanes) - m.mean) * m.inverse_std;
+        store(out + i,
+              normalised * load(scale.typed_data() + i, lanes) + load(bias.typed_data() + i, lanes),
+              lanes);
+      });
+    }
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error layer_norm_gradient(ffi::ThreadPool pool, Array x, Array scale, Array, Array g,
+                               float epsilon, Result dx, Result dscale, Result dbias) {
+  const Rows rows(x);
+  const Index n = rows.width, parts = chunks(rows.count);
+  std::vector<float> scale_partial(parts * n), bias_partial(parts * n);
+  parallel_rows(pool, rows.count, [&](Index first, Index end, Index task) {
+    float* task_scale = scale_partial.data() + task * n;
+    float* task_bias = bias_partial.data() + task * n;
+    for (Index r = first; r < end; ++r) {
+      const float* in = x.typed_data() + r * n;
+      const float* up = g.typed_data() + r * n;
+      float* out = dx->typed_data() + r * n;
+      const Moments m = moments(in, n, epsilon);
+      Vec sum_g{}, sum_gn{};
+      for_vectors(n, [&](Index i, auto lanes) {
+        const Vec normalised = (load(in + i, lanes) - m.mean) * m.inverse_std;
+        const Vec gradient = load(up + i, lanes), gn = gradient * normalised;
+        store(task_scale + i, load(task_scale + i, lanes) + gn, lanes);
+        store(task_bias + i, load(task_bias + i, lanes) + gradient, lanes);
+        const Vec wide = load(scale.typed_data() + i, lanes);
+        sum_g += gradient * wide;
+        sum_gn += gn * wide;
+      });
+      const float mean_g = sum(sum_g) / n, mean_gn = sum(sum_gn) / n;
+      for_vectors(n, [&](Index i, auto lanes) {
+        const Vec normalised = (load(in + i, lanes) - m.mean) * m.inverse_std;
+        const Vec wide = load(up + i, lanes) * load(scale.typed_data() + i, lanes);
+        store(out + i, (wide - mean_g - normalised * mean_gn) * m.inverse_std, lanes);
+      });
+    }
+  });
+  add_up(scale_partial.data(), parts, n, dscale->typed_data());
+  add_up(bias_partial.data(), parts, n, dbias->typed_data());
+  return ffi::Error::Success();
+}
+
+// ---------------------------------------------------------------------------------------------
+// Bias and GELU
+// ---------------------------------------------------------------------------------------------
+
+inline Vec normal_cdf(Vec z) { return 0.5f * (1.0f + error_function(z * 0.707106781f)); }
+
+ffi::Error bias_gelu(ffi::ThreadPool pool, Array x, Array bias, Result y) {
+  const Rows rows(x);
+  parallel_rows(pool, rows.count, [&](Index first, Index end, Index) {
+    for (Index r = first; r < end; ++r) {
+      const float* in = x.typed_data() + r * rows.width;
+      float* out = y->typed_data() + r * rows.width;
+      for_vectors(rows.width, [&](Index i, auto lanes) {
+        const Vec z = load(in + i, lanes) + load(bias.typed_data() + i, lanes);
+        store(out + i, z * normal_cdf(z), lanes);
+      });
+    }
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error bias_gelu_gradient(ffi::ThreadPool pool, Array x, Array bias, Array g, Result dx,
+                              Result dbias) {
+  const Rows rows(x);
+  const Index n = rows.width, parts = chunks(rows.count);
+  std::vector<float> partial(parts * n);
+  parallel_rows(pool, rows.count, [&](Index first, Index end, Index task) {
+    float* task_bias = partial.data() + task * n;
+    for (Index r = first; r < end; ++r) {
+      const float* in = x.typed_data() + r * n;
+      const float* up = g.typed_data() + r * n;
+      float* out = dx->typed_data() + r * n;
+      for_vectors(n, [&](Index i, auto lanes) {
+        const Vec z = load(in + i, lanes) + load(bias.typed_data() + i, lanes);
+        const Vec density = 0.398942280f * exponential(-0.5f * z * z);
+        const Vec d = load(up + i, lanes) * (normal_cdf(z) + z * density);
+        store(out + i, d, lanes);
+        store(task_bias + i, load(task_bias + i, lanes) + d, lanes);
+      });
+    }
+  });
+  add_up(partial.data(), parts, n, dbias->typed_data());
+  return ffi::Error::Success();
+}
+
+// ---------------------------------------------------------------------------------------------
+// 3x3 depthwise convolution with bias, added to its input
+// ---------------------------------------------------------------------------------------------
+
+struct Map {
+  Index batch, height, width, channels;
+  explicit Map(const Array& x)
+      : batch(x.dimensions()[0]),
+        height(x.dimensions()[1]),
+        width(x.dimensions()[2]),
+        channels(x.dimensions()[3]) {}
+  Index at(Index b, Index y, Index x) const { return ((b * height + y) * width + x) * channels; }
+};
+
+// y = x + (the correlation of x with 3x3 filters + bias).
+void residual_depthwise(ffi::ThreadPool& pool, const Map& map, const float* x, const float* kernel,
+                        const float* bias, float* y) {
+  const Index n = map.channels;
+  parallel(pool, map.batch * map.height, [&](Index task) {
+    const Index b = task / map.height, row = task % map.height;
+    for_vectors(n, [&](Index c, auto lanes) {
+      Vec taps[9];
+      for (int t = 0; t < 9; ++t) taps[t] = load(kernel + t * n + c, lanes);
+      const Vec offset = load(bias + c, lanes);
+      for (Index column = 0; column < map.width; ++column) {
+        Vec total{};
+        for (Index i = 0; i < 3; ++i) {
+          if (row + i < 1 || row + i > map.height) continue;
+          for (Index j = 0; j < 3; ++j) {
+            if (column + j < 1 || column + j > map.width) continue;
+            total += taps[3 * i + j] * load(x + map.at(b, row + i - 1, column + j - 1) + c, lanes);
+          }
+        }
+        const Index here = map.at(b, row, column) + c;
+        store(y + here, load(x + here, lanes) + (total + offset), lanes);
+      }
+    });
+  });
+}
+
+ffi::Error residual_depthwise_conv2d(ffi::ThreadPool pool, Array x, Array kernel, Array bias,
+                                     Result y) {
+  residual_depthwise(pool, Map(x), x.typed_data(), kernel.typed_data(), bias.typed_data(),
+                     y->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error residual_depthwise_conv2d_gradient(ffi::ThreadPool pool, Array x, Array kernel,
+                                              Array, Array g, Result dx, Result dkernel,
+                                              Result dbias) {
+  constexpr Index kMapRows = 8;  // of one task
+  const Map map(x);
+  const Index n = map.channels, per_image = (map.height + kMapRows - 1) / kMapRows;
+  const Index parts = map.batch * per_image;
+  // The gradient of x is the same operation on g with the filters turned by 180 degrees.
+  std::vector<float> turned(9 * n), zeros(n);
+  for (Index t = 0; t < 9; ++t)
+    std::copy_n(kernel.typed_data() + (8 - t) * n, n, turned.data() + t * n);
+  residual_depthwise(pool, map, g.typed_data(), turned.data(), zeros.data(), dx->typed_data());
+
+  std::vector<float> kernel_partial(parts * 9 * n), bias_partial(parts * n);
+  parallel(pool, parts, [&](Index task) {
+    const Index b = task / per_image, first = task % per_image * kMapRows;
+    const Index end = std::min(map.height, first + kMapRows);
+    for_vectors(n, [&](Index c, auto lanes) {
+      Vec taps[9]{}, total{};
+      for (Index row = first; row < end; ++row)
+        for (Index column = 0; column < map.width; ++column) {
+          const Vec up = load(g.typed_data() + map.at(b, row, column) + c, lanes);
+          total += up;
+          for (Index i = 0; i < 3; ++i) {
+            if (row + i < 1 || row + i > map.height) continue;
+            for (Index j = 0; j < 3; ++j) {
+              if (column + j < 1 || column + j > map.width) continue;
+              taps[3 * i + j] +=
+                  up * load(x.typed_data() + map.at(b, row + i - 1, column + j - 1) + c, lanes);
+            }
+          }
+        }
+      for (int t = 0; t < 9; ++t)
+        store(kernel_partial.data() + (task * 9 + t) * n + c, taps[t], lanes);
+      store(bias_partial.data() + task * n + c, total, lanes);
+    });
+  });
+  add_up(kernel_partial.data(), parts, 9 * n, dkernel->typed_data());
+  add_up(bias_partial.data(), parts, n, dbias->typed_data());
+  return ffi::Error::Success();
+}
+
+// ---------------------------------------------------------------------------------------------
+// Small matrix products, for attention
+// ---------------------------------------------------------------------------------------------
+
+// A matrix in a task's own memory, rows of `stride` floats, a multiple of the vector length.
+struct Matrix {
+  Index stride;
+  std::vector<float> values;
+  Matrix(Index rows, Index columns) : stride(round_up(columns)), values(rows * stride) {}
+  float* row(Index i) { return values.data() + i * stride; }
+  void clear() { std::fill(values.begin(), values.end(), 0.0f); }
+};
+
+// kM rows and kN vectors of c += a b, or a^T b, kept in registers over the inner extent.
+template <bool kTransposed, int kM, int kN>
+inline void tile(Index inner, const float* a, Index a_stride, const float* b, Index b_stride,
+                 float* c, Index c_stride, bool add) {
+  Vec total[kM][kN];
+  for (int m = 0; m < kM; ++m)
+    for (int n = 0; n < kN; ++n)
+      total[m][n] = add ? load(c + m * c_stride + n * kLanes) : Vec{};
+  for (Index k = 0; k < inner; ++k) {
+    Vec right[kN];
+    for (int n = 0; n < kN; ++n) right[n] = load(b + k * b_stride + n * kLanes);
+    for (int m = 0; m < kM; ++m) {
+      const Vec left = splat(kTransposed ? a[k * a_stride + m] : a[m * a_stride + k]);
+      for (int n = 0; n < kN; ++n) total[m][n] += left * right[n];
+    }
+  }
+  for (int m = 0; m < kM; ++m)
+    for (int n = 0; n < kN; ++n) store(c + m * c_stride + n * kLanes, total[m][n]);
+}
+
+template <bool kTransposed, int kN>
+inline void column_of_tiles(Index rows, Index inner, const float* a, Index a_stride, const float* b,
+                            Index b_stride, float* c, Index c_stride, bool add) {
+  const Index step = kTransposed ? 1 : a_stride;
+  Index m = 0;
+  for (; m + 6 <= rows; m += 6)
+    tile<kTransposed, 6, kN>(inner, a + m * step, a_stride, b, b_stride, c + m * c_stride, c_stride,
+                             add);
+  a += m * step;
+  c += m * c_stride;
+  switch (rows - m) {
+    case 5: return tile<kTransposed, 5, kN>(inner, a, a_stride, b, b_stride, c, c_stride, add);
+    case 4: return tile<kTransposed, 4, kN>(inner, a, a_stride, b, b_stride, c, c_stride, add);
+    case 3: return tile<kTransposed, 3, kN>(inner, a, a_stride, b, b_stride, c, c_stride, add);
+    case 2: return tile<kTransposed, 2, kN>(inner, a, a_stride, b, b_stride, c, c_stride, add);
+    case 1: return tile<kTransposed, 1, kN>(inner, a, a_stride, b, b_stride, c, c_stride, add);
+  }
+}
+
+// c [rows, columns] = a b, or += with `add`; a is [rows, inner], or with kTransposed its transpose
+// [inner, rows]. All three reach to the end of their last vector.
+template <bool kTransposed>
+void product(Index rows, Index columns, Index inner, const float* a, Index a_stride, const float* b,
+             Index b_stride, float* c, Index c_stride, bool add) {
+  Index n = 0;
+  for (; n + 2 * kLanes <= round_up(columns); n += 2 * kLanes)
+    column_of_tiles<kTransposed, 2>(rows, inner, a, a_stride, b + n, b_stride, c + n, c_stride,
+                                    add);
+  if (n < columns)
+    column_of_tiles<kTransposed, 1>(rows, inner, a, a_stride, b + n, b_stride, c + n, c_stride,
+                                    add);
+}
+void multiply(Index rows, Index columns, Index inner, Matrix& a, Matrix& b, Matrix& c,
+              bool add = false) {
+  product<false>(rows, columns, inner, a.row(0), a.stride, b.row(0), b.stride, c.row(0), c.stride,
+                 add);
+}
+
+// The softmax of the first n of x, the rest of its last vector 0. In place.
+void softmax(float* x, Index n) {
+  Vec largest = splat(-std::numeric_limits<float>::infinity());
+  for (Index i = 0; i < n; i += kLanes) {
+    Vec v = load(x + i);
+    for (Index k = n - i; k < kLanes; ++k) v[k] = largest[k];
+    largest = v > largest ? v : largest;  // a NaN shows in the sum instead
+  }
+  float top = largest[0];
+  for (int k = 1; k < kLanes; ++k) top = std::max(top, largest[k]);
+  Vec total{};
+  for (Index i = 0; i < n; i += kLanes) {
+    Vec v = exponential(load(x + i) - top);
+    for (Index k = n - i; k < kLanes; ++k) v[k] = 0;
+    total += v;
+    store(x + i, v);
+  }
+  const float inverse = 1.0f / sum(total);
+  for (Index i = 0; i < n; i += kLanes) store(x + i, load(x + i) * inverse);
+}
+
+// d = p (d - sum p d): from the gradient of a softmax's output p to that of its input. In place.
+void softmax_gradient(const float* p, float* d, Index n) {
+  Vec total{};
+  for (Index i = 0; i < n; i += kLanes) total += load(p + i) * load(d + i);
+  const float mean = sum(total);
+  for (Index i = 0; i < n; i += kLanes) store(d + i, load(p + i) * (load(d + i) - mean));
+}
+
+// total += a^T b over so few rows that the total over many such blocks stays accurate: a running
+// sum over thousands of tokens would lose two digits, which the softmax after it shows.
+void add_block(Index rows, Index columns, Index inner, Matrix& a, Matrix& b, Matrix& block,
+               Matrix& total) {
+  product<true>(rows, columns, inner, a.row(0), a.stride, b.row(0), b.stride, block.row(0),
+                block.stride, false);
+  for (size_t i = 0; i < total.values.size(); i += kLanes)
+    store(&total.values[i], load(&total.values[i]) + load(&block.values[i]));
+}
+
+void transpose(Index rows, Index columns, Matrix& a, Matrix& out) {
+  for (Index i = 0; i < rows; ++i)
+    for (Index j = 0; j < columns; ++j) out.row(j)[i] = a.row(i)[j];
+}
+
+// out[0:n] = (x + bias) * factor, x null for a token of padding.
+inline void gather(const float* x, const float* bias, Index n, float factor, float* out) {
+  for_vectors(n, [&](Index i, auto lanes) {
+    const Vec offset = load(bias + i, lanes);
+    store(out + i, (x ? load(x + i, lanes) + offset : offset) * factor, lanes);
+  });
+}
+inline void scatter(const float* from, Index n, float factor, float* to, float* total) {
+  for_vectors(n, [&](Index i, auto lanes) {
+    const Vec v = load(from + i, lanes) * factor;
+    if (to) store(to + i, v, lanes);
+    if (total) store(total + i, load(total + i, lanes) + v, lanes);
+  });
+}
+
+// ---------------------------------------------------------------------------------------------
+// Attention within windows
+// ---------------------------------------------------------------------------------------------
+
+// The windows of a map padded at its lower and right edges; a task is a row of windows of a head.
+struct Windows {
+  Index batch, height, width, channels, heads, size, rows, columns, down, across;
+  Windows(const Array& qkv, Index heads, Index rows, Index columns)
+      : batch(qkv.dimensions()[0]),
+        height(qkv.dimensions()[1]),
+        width(qkv.dimensions()[2]),
+        channels(qkv.dimensions()[3] / 3),
+        heads(heads),
+        size(channels / heads),
+        rows(rows),
+        columns(columns),
+        down((height + rows - 1) / rows),
+        across((width + columns - 1) / columns) {}
+  Index tasks() const { return batch * down * heads; }
+  Index length() const { return rows * columns; }
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(size)); }
+
+  // The number of token l of a window in the map, or -1 where it is padding.
+  Index token(Index b, Index window_row, Index window_column, Index l) const {
+    const Index y = window_row * rows + l / columns, x = window_column * columns + l % columns;
+    return y < height && x < width ? (b * height + y) * width + x : -1;
+  }
+};
+constexpr Index kQueries = 24;  // rows of the score matrix that are held at once
+
+ffi::Error window_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_t heads,
+                            int64_t rows, int64_t columns, Result y) {
+  const Windows w(qkv, heads, rows, columns);
+  const Index length = w.length(), size = w.size, wide = 3 * w.channels;
+  parallel(pool, w.tasks(), [&](Index task) {
+    const Index head = task % heads, b = task / heads / w.down, window_row = task / heads % w.down;
+    const float* in = qkv.typed_data() + head * size;
+    const float* offset = bias.typed_data() + head * size;
+    Matrix query(length, size), key(length, size), keys(size, length), value(length, size);
+    Matrix scores(kQueries, length), out(kQueries, size);
+    for (Index window_column = 0; window_column < w.across; ++window_column) {
+      for (Index l = 0; l < length; ++l) {
+        const Index token = w.token(b, window_row, window_column, l);
+        const float* x = token < 0 ? nullptr : in + token * wide;
+        gather(x, offset, size, w.scale(), query.row(l));
+        gather(x ? x + w.channels : x, offset + w.channels, size, 1, key.row(l));
+        gather(x ? x + 2 * w.channels : x, offset + 2 * w.channels, size, 1, value.row(l));
+      }
+      transpose(length, size, key, keys);
+      for (Index first = 0; first < length; first += kQueries) {
+        const Index count = std::min(kQueries, length - first);
+        product<false>(count, length, size, query.row(first), query.stride, keys.row(0),
+                       keys.stride, scores.row(0), scores.stride, false);
+        for (Index i = 0; i < count; ++i) softmax(scores.row(i), length);
+        multiply(count, size, length, scores, value, out);
+        for (Index i = 0; i < count; ++i) {
+          const Index token = w.token(b, window_row, window_column, first + i);
+          if (token >= 0)
+            scatter(out.row(i), size, 1, y->typed_data() + token * w.channels + head * size,
+                    nullptr);
+        }
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error window_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bias, Array g,
+                                     int64_t heads, int64_t rows, int64_t columns, Result dqkv,
+                                     Result dbias) {
+  const Windows w(qkv, heads, rows, columns);
+  const Index length = w.length(), size = w.size, wide = 3 * w.channels;
+  const Index parts = w.batch * w.down;
+  std::vector<float> partial(parts * wide);
+  parallel(pool, w.tasks(), [&](Index task) {
+    const Index head = task % heads, b = task / heads / w.down, window_row = task / heads % w.down;
+    const float* in = qkv.typed_data() + head * size;
+    const float* offset = bias.typed_data() + head * size;
+    float* total = partial.data() + task / heads * wide + head * size;
+    Matrix query(length, size), key(length, size), keys(size, length), value(length, size);
+    Matrix values(size, length), up(length, size);
+    Matrix weights(kQueries, length), slopes(kQueries, length);
+    Matrix dquery(kQueries, size), dkey(length, size), dvalue(length, size);
+    for (Index window_column = 0; window_column < w.across; ++window_column) {
+      for (Index l = 0; l < length; ++l) {
+        const Index token = w.token(b, window_row, window_column, l);
+        const float* x = token < 0 ? nullptr : in + token * wide;
+        gather(x, offset, size, w.scale(), query.row(l));
+        gather(x ? x + w.channels : x, offset + w.channels, size, 1, key.row(l));
+        gather(x ? x + 2 * w.channels : x, offset + 2 * w.channels, size, 1, value.row(l));
+        const float* from = g.typed_data() + token * w.channels + head * size;
+        for_vectors(size, [&](Index i, auto lanes) {
+          store(up.row(l) + i, token < 0 ? Vec{} : load(from + i, lanes), lanes);
+        });
+      }
+      transpose(length, size, key, keys);
+      transpose(length, size, value, values);
+      for (Index first = 0; first < length; first += kQueries) {
+        const Index count = std::min(kQueries, length - first);
+        product<false>(count, length, size, query.row(first), query.stride, keys.row(0),
+                       keys.stride, weights.row(0), weights.stride, false);
+        product<false>(count, length, size, up.row(first), up.stride, values.row(0), values.stride,
+                       slopes.row(0), slopes.stride, false);
+        for (Index i = 0; i < count; ++i) {
+          softmax(weights.row(i), length);
+          softmax_gradient(weights.row(i), slopes.row(i), length);
+        }
+        product<true>(length, size, count, weights.row(0), weights.stride, up.row(first), up.stride,
+                      dvalue.row(0), dvalue.stride, first > 0);
+        product<true>(length, size, count, slopes.row(0), slopes.stride, query.row(first),
+                      query.stride, dkey.row(0), dkey.stride, first > 0);
+        multiply(count, size, length, slopes, key, dquery);
+        for (Index i = 0; i < count; ++i) {
+          const Index token = w.token(b, window_row, window_column, first + i);
+          float* to = token < 0 ? nullptr : dqkv->typed_data() + token * wide + head * size;
+          scatter(dquery.row(i), size, w.scale(), to, total);
+        }
+      }
+      for (Index l = 0; l < length; ++l) {
+        const Index token = w.token(b, window_row, window_column, l);
+        float* to = token < 0 ? nullptr : dqkv->typed_data() + token * wide + head * size;
+        scatter(dkey.row(l), size, 1, to ? to + w.channels : to, total + w.channels);
+        scatter(dvalue.row(l), size, 1, to ? to + 2 * w.channels : to, total + 2 * w.channels);
+      }
+    }
+  });
+  add_up(partial.data(), parts, wide, dbias->typed_data());
+  return ffi::Error::Success();
+}
+
+// ---------------------------------------------------------------------------------------------
+// Attention between channels
+// ---------------------------------------------------------------------------------------------
+
+constexpr Index kTokens = 64;  // gathered at once
+
+// The qkv [B, N, 3, heads, size] of one image and head; a task.
+struct Channels {
+  Index batch, tokens, channels, heads, size;
+  Channels(const Array& qkv, Index heads)
+      : batch(qkv.dimensions()[0]),
+        tokens(qkv.dimensions()[1]),
+        channels(qkv.dimensions()[2] / 3),
+        heads(heads),
+        size(channels / heads) {}
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(size)); }
+
+  // Part 0, 1 or 2 (query, key, value) of `count` tokens from `first` on, times `factor`.
+  void read(const Array& qkv, const Array& bias, Index task, Index part, Index first, Index count,
+            float factor, Matrix& out) const {
+    const Index column = part * channels + task % heads * size;
+    for (Index t = 0; t < count; ++t)
+      gather(qkv.typed_data() + (task / heads * tokens + first + t) * 3 * channels + column,
+             bias.typed_data() + column, size, factor, out.row(t));
+  }
+};
+
+ffi::Error channel_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_t heads, Result y) {
+  const Channels c(qkv, heads);
+  const Index size = c.size;
+  parallel(pool, c.batch * heads, [&](Index task) {
+    Matrix first(kTokens, size), second(kTokens, size);
+    Matrix block(size, size), weights(size, size), turned(size, size);
+    for (Index t = 0; t < c.tokens; t += kTokens) {
+      const Index count = std::min(kTokens, c.tokens - t);
+      c.read(qkv, bias, task, 1, t, count, c.scale(), first);
+      c.read(qkv, bias, task, 2, t, count, 1, second);
+      add_block(size, size, count, first, second, block, weights);
+    }
+    for (Index i = 0; i < size; ++i) softmax(weights.row(i), size);
+    transpose(size, size, weights, turned);
+    for (Index t = 0; t < c.tokens; t += kTokens) {
+      const Index count = std::min(kTokens, c.tokens - t);
+      c.read(qkv, bias, task, 0, t, count, 1, first);
+      multiply(count, size, size, first, turned, second);
+      for (Index i = 0; i < count; ++i)
+        scatter(second.row(i), size, 1,
+                y->typed_data() + (task / heads * c.tokens + t + i) * c.channels +
+                    task % heads * size,
+                nullptr);
+    }
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error channel_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bias, Array g,
+                                      int64_t heads, Result dqkv, Result dbias) {
+  const Channels c(qkv, heads);
+  const Index size = c.size, wide = 3 * c.channels;
+  std::vector<float> partial(c.batch * wide);
+  parallel(pool, c.batch * heads, [&](Index task) {
+    const Index image = task / heads, column = task % heads * size;
+    float* total = partial.data() + image * wide + column;
+    Matrix query(kTokens, size), key(kTokens, size), value(kTokens, size), up(kTokens, size);
+    Matrix block(size, size), weights(size, size), slopes(size, size), turned(size, size);
+    Matrix block_total(1, size);
+    const auto write = [&](Index t, Index count, Index part, float factor, Matrix& from) {
+      block_total.clear();
+      for (Index i = 0; i < count; ++i)
+        scatter(from.row(i), size, factor,
+                dqkv->typed_data() + (image * c.tokens + t + i) * wide + part * c.channels + column,
+                block_total.row(0));
+      scatter(block_total.row(0), size, 1, nullptr, total + part * c.channels);
+    };
+    for (Index t = 0; t < c.tokens; t += kTokens) {
+      const Index count = std::min(kTokens, c.tokens - t);
+      c.read(qkv, bias, task, 1, t, count, c.scale(), key);
+      c.read(qkv, bias, task, 2, t, count, 1, value);
+      add_block(size, size, count, key, value, block, weights);
+    }
+    for (Index i = 0; i < size; ++i) softmax(weights.row(i), size);
+    for (Index t = 0; t < c.tokens; t += kTokens) {
+      const Index count = std::min(kTokens, c.tokens - t);
+      c.read(qkv, bias, task, 0, t, count, 1, query);
+      for (Index i = 0; i < count; ++i)
+        scatter(g.typed_data() + (image * c.tokens + t + i) * c.channels + column, size, 1,
+                up.row(i), nullptr);
+      add_block(size, size, count, up, query, block, slopes);
+      multiply(count, size, size, up, weights, key);
+      write(t, count, 0, 1, key);
+    }
+    for (Index i = 0; i < size; ++i) softmax_gradient(weights.row(i), slopes.row(i), size);
+    transpose(size, size, slopes, turned);
+    for (Index t = 0; t < c.tokens; t += kTokens) {
+      const Index count = std::min(kTokens, c.tokens - t);
+      c.read(qkv, bias, task, 1, t, count, c.scale(), key);
+      c.read(qkv, bias, task, 2, t, count, 1, value);
+      multiply(count, size, size, value, turned, query);
+      write(t, count, 1, c.scale(), query);
+      multiply(count, size, size, key, slopes, query);
+      write(t, count, 2, 1, query);
+    }
+  });
+  add_up(partial.data(), c.batch, wide, dbias->typed_data());
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------------------------------------
+// What native.py registers, under these names
+// ---------------------------------------------------------------------------------------------
+
+#define BIND ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+#define ARGS2 Arg<Array>().Arg<Array>()
+#define RETS2 Ret<Array>().Ret<Array>()
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm, layer_norm,
+                              BIND.ARGS2.Arg<Array>().Attr<float>("epsilon").Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_gradient, layer_norm_gradient,
+                              BIND.ARGS2.ARGS2.Attr<float>("epsilon").RETS2.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_gelu, bias_gelu, BIND.ARGS2.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_gelu_gradient, bias_gelu_gradient,
+                              BIND.ARGS2.Arg<Array>().RETS2);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d, residual_depthwise_conv2d,
+                              BIND.ARGS2.Arg<Array>().Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d_gradient,
+                              residual_depthwise_conv2d_gradient,
+                              BIND.ARGS2.ARGS2.RETS2.Ret<Array>());
+#define WINDOWS Attr<int64_t>("heads").Attr<int64_t>("rows").Attr<int64_t>("columns")
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_window_attention, window_attention,
+                              BIND.ARGS2.WINDOWS.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_window_attention_gradient, window_attention_gradient,
+                              BIND.ARGS2.Arg<Array>().WINDOWS.RETS2);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_channel_attention, channel_attention,
+                              BIND.ARGS2.Attr<int64_t>("heads").Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_channel_attention_gradient, channel_attention_gradient,
+                              BIND.ARGS2.Arg<Array>().Attr<int64_t>("heads").RETS2);

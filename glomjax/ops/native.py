@@ -1,0 +1,192 @@
+"""Native CPU kernels (`kernels.cc`), built by the machine's own compiler when first needed.
+
+No result depends on them: without a compiler, or where they do not serve, the operations run in
+their pure form. A built library is kept in the cache under the hash of its source, its compiler,
+the jaxlib that it was built for and the processor.
+"""
+
+import contextlib
+import contextvars
+import ctypes
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jaxlib
+import numpy as np
+from jax import lax
+
+from glomjax.cache import cache_dir
+
+SETTINGS = ("auto", "off")
+_SOURCE = pathlib.Path(__file__).with_name("kernels.cc")
+_COMPILERS = ("c++", "g++", "clang++")  # or the one that the environment variable CXX names
+# No -ffast-math: it hides NaN and may change rounding for the whole process.
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared")
+_setting = contextvars.ContextVar("glomjax.ops.native", default="auto")
+
+
+@contextlib.contextmanager
+def setting(value: str) -> Iterator[None]:
+    """Traces with native kernels where they serve ("auto") or without them ("off").
+
+    What a `jax.jit` has traced already stays as it is.
+    """
+    token = _setting.set(value)
+    try:
+        yield
+    finally:
+        _setting.reset(token)
+
+
+def status(precision: str = "float32") -> str:
+    """One sentence for a log: whether native kernels serve here, or why not; "" off the CPU."""
+    if jax.default_backend() != "cpu":
+        return ""
+    wrong = "" if precision == "float32" else f"they compute in float32 and not in {precision}"
+    reason = _obstacle() or wrong or _library()[1]
+    if not reason:
+        return "native kernels: on"
+    return f"native kernels: off, {reason}; the operations run as XLA compiles them, more slowly"
+
+
+def serves(*args: jax.Array) -> bool:
+    """Whether the native kernels may take these arguments: float32, on one CPU, none empty."""
+    if any(x.dtype != np.float32 or x.size == 0 for x in args):
+        return False
+    return jax.default_backend() == "cpu" and not _obstacle() and bool(_library()[0])
+
+
+def call(name: str, plain: Callable[..., Any], *args: jax.Array, **attributes: float) -> Any:
+    """`plain(*args, **attributes)` by the kernel `name`, its gradients by `{name}_gradient`.
+
+    Only where `serves(*args)`. The backward pass keeps the arguments and nothing else. A program
+    that is lowered for another platform gets `plain`.
+    """
+    return _call(name, plain, tuple(sorted(attributes.items())), *args)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _call(name: str, plain: Callable[..., Any], attributes: tuple, *args: jax.Array) -> Any:
+    function = functools.partial(plain, **dict(attributes))
+    return _kernel(name, function, attributes, jax.eval_shape(function, *args), *args)
+
+
+def _forward(name: str, plain: Callable, attributes: tuple, *args: jax.Array) -> tuple:
+    return _call(name, plain, attributes, *args), args
+
+
+def _backward(name: str, plain: Callable, attributes: tuple, args: tuple, g: jax.Array) -> tuple:
+    def gradients(*args_and_g: jax.Array) -> tuple:
+        *args, g = args_and_g
+        return jax.vjp(functools.partial(plain, **dict(attributes)), *args)[1](g)
+
+    return _kernel(f"{name}_gradient", gradients, attributes, tuple(args), *args, g)
+
+
+_call.defvjp(_forward, _backward)
+
+
+def _kernel(
+    name: str, otherwise: Callable[..., Any], attributes: tuple, like: Any, *args: jax.Array
+) -> Any:
+    result = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+    # Sequential under vmap: the kernels take whole batches, nobody maps them in a hot place.
+    function = jax.ffi.ffi_call(_library()[0] + name, result, vmap_method="sequential")
+    typed = {
+        key: np.float32(value) if isinstance(value, float) else np.int64(value)
+        for key, value in attributes
+    }
+    return lax.platform_dependent(
+        *args, cpu=lambda *args: function(*args, **typed), default=otherwise
+    )
+
+
+def _obstacle() -> str:
+    """What keeps the kernels from being used, apart from the building of them."""
+    if _setting.get() == "off":
+        return "ops.native is 'off'"
+    if jax.device_count() > 1:
+        # XLA cannot divide a foreign call over devices: it would gather the whole batch on each.
+        return f"they serve one CPU device and there are {jax.device_count()}"
+    return ""
+
+
+@functools.cache
+def _library() -> tuple[str, str]:
+    """(prefix of the registered names, ""), or ("", why there is no library). Builds it once."""
+    try:
+        prefix, path = _build()
+        library = ctypes.cdll.LoadLibrary(str(path))
+    except (OSError, subprocess.SubprocessError, UnicodeError) as error:
+        return "", _first_line(error)
+    for name in re.findall(r"HANDLER_SYMBOL\(\s*glomjax_(\w+)", _SOURCE.read_text("utf-8")):
+        handler = jax.ffi.pycapsule(getattr(library, f"glomjax_{name}"))
+        jax.ffi.register_ffi_target(prefix + name, handler, platform="cpu")
+    return prefix, ""
+
+
+def _build() -> tuple[str, pathlib.Path]:
+    """(prefix of names, library). The prefix has the hash: a cached program that was compiled
+    against other kernels does not fit these."""
+    compiler = _compiler()
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, check=True, timeout=60
+    ).stdout
+    digest = hashlib.sha256()
+    for part in (
+        _SOURCE.read_bytes(),
+        " ".join((compiler, *_FLAGS)).encode(),
+        version,
+        jaxlib.__version__.encode(),
+        _processor().encode(),
+    ):
+        digest.update(hashlib.sha256(part).digest())
+    name = digest.hexdigest()[:16]
+    path = cache_dir("native") / f"kernels-{name}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Built aside and renamed, so that another process never loads half a library.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            built = pathlib.Path(folder) / path.name
+            include = jax.ffi.include_dir()
+            command = [compiler, *_FLAGS, "-isystem", include, str(_SOURCE), "-o", str(built)]
+            subprocess.run(command, capture_output=True, check=True, timeout=600)
+            os.replace(built, path)
+    return f"glomjax_{name}_", path
+
+
+def _compiler() -> str:
+    wanted = os.environ.get("CXX", "").split() or _COMPILERS
+    for name in wanted:
+        found = shutil.which(name)
+        if found:
+            return found
+    raise FileNotFoundError(f"there is no C++ compiler ({', '.join(wanted)})")
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("model name", "flags", "CPU part", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = [line for line in error.stderr.decode(errors="replace").splitlines() if line]
+        wrong = [line for line in lines if "error" in line] or lines or ["it said nothing"]
+        return f"the compiler {error.cmd[0]} failed ({wrong[0]})"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
