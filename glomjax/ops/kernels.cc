@@ -605,9 +605,10 @@ ffi::Error window_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bias
         gather(x, offset, size, w.scale(), query.row(l));
         gather(x ? x + w.channels : x, offset + w.channels, size, 1, key.row(l));
         gather(x ? x + 2 * w.channels : x, offset + 2 * w.channels, size, 1, value.row(l));
-        const float* from = g.typed_data() + token * w.channels + head * size;
+        const float* from =
+            token < 0 ? nullptr : g.typed_data() + token * w.channels + head * size;
         for_vectors(size, [&](Index i, auto lanes) {
-          store(up.row(l) + i, token < 0 ? Vec{} : load(from + i, lanes), lanes);
+          store(up.row(l) + i, from ? load(from + i, lanes) : Vec{}, lanes);
         });
       }
       transpose(length, size, key, keys);

@@ -14,6 +14,7 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -127,7 +128,7 @@ def _library() -> tuple[str, str]:
     try:
         prefix, path = _build()
         library = ctypes.cdll.LoadLibrary(str(path))
-    except (OSError, subprocess.SubprocessError, UnicodeError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         return "", _first_line(error)
     for name in re.findall(r"HANDLER_SYMBOL\(\s*glomjax_(\w+)", _SOURCE.read_text("utf-8")):
         handler = jax.ffi.pycapsule(getattr(library, f"glomjax_{name}"))
@@ -140,12 +141,12 @@ def _build() -> tuple[str, pathlib.Path]:
     against other kernels does not fit these."""
     compiler = _compiler()
     version = subprocess.run(
-        [compiler, "--version"], capture_output=True, check=True, timeout=60
+        [*compiler, "--version"], capture_output=True, check=True, timeout=60
     ).stdout
     digest = hashlib.sha256()
     for part in (
         _SOURCE.read_bytes(),
-        " ".join((compiler, *_FLAGS)).encode(),
+        " ".join((*compiler, *_FLAGS)).encode(),
         version,
         jaxlib.__version__.encode(),
         _processor().encode(),
@@ -159,19 +160,20 @@ def _build() -> tuple[str, pathlib.Path]:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = pathlib.Path(folder) / path.name
             include = jax.ffi.include_dir()
-            command = [compiler, *_FLAGS, "-isystem", include, str(_SOURCE), "-o", str(built)]
+            command = [*compiler, *_FLAGS, "-isystem", include, str(_SOURCE), "-o", str(built)]
             subprocess.run(command, capture_output=True, check=True, timeout=600)
             os.replace(built, path)
     return f"glomjax_{name}_", path
 
 
-def _compiler() -> str:
-    wanted = os.environ.get("CXX", "").split() or _COMPILERS
-    for name in wanted:
-        found = shutil.which(name)
-        if found:
-            return found
-    raise FileNotFoundError(f"there is no C++ compiler ({', '.join(wanted)})")
+def _compiler() -> list[str]:
+    """The compiler's path, with the arguments that CXX gives it."""
+    own = shlex.split(os.environ.get("CXX", ""))
+    names = own[:1] or _COMPILERS
+    for name in names:
+        if found := shutil.which(name):
+            return [found, *own[1:]]
+    raise FileNotFoundError(f"there is no C++ compiler ({', '.join(names)})")
 
 
 def _processor() -> str:

@@ -33,3 +33,15 @@ def test_a_cache_that_cannot_be_written_is_said(unbuilt):
 
 def test_bfloat16_is_said_to_run_without_them():
     assert "float32 and not in bfloat16" in native.status("bfloat16")
+
+
+def test_cxx_names_the_compiler_and_may_have_arguments(monkeypatch):
+    monkeypatch.setenv("CXX", "true -g '-DA=b c'")
+    path, *arguments = native._compiler()
+    assert path.endswith("/true")
+    assert arguments == ["-g", "-DA=b c"]
+
+
+def test_unbalanced_quotes_in_cxx_are_no_crash(unbuilt, monkeypatch):
+    monkeypatch.setenv("CXX", "g++ '")
+    assert native.status().startswith("native kernels: off, ")
