@@ -40,7 +40,8 @@ _setting = contextvars.ContextVar("glomjax.ops.native", default="auto")
 def setting(value: str) -> Iterator[None]:
     """Traces with native kernels where they serve ("auto") or without them ("off").
 
-    What a `jax.jit` has traced already stays as it is.
+    What a `jax.jit` has traced already stays as it is. Export programs for CPUs with "off": on
+    another machine there are no such kernels, and `jax.export` refuses to save calls of them.
     """
     token = _setting.set(value)
     try:
