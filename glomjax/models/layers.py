@@ -120,6 +120,4 @@ def _activate(x: jax.Array, bias: jax.Array, activation: str | None) -> jax.Arra
         return ops.bias_relu(x, bias)
     if activation == "gelu":
         return ops.bias_gelu(x, bias)
-    # In float32, so that the bias' gradient, a sum over all pixels, is summed in it too.
-    wide = bias.reshape((1,) * (x.ndim - 1) + (-1,))
-    return (x.astype(jnp.float32) + wide).astype(x.dtype)
+    return ops.add_bias(x, bias)

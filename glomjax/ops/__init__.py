@@ -4,13 +4,14 @@ Every operation computes the same function on every backend: `plain_*` says what
 public name chooses a formulation for the backend that runs it. GPU and TPU keep XLA's own.
 """
 
-from glomjax.ops.activation import bias_gelu, bias_relu
+from glomjax.ops.activation import add_bias, bias_gelu, bias_relu
 from glomjax.ops.attention import channel_attention, window_attention
 from glomjax.ops.convolution import conv2d, residual_depthwise_conv2d
 from glomjax.ops.normalization import layer_norm
 from glomjax.ops.pooling import max_pool
 
 __all__ = [
+    "add_bias",
     "bias_gelu",
     "bias_relu",
     "channel_attention",

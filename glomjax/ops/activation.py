@@ -10,6 +10,15 @@ from glomjax.ops import native
 from glomjax.ops.boundary import isolated
 
 
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x + bias in x's type. x [..., C], bias [C].
+
+    Added in float32, so that the bias' gradient, a sum over all positions, is summed in it too.
+    """
+    wide = bias.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+    return (x.astype(jnp.float32) + wide).astype(x.dtype)
+
+
 def plain_bias_gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
     """GELU(x + bias) with the exact error function. x [..., C], bias [C]."""
     return jax.nn.gelu(_add(x, bias), approximate=False)

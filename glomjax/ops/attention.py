@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from glomjax.ops import native
+from glomjax.ops.activation import add_bias
 
 
 def plain_window_attention(
@@ -71,8 +72,5 @@ def channel_attention(qkv: jax.Array, bias: jax.Array, heads: int) -> jax.Array:
 
 def _split(qkv: jax.Array, bias: jax.Array, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """[..., L, 3 C] and its bias -> query, key and value, [..., L, heads, size] each."""
-    # In float32, so that the bias' gradient, a sum over all tokens, is summed in it too.
-    wide = bias.astype(jnp.float32).reshape((1,) * (qkv.ndim - 1) + (-1,))
-    biased = (qkv.astype(jnp.float32) + wide).astype(qkv.dtype)
-    parts = biased.reshape(*qkv.shape[:-1], 3, heads, qkv.shape[-1] // (3 * heads))
+    parts = add_bias(qkv, bias).reshape(*qkv.shape[:-1], 3, heads, qkv.shape[-1] // (3 * heads))
     return parts[..., 0, :, :], parts[..., 1, :, :], parts[..., 2, :, :]

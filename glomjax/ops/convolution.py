@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from glomjax.ops import native
+from glomjax.ops.activation import add_bias
 from glomjax.ops.boundary import isolated
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -30,7 +31,7 @@ def plain_depthwise_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def plain_residual_depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """x + (`plain_depthwise_conv2d` + bias): DaViT's position encoding. bias [C]."""
-    return _residual(x, plain_depthwise_conv2d(x, kernel), bias)
+    return x + add_bias(plain_depthwise_conv2d(x, kernel), bias)
 
 
 def conv2d(
@@ -57,7 +58,7 @@ def residual_depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array) 
     if kernel.shape[:2] == (3, 3) and native.serves(x, kernel, bias):
         name, plain = "residual_depthwise_conv2d", plain_residual_depthwise_conv2d
         return native.call(name, plain, x, kernel, bias)
-    return _residual(x, depthwise_conv2d(x, kernel), bias)
+    return x + add_bias(depthwise_conv2d(x, kernel), bias)
 
 
 @jax.custom_vjp
@@ -95,12 +96,6 @@ def _depthwise_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.
 
 
 depthwise_conv2d.defvjp(_depthwise_forward, _depthwise_backward)
-
-
-def _residual(x: jax.Array, y: jax.Array, bias: jax.Array) -> jax.Array:
-    # In float32, so that the bias' gradient, a sum over all pixels, is summed in it too.
-    wide = bias.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-    return x + (y.astype(jnp.float32) + wide).astype(x.dtype)
 
 
 def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:

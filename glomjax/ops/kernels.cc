@@ -450,10 +450,9 @@ void product(Index rows, Index columns, Index inner, const float* a, Index a_str
     column_of_tiles<kTransposed, 1>(rows, inner, a, a_stride, b + n, b_stride, c + n, c_stride,
                                     add);
 }
-void multiply(Index rows, Index columns, Index inner, Matrix& a, Matrix& b, Matrix& c,
-              bool add = false) {
+void multiply(Index rows, Index columns, Index inner, Matrix& a, Matrix& b, Matrix& c) {
   product<false>(rows, columns, inner, a.row(0), a.stride, b.row(0), b.stride, c.row(0), c.stride,
-                 add);
+                 false);
 }
 
 // The softmax of the first n of x, the rest of its last vector 0. In place.
@@ -542,27 +541,32 @@ struct Windows {
     const Index y = window_row * rows + l / columns, x = window_column * columns + l % columns;
     return y < height && x < width ? (b * height + y) * width + x : -1;
   }
+
+  // Query (scaled), key and value of a head in one window.
+  void read(const Array& qkv, const Array& bias, Index head, Index b, Index window_row,
+            Index window_column, Matrix& query, Matrix& key, Matrix& value) const {
+    const float* offset = bias.typed_data() + head * size;
+    for (Index l = 0; l < length(); ++l) {
+      const Index t = token(b, window_row, window_column, l);
+      const float* x = t < 0 ? nullptr : qkv.typed_data() + t * 3 * channels + head * size;
+      gather(x, offset, size, scale(), query.row(l));
+      gather(x ? x + channels : x, offset + channels, size, 1, key.row(l));
+      gather(x ? x + 2 * channels : x, offset + 2 * channels, size, 1, value.row(l));
+    }
+  }
 };
 constexpr Index kQueries = 24;  // rows of the score matrix that are held at once
 
 ffi::Error window_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_t heads,
                             int64_t rows, int64_t columns, Result y) {
   const Windows w(qkv, heads, rows, columns);
-  const Index length = w.length(), size = w.size, wide = 3 * w.channels;
+  const Index length = w.length(), size = w.size;
   parallel(pool, w.tasks(), [&](Index task) {
     const Index head = task % heads, b = task / heads / w.down, window_row = task / heads % w.down;
-    const float* in = qkv.typed_data() + head * size;
-    const float* offset = bias.typed_data() + head * size;
     Matrix query(length, size), key(length, size), keys(size, length), value(length, size);
     Matrix scores(kQueries, length), out(kQueries, size);
     for (Index window_column = 0; window_column < w.across; ++window_column) {
-      for (Index l = 0; l < length; ++l) {
-        const Index token = w.token(b, window_row, window_column, l);
-        const float* x = token < 0 ? nullptr : in + token * wide;
-        gather(x, offset, size, w.scale(), query.row(l));
-        gather(x ? x + w.channels : x, offset + w.channels, size, 1, key.row(l));
-        gather(x ? x + 2 * w.channels : x, offset + 2 * w.channels, size, 1, value.row(l));
-      }
+      w.read(qkv, bias, head, b, window_row, window_column, query, key, value);
       transpose(length, size, key, keys);
       for (Index first = 0; first < length; first += kQueries) {
         const Index count = std::min(kQueries, length - first);
@@ -591,20 +595,15 @@ ffi::Error window_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bias
   std::vector<float> partial(parts * wide);
   parallel(pool, w.tasks(), [&](Index task) {
     const Index head = task % heads, b = task / heads / w.down, window_row = task / heads % w.down;
-    const float* in = qkv.typed_data() + head * size;
-    const float* offset = bias.typed_data() + head * size;
     float* total = partial.data() + task / heads * wide + head * size;
     Matrix query(length, size), key(length, size), keys(size, length), value(length, size);
     Matrix values(size, length), up(length, size);
     Matrix weights(kQueries, length), slopes(kQueries, length);
     Matrix dquery(kQueries, size), dkey(length, size), dvalue(length, size);
     for (Index window_column = 0; window_column < w.across; ++window_column) {
+      w.read(qkv, bias, head, b, window_row, window_column, query, key, value);
       for (Index l = 0; l < length; ++l) {
         const Index token = w.token(b, window_row, window_column, l);
-        const float* x = token < 0 ? nullptr : in + token * wide;
-        gather(x, offset, size, w.scale(), query.row(l));
-        gather(x ? x + w.channels : x, offset + w.channels, size, 1, key.row(l));
-        gather(x ? x + 2 * w.channels : x, offset + 2 * w.channels, size, 1, value.row(l));
         const float* from =
             token < 0 ? nullptr : g.typed_data() + token * w.channels + head * size;
         for_vectors(size, [&](Index i, auto lanes) {
@@ -671,6 +670,18 @@ struct Channels {
       gather(qkv.typed_data() + (task / heads * tokens + first + t) * 3 * channels + column,
              bias.typed_data() + column, size, factor, out.row(t));
   }
+
+  // softmax((k / sqrt(size))^T v) of a task; `key` and `value` are room for kTokens.
+  void weigh(const Array& qkv, const Array& bias, Index task, Matrix& key, Matrix& value,
+             Matrix& block, Matrix& weights) const {
+    for (Index t = 0; t < tokens; t += kTokens) {
+      const Index count = std::min(kTokens, tokens - t);
+      read(qkv, bias, task, 1, t, count, scale(), key);
+      read(qkv, bias, task, 2, t, count, 1, value);
+      add_block(size, size, count, key, value, block, weights);
+    }
+    for (Index i = 0; i < size; ++i) softmax(weights.row(i), size);
+  }
 };
 
 ffi::Error channel_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_t heads, Result y) {
@@ -679,13 +690,7 @@ ffi::Error channel_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_
   parallel(pool, c.batch * heads, [&](Index task) {
     Matrix first(kTokens, size), second(kTokens, size);
     Matrix block(size, size), weights(size, size), turned(size, size);
-    for (Index t = 0; t < c.tokens; t += kTokens) {
-      const Index count = std::min(kTokens, c.tokens - t);
-      c.read(qkv, bias, task, 1, t, count, c.scale(), first);
-      c.read(qkv, bias, task, 2, t, count, 1, second);
-      add_block(size, size, count, first, second, block, weights);
-    }
-    for (Index i = 0; i < size; ++i) softmax(weights.row(i), size);
+    c.weigh(qkv, bias, task, first, second, block, weights);
     transpose(size, size, weights, turned);
     for (Index t = 0; t < c.tokens; t += kTokens) {
       const Index count = std::min(kTokens, c.tokens - t);
@@ -720,13 +725,7 @@ ffi::Error channel_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bia
                 block_total.row(0));
       scatter(block_total.row(0), size, 1, nullptr, total + part * c.channels);
     };
-    for (Index t = 0; t < c.tokens; t += kTokens) {
-      const Index count = std::min(kTokens, c.tokens - t);
-      c.read(qkv, bias, task, 1, t, count, c.scale(), key);
-      c.read(qkv, bias, task, 2, t, count, 1, value);
-      add_block(size, size, count, key, value, block, weights);
-    }
-    for (Index i = 0; i < size; ++i) softmax(weights.row(i), size);
+    c.weigh(qkv, bias, task, key, value, block, weights);
     for (Index t = 0; t < c.tokens; t += kTokens) {
       const Index count = std::min(kTokens, c.tokens - t);
       c.read(qkv, bias, task, 0, t, count, 1, query);
