@@ -230,20 +230,20 @@ class Block(nnx.Module):
             return self.drop_path(branch, deterministic=deterministic, rngs=rngs)
 
         x = self.cpe1(x)
-        x = x + drop(self.attention(self.norm1(x), window))
+        x = x + drop(self.attention(x, self.norm1, window))
         x = self.cpe2(x)
-        return x + drop(self.mlp(self.norm2(x)))
+        return x + drop(self.mlp(x, self.norm2))
 
 
 class Mlp(nnx.Module):
-    """Two dense layers with an exact GELU between them."""
+    """Two dense layers with an exact GELU between them, of normalised tokens."""
 
     def __init__(self, width: int, hidden: int, rngs: nnx.Rngs):
-        self.fc1 = Dense(width, hidden, activation="gelu", rngs=rngs)
+        self.fc1 = Dense(width, hidden, rngs=rngs)
         self.fc2 = Dense(hidden, width, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(self.fc1(x))
+    def __call__(self, x: jax.Array, norm: LayerNorm) -> jax.Array:
+        return self.fc2.of_gelu(self.fc1.product(x, norm), self.fc1.bias[...])
 
 
 class WindowAttention(nnx.Module):
@@ -254,8 +254,8 @@ class WindowAttention(nnx.Module):
         self.qkv = Dense(width, 3 * width, rngs=rngs)
         self.proj = Dense(width, width, rngs=rngs)
 
-    def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
-        qkv = self.qkv.product(x)
+    def __call__(self, x: jax.Array, norm: LayerNorm, window: tuple[int, int]) -> jax.Array:
+        qkv = self.qkv.product(x, norm)
         return self.proj(ops.window_attention(qkv, self.qkv.bias[...], self.heads, window))
 
 
@@ -267,9 +267,9 @@ class ChannelAttention(nnx.Module):
         self.qkv = Dense(width, 3 * width, rngs=rngs)
         self.proj = Dense(width, width, rngs=rngs)
 
-    def __call__(self, x: jax.Array, window: tuple[int, int]) -> jax.Array:
+    def __call__(self, x: jax.Array, norm: LayerNorm, window: tuple[int, int]) -> jax.Array:
         del window
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-        qkv = self.qkv.product(tokens)
+        qkv = self.qkv.product(tokens, norm)
         y = ops.channel_attention(qkv, self.qkv.bias[...], self.heads)
         return self.proj(y.reshape(x.shape))

@@ -34,11 +34,20 @@ class Dense(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.activation is None:
+            return ops.dense(x, self.kernel[...].astype(x.dtype), self.bias[...])
         return _activate(self.product(x), self.bias[...], self.activation)
 
-    def product(self, x: jax.Array) -> jax.Array:
-        """x @ kernel, for an operation that adds the bias itself."""
-        return x @ self.kernel[...].astype(x.dtype)
+    def product(self, x: jax.Array, norm: "LayerNorm | None" = None) -> jax.Array:
+        """x @ kernel, or norm(x) @ kernel, for an operation that adds the bias itself."""
+        kernel = self.kernel[...].astype(x.dtype)
+        if norm is None:
+            return ops.dense(x, kernel)
+        return ops.layer_norm_dense(x, norm.scale[...], norm.bias[...], kernel)
+
+    def of_gelu(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+        """GELU(x + bias) @ kernel + its own bias."""
+        return ops.gelu_dense(x, bias, self.kernel[...].astype(x.dtype), self.bias[...])
 
 
 class Conv(nnx.Module):

@@ -6,7 +6,13 @@ public name chooses a formulation for the backend that runs it. GPU and TPU keep
 
 from glomjax.ops.activation import add_bias, bias_gelu, bias_relu
 from glomjax.ops.attention import channel_attention, window_attention
-from glomjax.ops.convolution import conv2d, residual_depthwise_conv2d
+from glomjax.ops.convolution import (
+    conv2d,
+    dense,
+    gelu_dense,
+    layer_norm_dense,
+    residual_depthwise_conv2d,
+)
 from glomjax.ops.normalization import layer_norm
 from glomjax.ops.pooling import max_pool
 
@@ -16,7 +22,10 @@ __all__ = [
     "bias_relu",
     "channel_attention",
     "conv2d",
+    "dense",
+    "gelu_dense",
     "layer_norm",
+    "layer_norm_dense",
     "max_pool",
     "residual_depthwise_conv2d",
     "window_attention",

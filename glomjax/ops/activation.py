@@ -29,28 +29,36 @@ def plain_bias_relu(x: jax.Array, bias: jax.Array) -> jax.Array:
     return jax.nn.relu(_add(x, bias))
 
 
-def bias_gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """GELU(x + bias), exact (Hendrycks and Gimpel 2016). x [..., C], bias [C] -> [..., C]."""
+def bias_gelu(x: jax.Array, bias: jax.Array, *, after: jax.Array | None = None) -> jax.Array:
+    """GELU(x + bias), exact (Hendrycks and Gimpel 2016). x [..., C], bias [C] -> [..., C].
+
+    With `after`, a CPU computes it no sooner than that array: see `gelu_dense`.
+    """
     if native.serves(x, bias):
-        return native.call("bias_gelu", plain_bias_gelu, x, bias)
-    return _bias_gelu(x, bias)
+        return native.call("bias_gelu", plain_bias_gelu, x, bias, after=after)
+    return _bias_gelu(x, bias, after)
 
 
 @jax.custom_vjp
-def _bias_gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
+def _bias_gelu(x: jax.Array, bias: jax.Array, after: jax.Array | None) -> jax.Array:
     """Written with erf, since `jax.nn.gelu` uses erfc, which XLA:CPU computes more slowly; the
     backward pass keeps the derivative instead of evaluating erf again."""
-    return isolated(lambda x, bias: _gelu(_add(x, bias))[0], bias, x, bias)
+    witness = bias if after is None else after
+    return isolated(lambda x, bias: _gelu(_add(x, bias))[0], witness, x, bias)
 
 
-def _bias_gelu_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple]:
-    y, slope = isolated(lambda x, bias: _gelu(_add(x, bias)), bias, x, bias)
+def _bias_gelu_forward(
+    x: jax.Array, bias: jax.Array, after: jax.Array | None
+) -> tuple[jax.Array, tuple]:
+    witness = bias if after is None else after
+    y, slope = isolated(lambda x, bias: _gelu(_add(x, bias)), witness, x, bias)
     return y, (slope, bias)
 
 
-def _bias_gelu_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _bias_gelu_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, None]:
     slope, bias = residuals
-    return isolated(lambda g, slope: _with_column_sum(g * slope, bias.dtype), bias, g, slope)
+    dx, dbias = isolated(lambda g, slope: _with_column_sum(g * slope, bias.dtype), bias, g, slope)
+    return dx, dbias, None
 
 
 _bias_gelu.defvjp(_bias_gelu_forward, _bias_gelu_backward)

@@ -1,18 +1,27 @@
-"""Convolutions, NHWC with HWIO kernels."""
+"""Dense layers, and convolutions, NHWC with HWIO kernels."""
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from glomjax.ops import native
-from glomjax.ops.activation import add_bias
+from glomjax.ops.activation import add_bias, bias_gelu
 from glomjax.ops.boundary import isolated
+from glomjax.ops.normalization import layer_norm
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = str | Sequence[tuple[int, int]]
+Pads = tuple[tuple[int, int], tuple[int, int]]
+NO_PADS: Pads = ((0, 0), (0, 0))
+
+
+def plain_dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """x @ kernel, + bias where there is one. x [..., I], kernel [I, O], bias [O] -> [..., O]."""
+    y = x @ kernel
+    return y if bias is None else add_bias(y, bias)
 
 
 def plain_conv2d(
@@ -34,22 +43,43 @@ def plain_residual_depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.A
     return x + add_bias(plain_depthwise_conv2d(x, kernel), bias)
 
 
+def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """`plain_dense`; natively the gradients of kernel and bias are taken in one pass."""
+    if x.ndim > 1 and native.serves(x, kernel):
+        return _dense(x, kernel, bias)
+    return plain_dense(x, kernel, bias)
+
+
+def layer_norm_dense(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    """`layer_norm(x, scale, bias) @ kernel`; on a CPU the backward pass normalises again.
+
+    Kept from the forward pass, normalised maps and GELUs are a third of a step's memory.
+    """
+    return _dense_of(layer_norm, (x, scale, bias), kernel, None)
+
+
+def gelu_dense(x: jax.Array, x_bias: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """`bias_gelu(x, x_bias) @ kernel + bias`; on a CPU the backward pass computes GELU again."""
+    return _dense_of(bias_gelu, (x, x_bias), kernel, bias)
+
+
 def conv2d(
     x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "SAME"
 ) -> jax.Array:
-    """`plain_conv2d`: a 1x1 filter as a matrix product, a strided one over space-to-depth blocks.
+    """`plain_conv2d`: a 1x1 filter as a dense layer, a strided one over space-to-depth blocks.
 
     x [B, H, W, I], kernel [h, w, I, O] -> [B, h', w', O].
     """
-    if kernel.shape[:2] == (1, 1) and stride == 1:
-        return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
+    pads = _pads(x, kernel, stride, padding)
     if stride == 1:
-        return plain_conv2d(x, kernel, stride, padding)
+        return _unit_stride_conv2d(x, kernel, pads)
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: _space_to_depth_conv2d(x, kernel, stride, padding),
-        default=lambda x, kernel: plain_conv2d(x, kernel, stride, padding),
+        cpu=lambda x, kernel: _unit_stride_conv2d(*_space_to_depth(x, kernel, stride, pads)),
+        default=lambda x, kernel: plain_conv2d(x, kernel, stride, pads),
     )
 
 
@@ -104,7 +134,7 @@ def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
         view * lax.broadcast_in_dim(kernel[i, j, 0], view.shape, (3,))
         for i, j, view in _taps(x, height, width)
     )
-    return functools.reduce(jnp.add, products)
+    return reduce(jnp.add, products)
 
 
 def _tap_gradients(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -128,19 +158,24 @@ def _taps(x: jax.Array, height: int, width: int) -> Iterator[tuple[int, int, jax
             yield i, j, padded[:, i : i + x.shape[1], j : j + x.shape[2], :]
 
 
-def _space_to_depth_conv2d(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
-) -> jax.Array:
-    """A strided convolution as one of stride 1 over stride x stride blocks moved into channels.
+def _pads(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> Pads:
+    """(rows above, rows below), (columns left, columns right) of zeros."""
+    if isinstance(padding, str):
+        sizes = x.shape[1:3], kernel.shape[:2], (stride, stride)
+        padding = lax.padtype_to_pads(*sizes, padding)
+    (top, bottom), (left, right) = padding
+    return (top, bottom), (left, right)
+
+
+def _space_to_depth(
+    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
+) -> tuple[jax.Array, jax.Array]:
+    """A strided convolution's arguments as those of one of stride 1, unpadded, over stride x stride
+    blocks moved into channels.
 
     XLA:CPU's strided gradients are dilated convolutions, which it runs without Eigen.
     """
     height, width, inputs, outputs = kernel.shape
-    pads: Sequence[tuple[int, int]]
-    if isinstance(padding, str):
-        pads = lax.padtype_to_pads(x.shape[1:3], (height, width), (stride, stride), padding)
-    else:
-        pads = padding
     sizes = [
         (size + low + high - extent) // stride + 1
         for size, (low, high), extent in zip(x.shape[1:3], pads, (height, width), strict=True)
@@ -160,4 +195,99 @@ def _space_to_depth_conv2d(
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:2], x.shape[3], stride * stride * inputs)
     kernel = kernel.reshape(blocks[0], stride, blocks[1], stride, inputs, outputs)
     kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(*blocks, stride**2 * inputs, outputs)
-    return plain_conv2d(x, kernel, 1, "VALID")
+    return x, kernel
+
+
+def _unit_stride_conv2d(x: jax.Array, kernel: jax.Array, pads: Pads = NO_PADS) -> jax.Array:
+    if kernel.shape[:2] == (1, 1) and pads == NO_PADS:
+        return dense(x, kernel[0, 0])
+    if native.serves(x, kernel):
+        return _correlation(x, kernel, pads)
+    return plain_conv2d(x, kernel, 1, pads)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _correlation(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    return plain_conv2d(x, kernel, 1, pads)
+
+
+def _correlation_forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[jax.Array, tuple]:
+    return _correlation(x, kernel, pads), (x, kernel)
+
+
+def _correlation_backward(pads: Pads, residuals: tuple, g: jax.Array) -> tuple:
+    x, kernel = residuals
+    (dx,) = jax.vjp(lambda x: plain_conv2d(x, kernel, 1, pads), x)[1](g)
+    return dx, _weight_gradient(x, g, kernel.shape[:2], pads)[0]
+
+
+_correlation.defvjp(_correlation_forward, _correlation_backward)
+
+
+@jax.custom_vjp
+def _dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    return plain_dense(x, kernel, bias)
+
+
+def _dense_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> tuple:
+    return _dense(x, kernel, bias), (x, kernel, bias is not None)
+
+
+def _dense_backward(residuals: tuple, g: jax.Array) -> tuple:
+    x, kernel, biased = residuals
+    pixels = (-1, 1, 1)
+    dkernel, dbias = _weight_gradient(
+        x.reshape(*pixels, x.shape[-1]), g.reshape(*pixels, g.shape[-1]), (1, 1), NO_PADS
+    )
+    return g @ kernel.T, dkernel[0, 0], dbias if biased else None
+
+
+_dense.defvjp(_dense_forward, _dense_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dense_of(
+    function: Callable[..., jax.Array], args: tuple, kernel: jax.Array, bias: jax.Array | None
+) -> jax.Array:
+    return dense(function(*args), kernel, bias)
+
+
+def _dense_of_forward(
+    function: Callable, args: tuple, kernel: jax.Array, bias: jax.Array | None
+) -> tuple[jax.Array, tuple]:
+    return _dense_of(function, args, kernel, bias), (args, kernel, bias)
+
+
+def _dense_of_backward(function: Callable, residuals: tuple, g: jax.Array) -> tuple:
+    args, kernel, bias = residuals
+    # Without this XLA would find that it knows the value already, and keep it. Of several devices
+    # it would wait for the first one's share of g.
+    after = g if jax.device_count() == 1 else None
+    x, function_backward = jax.vjp(partial(function, after=after), *args)
+    dx, dkernel, dbias = jax.vjp(dense, x, kernel, bias)[1](g)
+    return function_backward(dx), dkernel, dbias
+
+
+_dense_of.defvjp(_dense_of_forward, _dense_of_backward)
+
+
+def _weight_gradient(
+    x: jax.Array, g: jax.Array, size: tuple[int, int], pads: Pads
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of kernel and bias of a convolution of x [B, H, W, I] of stride 1 with filters
+    of `size`, from that of its output, g [B, H', W', O]: [h, w, I, O] and [O]."""
+    (top, _), (left, _) = pads
+    attributes = {"height": size[0], "width": size[1], "top": top, "left": left}
+    return native.call("weight_gradient", plain_weight_gradient, x, g, **attributes)
+
+
+def plain_weight_gradient(
+    x: jax.Array, g: jax.Array, height: int, width: int, top: int, left: int
+) -> tuple[jax.Array, jax.Array]:
+    """What XLA makes of it: see `_weight_gradient`."""
+    bottom = g.shape[1] + height - 1 - top - x.shape[1]
+    right = g.shape[2] + width - 1 - left - x.shape[2]
+    kernel = jnp.zeros((height, width, x.shape[-1], g.shape[-1]), x.dtype)
+    pads = (top, bottom), (left, right)
+    (dkernel,) = jax.vjp(lambda kernel: plain_conv2d(x, kernel, 1, pads), kernel)[1](g)
+    return dkernel, jnp.sum(g, axis=(0, 1, 2))

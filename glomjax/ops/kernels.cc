@@ -21,6 +21,7 @@ namespace ffi = xla::ffi;
 using Index = int64_t;
 using Array = ffi::Buffer<ffi::F32>;
 using Result = ffi::Result<Array>;
+using After = ffi::RemainingArgs;  // what a call waits for and does not read
 
 namespace {
 
@@ -44,7 +45,7 @@ inline Vec load(const float* p) {
   return v;
 }
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
-inline Vec splat(float value) { return Vec{} + value; }
+inline Vec splat(float value) { return value - Vec{}; }  // adding would turn -0 into 0
 // The first n lanes alone; the others are 0.
 inline Vec load_some(const float* p, Index n) {
   Vec v{};
@@ -52,10 +53,26 @@ inline Vec load_some(const float* p, Index n) {
   return v;
 }
 inline void store_some(float* p, Vec v, Index n) { std::memcpy(p, &v, n * sizeof(float)); }
+// Over all lanes, halves at a time.
+typedef float Quad __attribute__((vector_size(16)));
+template <typename F>
+inline float reduce(Vec v, F&& f) {
+  Quad part[kLanes / 4];
+  std::memcpy(part, &v, sizeof(v));
+  for (int half = kLanes / 8; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] = f(part[i], part[i + half]);
+  return f(f(part[0][0], part[0][1]), f(part[0][2], part[0][3]));
+}
 inline float sum(Vec v) {
-  float total = 0;
-  for (int i = 0; i < kLanes; ++i) total += v[i];
-  return total;
+  return reduce(v, [](auto a, auto b) { return a + b; });
+}
+inline float largest(Vec v) {
+  return reduce(v, [](auto a, auto b) { return a > b ? a : b; });
+}
+// v with the lanes from the nth on replaced by `other`.
+inline Vec with_rest(Vec v, Index n, float other) {
+  for (Index k = n; k < kLanes; ++k) v[k] = other;
+  return v;
 }
 inline Index round_up(Index n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -117,6 +134,9 @@ inline Vec error_function(Vec x) {
 // ---------------------------------------------------------------------------------------------
 // Threads
 // ---------------------------------------------------------------------------------------------
+
+// At least so many tasks of an operation, where its shapes allow: for the cores of a larger machine.
+constexpr Index kTasks = 32;
 
 // body(task) for every task, on XLA's own threads and the calling one.
 //
@@ -196,7 +216,7 @@ Moments moments(const float* x, Index n, float epsilon) {
   return {mean, 1.0f / std::sqrt(sum(squares) / n + epsilon)};
 }
 
-ffi::Error layer_norm(ffi::ThreadPool pool, Array x, Array scale, Array bias, float epsilon,
+ffi::Error layer_norm(ffi::ThreadPool pool, Array x, Array scale, Array bias, After, float epsilon,
                       Result y) {
   const Rows rows(x);
   parallel_rows(pool, rows.count, [&](Index first, Index end, Index) {
@@ -257,7 +277,7 @@ ffi::Error layer_norm_gradient(ffi::ThreadPool pool, Array x, Array scale, Array
 
 inline Vec normal_cdf(Vec z) { return 0.5f * (1.0f + error_function(z * 0.707106781f)); }
 
-ffi::Error bias_gelu(ffi::ThreadPool pool, Array x, Array bias, Result y) {
+ffi::Error bias_gelu(ffi::ThreadPool pool, Array x, Array bias, After, Result y) {
   const Rows rows(x);
   parallel_rows(pool, rows.count, [&](Index first, Index end, Index) {
     for (Index r = first; r < end; ++r) {
@@ -398,14 +418,12 @@ struct Matrix {
   void clear() { std::fill(values.begin(), values.end(), 0.0f); }
 };
 
-// kM rows and kN vectors of c += a b, or a^T b, kept in registers over the inner extent.
+// kM rows and kN vectors of c = a b, or a^T b, kept in registers over the inner extent; with `add`,
+// c += that.
 template <bool kTransposed, int kM, int kN>
 inline void tile(Index inner, const float* a, Index a_stride, const float* b, Index b_stride,
                  float* c, Index c_stride, bool add) {
-  Vec total[kM][kN];
-  for (int m = 0; m < kM; ++m)
-    for (int n = 0; n < kN; ++n)
-      total[m][n] = add ? load(c + m * c_stride + n * kLanes) : Vec{};
+  Vec total[kM][kN]{};
   for (Index k = 0; k < inner; ++k) {
     Vec right[kN];
     for (int n = 0; n < kN; ++n) right[n] = load(b + k * b_stride + n * kLanes);
@@ -415,7 +433,10 @@ inline void tile(Index inner, const float* a, Index a_stride, const float* b, In
     }
   }
   for (int m = 0; m < kM; ++m)
-    for (int n = 0; n < kN; ++n) store(c + m * c_stride + n * kLanes, total[m][n]);
+    for (int n = 0; n < kN; ++n) {
+      float* to = c + m * c_stride + n * kLanes;
+      store(to, add ? load(to) + total[m][n] : total[m][n]);
+    }
 }
 
 template <bool kTransposed, int kN>
@@ -457,18 +478,19 @@ void multiply(Index rows, Index columns, Index inner, Matrix& a, Matrix& b, Matr
 
 // The softmax of the first n of x, the rest of its last vector 0. In place.
 void softmax(float* x, Index n) {
-  Vec largest = splat(-std::numeric_limits<float>::infinity());
+  const float lowest = -std::numeric_limits<float>::infinity();
+  // What lies behind n takes no part: exp(-inf) is 0.
+  if (const Index whole = n / kLanes * kLanes; whole < n)
+    store(x + whole, with_rest(load(x + whole), n - whole, lowest));
+  Vec tops = splat(lowest);
   for (Index i = 0; i < n; i += kLanes) {
-    Vec v = load(x + i);
-    for (Index k = n - i; k < kLanes; ++k) v[k] = largest[k];
-    largest = v > largest ? v : largest;  // a NaN shows in the sum instead
+    const Vec v = load(x + i);
+    tops = v > tops ? v : tops;  // a NaN shows in the sum instead
   }
-  float top = largest[0];
-  for (int k = 1; k < kLanes; ++k) top = std::max(top, largest[k]);
+  const float top = largest(tops);
   Vec total{};
   for (Index i = 0; i < n; i += kLanes) {
-    Vec v = exponential(load(x + i) - top);
-    for (Index k = n - i; k < kLanes; ++k) v[k] = 0;
+    const Vec v = exponential(load(x + i) - top);
     total += v;
     store(x + i, v);
   }
@@ -515,12 +537,120 @@ inline void scatter(const float* from, Index n, float factor, float* to, float* 
 }
 
 // ---------------------------------------------------------------------------------------------
+// Gradients of the weights of dense layers and convolutions of stride 1
+// ---------------------------------------------------------------------------------------------
+
+constexpr int kLineFloats = 16;  // of a line of the cache
+constexpr int kTileRows = kLanes == 16 ? 12 : 6;  // of a tile that the registers hold
+constexpr int kTileColumns = 2 * kLanes;
+constexpr Index kBlock = 288;  // rows and columns of a block of the gradient, which a task computes
+constexpr Index kDepth = 128;  // positions that are summed at once
+constexpr Index kAhead = 8;  // positions between what is read and what is asked for
+
+// A block of positions x columns as panels of kWide columns, each [positions, kWide], the last one
+// filled up with zeros. Products read it from one end to the other.
+template <int kWide>
+struct Panels {
+  // Not a power of two: panels that a row is written to must not share a set of the cache.
+  static constexpr Index kStride = kDepth * kWide + kLineFloats;
+  std::vector<float> values;
+  explicit Panels(Index columns) : values((columns + kWide - 1) / kWide * kStride) {}
+  float* panel(Index column) { return values.data() + column / kWide * kStride; }
+  // Columns first, first + 1, ... of position k, zeros where `from` is null. `next` floats later
+  // lies what will be read soon.
+  void write(Index k, Index first, const float* from, Index n, Index next) {
+    for (Index i = 0; from && i < n; i += kLineFloats) __builtin_prefetch(from + next + i);
+    while (n > 0) {
+      const Index start = first % kWide, count = std::min(n, kWide - start);
+      float* to = panel(first - start) + k * kWide + start;
+      if (count == kWide)
+        from ? std::memcpy(to, from, kWide * sizeof(float)) : std::memset(to, 0, kWide * sizeof(float));
+      else
+        from ? std::memcpy(to, from, count * sizeof(float)) : std::memset(to, 0, count * sizeof(float));
+      first += count;
+      n -= count;
+      if (from) from += count;
+    }
+  }
+};
+
+// dkernel [h, w, I, O] of a correlation of x [B, H, W, I] of stride 1, after `top` and `left` rows
+// and columns of zeros, and dbias [O], from the gradient g [B, H', W', O] of its output. A dense
+// layer is one of 1x1 filters.
+ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t filter_height,
+                           int64_t filter_width, int64_t top, int64_t left, Result dkernel,
+                           Result dbias) {
+  const Map in(x), out(g);
+  const Index rows = filter_height * filter_width * in.channels, columns = out.channels;  // of dkernel as a matrix
+  const Index positions = out.batch * out.height * out.width;
+  const Index down = (rows + kBlock - 1) / kBlock, across = (columns + kBlock - 1) / kBlock;
+  const Index blocks = down * across, depths = (positions + kDepth - 1) / kDepth;
+  // Positions are divided where there are few blocks.
+  const Index parts = std::clamp<Index>((kTasks + blocks - 1) / blocks, 1, depths);
+  std::unique_ptr<float[]> partial(new float[parts * rows * columns]);
+  std::unique_ptr<float[]> bias_partial(new float[parts * columns]);
+
+  parallel(pool, parts * blocks, [&](Index task) {
+    const Index part = task / blocks;
+    const Index row = task % blocks / across * kBlock, column = task % across * kBlock;
+    const Index height = std::min(kBlock, rows - row), wide = std::min(kBlock, columns - column);
+    Panels<kTileRows> patches(height);
+    Panels<kTileColumns> gradients(wide);
+    Matrix total((height + kTileRows - 1) / kTileRows * kTileRows,
+                 (wide + kTileColumns - 1) / kTileColumns * kTileColumns);
+    Matrix column_sums(1, wide);
+    const Index end = depths * (part + 1) / parts * kDepth;
+    for (Index first = depths * part / parts * kDepth; first < end; first += kDepth) {
+      const Index count = std::min(kDepth, positions - first);
+      Matrix sums(1, wide);
+      for (Index k = 0; k < count; ++k) {
+        const Index position = first + k, b = position / (out.height * out.width);
+        const Index y = position / out.width % out.height, at = position % out.width;
+        const float* up = g.typed_data() + position * columns + column;
+        gradients.write(k, 0, up, wide, kAhead * columns);
+        if (row == 0) scatter(up, wide, 1, nullptr, sums.row(0));
+        for (Index r = 0; r < height;) {  // of one tap after another
+          const Index tap = (row + r) / in.channels, channel = (row + r) % in.channels;
+          const Index n = std::min(height - r, in.channels - channel);
+          const Index from_y = y + tap / filter_width - top;
+          const Index from_x = at + tap % filter_width - left;
+          const bool inside =
+              from_y >= 0 && from_y < in.height && from_x >= 0 && from_x < in.width;
+          patches.write(k, r, inside ? x.typed_data() + in.at(b, from_y, from_x) + channel : nullptr,
+                        n, kAhead * in.channels);
+          r += n;
+        }
+      }
+      if (row == 0) scatter(sums.row(0), wide, 1, nullptr, column_sums.row(0));
+      for (Index j = 0; j < wide; j += kTileColumns)
+        for (Index i = 0; i < height; i += kTileRows)
+          tile<true, kTileRows, 2>(count, patches.panel(i), kTileRows, gradients.panel(j),
+                                   kTileColumns, total.row(i) + j, total.stride, true);
+    }
+    for (Index i = 0; i < height; ++i)
+      std::copy_n(total.row(i), wide,
+                  partial.get() + (part * rows + row + i) * columns + column);
+    if (row == 0) std::copy_n(column_sums.row(0), wide, bias_partial.get() + part * columns + column);
+  });
+  const Index size = rows * columns;
+  parallel(pool, chunks(rows), [&](Index task) {
+    const Index first = task * kRows * columns, n = std::min(kRows * columns, size - first);
+    float* to = dkernel->typed_data() + first;
+    std::copy_n(partial.get() + first, n, to);
+    for (Index p = 1; p < parts; ++p) scatter(partial.get() + p * size + first, n, 1, nullptr, to);
+  });
+  add_up(bias_partial.get(), parts, columns, dbias->typed_data());
+  return ffi::Error::Success();
+}
+
+// ---------------------------------------------------------------------------------------------
 // Attention within windows
 // ---------------------------------------------------------------------------------------------
 
-// The windows of a map padded at its lower and right edges; a task is a row of windows of a head.
+// The windows of a map padded at its lower and right edges; a task is a row of windows and some of
+// the heads, all of them where that leaves enough tasks: heads share the pages of memory.
 struct Windows {
-  Index batch, height, width, channels, heads, size, rows, columns, down, across;
+  Index batch, height, width, channels, heads, size, rows, columns, down, across, groups;
   Windows(const Array& qkv, Index heads, Index rows, Index columns)
       : batch(qkv.dimensions()[0]),
         height(qkv.dimensions()[1]),
@@ -531,9 +661,19 @@ struct Windows {
         rows(rows),
         columns(columns),
         down((height + rows - 1) / rows),
-        across((width + columns - 1) / columns) {}
-  Index tasks() const { return batch * down * heads; }
+        across((width + columns - 1) / columns),
+        groups(std::min(heads, (kTasks + batch * down - 1) / (batch * down))) {}
+  Index tasks() const { return batch * down * groups; }
   Index length() const { return rows * columns; }
+
+  // f(image, row of windows, window in it, head) for all of a task.
+  template <typename F>
+  void for_each(Index task, F&& f) const {
+    const Index group = task % groups, row = task / groups;
+    for (Index column = 0; column < across; ++column)
+      for (Index head = heads * group / groups; head < heads * (group + 1) / groups; ++head)
+        f(row / down, row % down, column, head);
+  }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(size)); }
 
   // The number of token l of a window in the map, or -1 where it is padding.
@@ -562,10 +702,9 @@ ffi::Error window_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_t
   const Windows w(qkv, heads, rows, columns);
   const Index length = w.length(), size = w.size;
   parallel(pool, w.tasks(), [&](Index task) {
-    const Index head = task % heads, b = task / heads / w.down, window_row = task / heads % w.down;
     Matrix query(length, size), key(length, size), keys(size, length), value(length, size);
     Matrix scores(kQueries, length), out(kQueries, size);
-    for (Index window_column = 0; window_column < w.across; ++window_column) {
+    w.for_each(task, [&](Index b, Index window_row, Index window_column, Index head) {
       w.read(qkv, bias, head, b, window_row, window_column, query, key, value);
       transpose(length, size, key, keys);
       for (Index first = 0; first < length; first += kQueries) {
@@ -581,7 +720,7 @@ ffi::Error window_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_t
                     nullptr);
         }
       }
-    }
+    });
   });
   return ffi::Error::Success();
 }
@@ -594,13 +733,12 @@ ffi::Error window_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bias
   const Index parts = w.batch * w.down;
   std::vector<float> partial(parts * wide);
   parallel(pool, w.tasks(), [&](Index task) {
-    const Index head = task % heads, b = task / heads / w.down, window_row = task / heads % w.down;
-    float* total = partial.data() + task / heads * wide + head * size;
     Matrix query(length, size), key(length, size), keys(size, length), value(length, size);
     Matrix values(size, length), up(length, size);
     Matrix weights(kQueries, length), slopes(kQueries, length);
     Matrix dquery(kQueries, size), dkey(length, size), dvalue(length, size);
-    for (Index window_column = 0; window_column < w.across; ++window_column) {
+    w.for_each(task, [&](Index b, Index window_row, Index window_column, Index head) {
+      float* total = partial.data() + task / w.groups * wide + head * size;
       w.read(qkv, bias, head, b, window_row, window_column, query, key, value);
       for (Index l = 0; l < length; ++l) {
         const Index token = w.token(b, window_row, window_column, l);
@@ -639,7 +777,7 @@ ffi::Error window_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bias
         scatter(dkey.row(l), size, 1, to ? to + w.channels : to, total + w.channels);
         scatter(dvalue.row(l), size, 1, to ? to + 2 * w.channels : to, total + 2 * w.channels);
       }
-    }
+    });
   });
   add_up(partial.data(), parts, wide, dbias->typed_data());
   return ffi::Error::Success();
@@ -762,10 +900,10 @@ ffi::Error channel_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bia
 #define ARGS2 Arg<Array>().Arg<Array>()
 #define RETS2 Ret<Array>().Ret<Array>()
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm, layer_norm,
-                              BIND.ARGS2.Arg<Array>().Attr<float>("epsilon").Ret<Array>());
+                              BIND.ARGS2.Arg<Array>().RemainingArgs().Attr<float>("epsilon").Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_gradient, layer_norm_gradient,
                               BIND.ARGS2.ARGS2.Attr<float>("epsilon").RETS2.Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_gelu, bias_gelu, BIND.ARGS2.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_gelu, bias_gelu, BIND.ARGS2.RemainingArgs().Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_gelu_gradient, bias_gelu_gradient,
                               BIND.ARGS2.Arg<Array>().RETS2);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d, residual_depthwise_conv2d,
@@ -773,6 +911,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d, residual_depthw
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d_gradient,
                               residual_depthwise_conv2d_gradient,
                               BIND.ARGS2.ARGS2.RETS2.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    glomjax_weight_gradient, weight_gradient,
+    BIND.ARGS2.Attr<int64_t>("height").Attr<int64_t>("width").Attr<int64_t>("top").Attr<int64_t>(
+        "left").RETS2);
 #define WINDOWS Attr<int64_t>("heads").Attr<int64_t>("rows").Attr<int64_t>("columns")
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_window_attention, window_attention,
                               BIND.ARGS2.WINDOWS.Ret<Array>());

@@ -68,23 +68,39 @@ def serves(*args: jax.Array) -> bool:
     return jax.default_backend() == "cpu" and not _obstacle() and bool(_library()[0])
 
 
-def call(name: str, plain: Callable[..., Any], *args: jax.Array, **attributes: float) -> Any:
+def call(
+    name: str,
+    plain: Callable[..., Any],
+    *args: jax.Array,
+    after: jax.Array | None = None,
+    **attributes: float,
+) -> Any:
     """`plain(*args, **attributes)` by the kernel `name`, its gradients by `{name}_gradient`.
 
     Only where `serves(*args)`. The backward pass keeps the arguments and nothing else. A program
-    that is lowered for another platform gets `plain`.
+    that is lowered for another platform gets `plain`. With `after`, the kernel waits for that array
+    and so cannot be merged with another call of the same arguments.
     """
-    return _call(name, plain, tuple(sorted(attributes.items())), *args)
+    return _call(name, plain, tuple(sorted(attributes.items())), after, *args)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _call(name: str, plain: Callable[..., Any], attributes: tuple, *args: jax.Array) -> Any:
+def _call(
+    name: str,
+    plain: Callable[..., Any],
+    attributes: tuple,
+    after: jax.Array | None,
+    *args: jax.Array,
+) -> Any:
     function = functools.partial(plain, **dict(attributes))
-    return _kernel(name, function, attributes, jax.eval_shape(function, *args), *args)
+    like = jax.eval_shape(function, *args)
+    if after is None:
+        return _kernel(name, function, attributes, like, *args)
+    return _kernel(name, lambda *args: function(*args[:-1]), attributes, like, *args, after)
 
 
-def _forward(name: str, plain: Callable, attributes: tuple, *args: jax.Array) -> tuple:
-    return _call(name, plain, attributes, *args), args
+def _forward(name: str, plain: Callable, attributes: tuple, after: Any, *args: jax.Array) -> tuple:
+    return _call(name, plain, attributes, after, *args), args
 
 
 def _backward(name: str, plain: Callable, attributes: tuple, args: tuple, g: jax.Array) -> tuple:
@@ -92,7 +108,7 @@ def _backward(name: str, plain: Callable, attributes: tuple, args: tuple, g: jax
         *args, g = args_and_g
         return jax.vjp(functools.partial(plain, **dict(attributes)), *args)[1](g)
 
-    return _kernel(f"{name}_gradient", gradients, attributes, tuple(args), *args, g)
+    return None, *_kernel(f"{name}_gradient", gradients, attributes, tuple(args), *args, g)
 
 
 _call.defvjp(_forward, _backward)

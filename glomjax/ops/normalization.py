@@ -22,22 +22,36 @@ def plain_layer_norm(
     return y.astype(x.dtype)
 
 
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = 1e-5) -> jax.Array:
-    """`plain_layer_norm`, kept apart from its neighbours on a CPU, forward and backward."""
+def layer_norm(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float = 1e-5,
+    *,
+    after: jax.Array | None = None,
+) -> jax.Array:
+    """`plain_layer_norm`, kept apart from its neighbours on a CPU, forward and backward.
+
+    With `after`, a CPU computes it no sooner than that array: see `layer_norm_dense`.
+    """
     if native.serves(x, scale, bias):
-        return native.call("layer_norm", plain_layer_norm, x, scale, bias, epsilon=epsilon)
-    return _layer_norm(x, scale, bias, epsilon)
+        name, plain = "layer_norm", plain_layer_norm
+        return native.call(name, plain, x, scale, bias, after=after, epsilon=epsilon)
+    return _layer_norm(x, scale, bias, after, epsilon)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    return isolated(partial(plain_layer_norm, epsilon=epsilon), scale, x, scale, bias)
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _layer_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, after: jax.Array | None, epsilon: float
+) -> jax.Array:
+    witness = scale if after is None else after
+    return isolated(partial(plain_layer_norm, epsilon=epsilon), witness, x, scale, bias)
 
 
 def _forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+    x: jax.Array, scale: jax.Array, bias: jax.Array, after: jax.Array | None, epsilon: float
 ) -> tuple[jax.Array, tuple]:
-    return _layer_norm(x, scale, bias, epsilon), (x, scale)
+    return _layer_norm(x, scale, bias, after, epsilon), (x, scale)
 
 
 def _backward(epsilon: float, residuals: tuple, g: jax.Array) -> tuple:
@@ -54,7 +68,7 @@ def _backward(epsilon: float, residuals: tuple, g: jax.Array) -> tuple:
         dx = (g - mean_g - normalised * mean_gn) * inverse_std
         return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype)
 
-    return isolated(backward, scale, x, scale, g)
+    return *isolated(backward, scale, x, scale, g), None
 
 
 _layer_norm.defvjp(_forward, _backward)
