@@ -73,6 +73,8 @@ def conv2d(
     x [B, H, W, I], kernel [h, w, I, O] -> [B, h', w', O].
     """
     pads = _pads(x, kernel, stride, padding)
+    if native.serves(x, kernel) and kernel.shape[:2] != (stride, stride):
+        return _native_conv2d(x, kernel, stride, pads)
     if stride == 1:
         return _unit_stride_conv2d(x, kernel, pads)
     return lax.platform_dependent(
@@ -201,27 +203,46 @@ def _space_to_depth(
 def _unit_stride_conv2d(x: jax.Array, kernel: jax.Array, pads: Pads = NO_PADS) -> jax.Array:
     if kernel.shape[:2] == (1, 1) and pads == NO_PADS:
         return dense(x, kernel[0, 0])
-    if native.serves(x, kernel):
-        return _correlation(x, kernel, pads)
     return plain_conv2d(x, kernel, 1, pads)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _correlation(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    return plain_conv2d(x, kernel, 1, pads)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _native_conv2d(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    (top, bottom), (left, right) = pads
+
+    def plain(x: jax.Array, kernel: jax.Array, **attributes: int) -> jax.Array:
+        del attributes
+        return plain_conv2d(x, kernel, stride, pads)
+
+    return native.call(
+        "conv2d", plain, x, kernel, stride=stride, top=top, bottom=bottom, left=left, right=right
+    )
 
 
-def _correlation_forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[jax.Array, tuple]:
-    return _correlation(x, kernel, pads), (x, kernel)
+def _native_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
+) -> tuple[jax.Array, tuple]:
+    return _native_conv2d(x, kernel, stride, pads), (x, kernel)
 
 
-def _correlation_backward(pads: Pads, residuals: tuple, g: jax.Array) -> tuple:
+def _native_backward(stride: int, pads: Pads, residuals: tuple, g: jax.Array) -> tuple:
     x, kernel = residuals
-    (dx,) = jax.vjp(lambda x: plain_conv2d(x, kernel, 1, pads), x)[1](g)
-    return dx, _weight_gradient(x, g, kernel.shape[:2], pads)[0]
+    height, width = kernel.shape[:2]
+    dkernel, _ = _weight_gradient(x, g, (height, width), stride, pads)
+    if stride > 1:  # of images, which no training asks for
+        blocks = partial(_space_to_depth, kernel=kernel, stride=stride, pads=pads)
+        return *jax.vjp(lambda x: _unit_stride_conv2d(*blocks(x)), x)[1](g), dkernel
+    # The gradient of x is the correlation of g with the filters turned by 180 degrees, over so many
+    # zeros that it is as large as x.
+    (top, _), (left, _) = pads
+    above, before = height - 1 - top, width - 1 - left
+    below = x.shape[1] + height - 1 - above - g.shape[1]
+    behind = x.shape[2] + width - 1 - before - g.shape[2]
+    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    return _native_conv2d(g, turned, 1, ((above, below), (before, behind))), dkernel
 
 
-_correlation.defvjp(_correlation_forward, _correlation_backward)
+_native_conv2d.defvjp(_native_forward, _native_backward)
 
 
 @jax.custom_vjp
@@ -237,7 +258,7 @@ def _dense_backward(residuals: tuple, g: jax.Array) -> tuple:
     x, kernel, biased = residuals
     pixels = (-1, 1, 1)
     dkernel, dbias = _weight_gradient(
-        x.reshape(*pixels, x.shape[-1]), g.reshape(*pixels, g.shape[-1]), (1, 1), NO_PADS
+        x.reshape(*pixels, x.shape[-1]), g.reshape(*pixels, g.shape[-1]), (1, 1), 1, NO_PADS
     )
     return g @ kernel.T, dkernel[0, 0], dbias if biased else None
 
@@ -272,22 +293,27 @@ _dense_of.defvjp(_dense_of_forward, _dense_of_backward)
 
 
 def _weight_gradient(
-    x: jax.Array, g: jax.Array, size: tuple[int, int], pads: Pads
+    x: jax.Array, g: jax.Array, size: tuple[int, int], stride: int, pads: Pads
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients of kernel and bias of a convolution of x [B, H, W, I] of stride 1 with filters
-    of `size`, from that of its output, g [B, H', W', O]: [h, w, I, O] and [O]."""
+    """The gradients of kernel and bias of a convolution of x [B, H, W, I] with filters of `size`,
+    from that of its output, g [B, H', W', O]: [h, w, I, O] and [O]. Natively."""
+    height, width = size
     (top, _), (left, _) = pads
-    attributes = {"height": size[0], "width": size[1], "top": top, "left": left}
-    return native.call("weight_gradient", plain_weight_gradient, x, g, **attributes)
 
+    def plain(x: jax.Array, g: jax.Array, **attributes: int) -> tuple[jax.Array, jax.Array]:
+        del attributes
+        kernel = jnp.zeros((height, width, x.shape[-1], g.shape[-1]), x.dtype)
+        (dkernel,) = jax.vjp(lambda kernel: plain_conv2d(x, kernel, stride, pads), kernel)[1](g)
+        return dkernel, jnp.sum(g, axis=(0, 1, 2))
 
-def plain_weight_gradient(
-    x: jax.Array, g: jax.Array, height: int, width: int, top: int, left: int
-) -> tuple[jax.Array, jax.Array]:
-    """What XLA makes of it: see `_weight_gradient`."""
-    bottom = g.shape[1] + height - 1 - top - x.shape[1]
-    right = g.shape[2] + width - 1 - left - x.shape[2]
-    kernel = jnp.zeros((height, width, x.shape[-1], g.shape[-1]), x.dtype)
-    pads = (top, bottom), (left, right)
-    (dkernel,) = jax.vjp(lambda kernel: plain_conv2d(x, kernel, 1, pads), kernel)[1](g)
-    return dkernel, jnp.sum(g, axis=(0, 1, 2))
+    return native.call(
+        "weight_gradient",
+        plain,
+        x,
+        g,
+        height=height,
+        width=width,
+        stride=stride,
+        top=top,
+        left=left,
+    )

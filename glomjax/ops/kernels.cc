@@ -317,6 +317,29 @@ ffi::Error bias_gelu_gradient(ffi::ThreadPool pool, Array x, Array bias, Array g
 }
 
 // ---------------------------------------------------------------------------------------------
+// Bias and ReLU, backward
+// ---------------------------------------------------------------------------------------------
+
+// From the output y = max(x + bias, 0) and its gradient g. A NaN in y passes g on.
+ffi::Error bias_relu_gradient(ffi::ThreadPool pool, Array y, Array g, Result dx, Result dbias) {
+  const Rows rows(y);
+  const Index n = rows.width, parts = chunks(rows.count);
+  std::vector<float> partial(parts * n);
+  parallel_rows(pool, rows.count, [&](Index first, Index end, Index task) {
+    float* task_bias = partial.data() + task * n;
+    for (Index r = first; r < end; ++r)
+      for_vectors(n, [&](Index i, auto lanes) {
+        const Vec value = load(y.typed_data() + r * n + i, lanes);
+        const Vec d = value <= 0 ? Vec{} : load(g.typed_data() + r * n + i, lanes);
+        store(dx->typed_data() + r * n + i, d, lanes);
+        store(task_bias + i, load(task_bias + i, lanes) + d, lanes);
+      });
+  });
+  add_up(partial.data(), parts, n, dbias->typed_data());
+  return ffi::Error::Success();
+}
+
+// ---------------------------------------------------------------------------------------------
 // 3x3 depthwise convolution with bias, added to its input
 // ---------------------------------------------------------------------------------------------
 
@@ -418,20 +441,30 @@ struct Matrix {
   void clear() { std::fill(values.begin(), values.end(), 0.0f); }
 };
 
+constexpr int kTileRows = kLanes == 16 ? 12 : 6;  // of a tile that the registers hold
+constexpr int kTileColumns = 2 * kLanes;
+
+// What a product sums over: `inner` values side by side in a row of a, and again `step` floats on,
+// `times` in all; the rows of b follow one another.
+struct Inner {
+  Index inner, times = 1, step = 0;
+};
+
 // kM rows and kN vectors of c = a b, or a^T b, kept in registers over the inner extent; with `add`,
 // c += that.
 template <bool kTransposed, int kM, int kN>
-inline void tile(Index inner, const float* a, Index a_stride, const float* b, Index b_stride,
+inline void tile(Inner over, const float* a, Index a_stride, const float* b, Index b_stride,
                  float* c, Index c_stride, bool add) {
   Vec total[kM][kN]{};
-  for (Index k = 0; k < inner; ++k) {
-    Vec right[kN];
-    for (int n = 0; n < kN; ++n) right[n] = load(b + k * b_stride + n * kLanes);
-    for (int m = 0; m < kM; ++m) {
-      const Vec left = splat(kTransposed ? a[k * a_stride + m] : a[m * a_stride + k]);
-      for (int n = 0; n < kN; ++n) total[m][n] += left * right[n];
+  for (Index t = 0; t < over.times; ++t, a += over.step)
+    for (Index k = 0; k < over.inner; ++k, b += b_stride) {
+      Vec right[kN];
+      for (int n = 0; n < kN; ++n) right[n] = load(b + n * kLanes);
+      for (int m = 0; m < kM; ++m) {
+        const Vec left = splat(kTransposed ? a[k * a_stride + m] : a[m * a_stride + k]);
+        for (int n = 0; n < kN; ++n) total[m][n] += left * right[n];
+      }
     }
-  }
   for (int m = 0; m < kM; ++m)
     for (int n = 0; n < kN; ++n) {
       float* to = c + m * c_stride + n * kLanes;
@@ -439,22 +472,24 @@ inline void tile(Index inner, const float* a, Index a_stride, const float* b, In
     }
 }
 
+template <bool kTransposed, int kN, int kM = kTileRows>
+inline void tile_of(Index rows, Inner over, const float* a, Index a_stride, const float* b,
+                    Index b_stride, float* c, Index c_stride, bool add) {
+  if (rows == kM)
+    tile<kTransposed, kM, kN>(over, a, a_stride, b, b_stride, c, c_stride, add);
+  else if constexpr (kM > 1)
+    tile_of<kTransposed, kN, kM - 1>(rows, over, a, a_stride, b, b_stride, c, c_stride, add);
+}
+
+// Tiles one below the other, of nearly equal heights: a low one would wait for its few sums.
 template <bool kTransposed, int kN>
-inline void column_of_tiles(Index rows, Index inner, const float* a, Index a_stride, const float* b,
+inline void column_of_tiles(Index rows, Inner over, const float* a, Index a_stride, const float* b,
                             Index b_stride, float* c, Index c_stride, bool add) {
-  const Index step = kTransposed ? 1 : a_stride;
-  Index m = 0;
-  for (; m + 6 <= rows; m += 6)
-    tile<kTransposed, 6, kN>(inner, a + m * step, a_stride, b, b_stride, c + m * c_stride, c_stride,
-                             add);
-  a += m * step;
-  c += m * c_stride;
-  switch (rows - m) {
-    case 5: return tile<kTransposed, 5, kN>(inner, a, a_stride, b, b_stride, c, c_stride, add);
-    case 4: return tile<kTransposed, 4, kN>(inner, a, a_stride, b, b_stride, c, c_stride, add);
-    case 3: return tile<kTransposed, 3, kN>(inner, a, a_stride, b, b_stride, c, c_stride, add);
-    case 2: return tile<kTransposed, 2, kN>(inner, a, a_stride, b, b_stride, c, c_stride, add);
-    case 1: return tile<kTransposed, 1, kN>(inner, a, a_stride, b, b_stride, c, c_stride, add);
+  const Index count = (rows + kTileRows - 1) / kTileRows;
+  for (Index t = 0; t < count; ++t) {
+    const Index m = rows * t / count;
+    tile_of<kTransposed, kN>(rows * (t + 1) / count - m, over, a + m * (kTransposed ? 1 : a_stride),
+                             a_stride, b, b_stride, c + m * c_stride, c_stride, add);
   }
 }
 
@@ -464,11 +499,11 @@ template <bool kTransposed>
 void product(Index rows, Index columns, Index inner, const float* a, Index a_stride, const float* b,
              Index b_stride, float* c, Index c_stride, bool add) {
   Index n = 0;
-  for (; n + 2 * kLanes <= round_up(columns); n += 2 * kLanes)
-    column_of_tiles<kTransposed, 2>(rows, inner, a, a_stride, b + n, b_stride, c + n, c_stride,
+  for (; n + kTileColumns <= round_up(columns); n += kTileColumns)
+    column_of_tiles<kTransposed, 2>(rows, {inner}, a, a_stride, b + n, b_stride, c + n, c_stride,
                                     add);
   if (n < columns)
-    column_of_tiles<kTransposed, 1>(rows, inner, a, a_stride, b + n, b_stride, c + n, c_stride,
+    column_of_tiles<kTransposed, 1>(rows, {inner}, a, a_stride, b + n, b_stride, c + n, c_stride,
                                     add);
 }
 void multiply(Index rows, Index columns, Index inner, Matrix& a, Matrix& b, Matrix& c) {
@@ -537,12 +572,10 @@ inline void scatter(const float* from, Index n, float factor, float* to, float* 
 }
 
 // ---------------------------------------------------------------------------------------------
-// Gradients of the weights of dense layers and convolutions of stride 1
+// Gradients of the weights of dense layers and convolutions
 // ---------------------------------------------------------------------------------------------
 
 constexpr int kLineFloats = 16;  // of a line of the cache
-constexpr int kTileRows = kLanes == 16 ? 12 : 6;  // of a tile that the registers hold
-constexpr int kTileColumns = 2 * kLanes;
 constexpr Index kBlock = 288;  // rows and columns of a block of the gradient, which a task computes
 constexpr Index kDepth = 128;  // positions that are summed at once
 constexpr Index kAhead = 8;  // positions between what is read and what is asked for
@@ -574,14 +607,15 @@ struct Panels {
   }
 };
 
-// dkernel [h, w, I, O] of a correlation of x [B, H, W, I] of stride 1, after `top` and `left` rows
+// dkernel [h, w, I, O] of a correlation of x [B, H, W, I] at a stride, after `top` and `left` rows
 // and columns of zeros, and dbias [O], from the gradient g [B, H', W', O] of its output. A dense
 // layer is one of 1x1 filters.
 ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t filter_height,
-                           int64_t filter_width, int64_t top, int64_t left, Result dkernel,
-                           Result dbias) {
+                           int64_t filter_width, int64_t stride, int64_t top, int64_t left,
+                           Result dkernel, Result dbias) {
   const Map in(x), out(g);
-  const Index rows = filter_height * filter_width * in.channels, columns = out.channels;  // of dkernel as a matrix
+  const Index inner = filter_width * in.channels;
+  const Index rows = filter_height * inner, columns = out.channels;  // of dkernel as a matrix
   const Index positions = out.batch * out.height * out.width;
   const Index down = (rows + kBlock - 1) / kBlock, across = (columns + kBlock - 1) / kBlock;
   const Index blocks = down * across, depths = (positions + kDepth - 1) / kDepth;
@@ -609,22 +643,26 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t filte
         const float* up = g.typed_data() + position * columns + column;
         gradients.write(k, 0, up, wide, kAhead * columns);
         if (row == 0) scatter(up, wide, 1, nullptr, sums.row(0));
-        for (Index r = 0; r < height;) {  // of one tap after another
-          const Index tap = (row + r) / in.channels, channel = (row + r) % in.channels;
-          const Index n = std::min(height - r, in.channels - channel);
-          const Index from_y = y + tap / filter_width - top;
-          const Index from_x = at + tap % filter_width - left;
-          const bool inside =
-              from_y >= 0 && from_y < in.height && from_x >= 0 && from_x < in.width;
-          patches.write(k, r, inside ? x.typed_data() + in.at(b, from_y, from_x) + channel : nullptr,
-                        n, kAhead * in.channels);
+        for (Index r = 0; r < height;) {  // under one row of the filter after another
+          const Index filter_row = (row + r) / inner, start = (row + r) % inner;
+          const Index n = std::min(height - r, inner - start), from_y = y * stride + filter_row - top;
+          // In the row of x, which may begin after these n floats do and end before.
+          const Index from = (at * stride - left) * in.channels + start;
+          const bool none = from_y < 0 || from_y >= in.height;
+          const Index before = none ? n : std::clamp<Index>(-from, 0, n);
+          const Index stop = none ? n : std::clamp(in.width * in.channels - from, before, n);
+          patches.write(k, r, nullptr, before, 0);
+          if (before < stop)
+            patches.write(k, r + before, x.typed_data() + in.at(b, from_y, 0) + from + before,
+                          stop - before, kAhead * stride * in.channels);
+          patches.write(k, r + stop, nullptr, n - stop, 0);
           r += n;
         }
       }
       if (row == 0) scatter(sums.row(0), wide, 1, nullptr, column_sums.row(0));
       for (Index j = 0; j < wide; j += kTileColumns)
         for (Index i = 0; i < height; i += kTileRows)
-          tile<true, kTileRows, 2>(count, patches.panel(i), kTileRows, gradients.panel(j),
+          tile<true, kTileRows, 2>({count}, patches.panel(i), kTileRows, gradients.panel(j),
                                    kTileColumns, total.row(i) + j, total.stride, true);
     }
     for (Index i = 0; i < height; ++i)
@@ -640,6 +678,133 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t filte
     for (Index p = 1; p < parts; ++p) scatter(partial.get() + p * size + first, n, 1, nullptr, to);
   });
   add_up(bias_partial.get(), parts, columns, dbias->typed_data());
+  return ffi::Error::Success();
+}
+
+// ---------------------------------------------------------------------------------------------
+// Convolution
+// ---------------------------------------------------------------------------------------------
+
+constexpr Index kPositions = 96;  // of the output, at least, that a task reads the filters for
+
+// y [B, H', W', O] = the correlation of x [B, H, W, I], after `top` and `left` rows and columns of
+// zeros, with filters [h, w, I, O] at a stride.
+ffi::Error conv2d(ffi::ThreadPool pool, Array x, Array kernel, int64_t stride, int64_t top, int64_t,
+                  int64_t left, int64_t, Result y) {
+  const Map in(x), out(*y);
+  const Index filter_height = kernel.dimensions()[0], filter_width = kernel.dimensions()[1];
+  const Index outputs = out.channels, inner = filter_width * in.channels;
+  const Index depth = filter_height * inner;  // values under a filter
+  // The filters by panels of columns, the last one maybe half as wide, each [depth, its columns].
+  const Index panels = (outputs + kTileColumns - 1) / kTileColumns;
+  const auto wide = [&](Index panel) {
+    return outputs - panel * kTileColumns > kLanes ? kTileColumns : kLanes;
+  };
+  std::unique_ptr<float[]> filters(new float[panels * depth * kTileColumns]);
+  parallel(pool, panels, [&](Index panel) {
+    float* to = filters.get() + panel * depth * kTileColumns;
+    const float* from = kernel.typed_data() + panel * kTileColumns;
+    const Index columns = wide(panel), n = std::min(columns, outputs - panel * kTileColumns);
+    for (Index k = 0; k < depth; ++k, to += columns, from += outputs) {
+      std::copy_n(from, n, to);
+      std::fill(to + n, to + columns, 0.0f);
+    }
+  });
+
+  const Index rows = std::min(out.height, (kPositions + out.width - 1) / out.width);
+  const Index groups = (out.height + rows - 1) / rows;
+  const Index width = (out.width - 1) * stride + filter_width;  // of what a row of the output reads
+  parallel(pool, out.batch * groups, [&](Index task) {
+    const Index b = task / groups, first = task % groups * rows;
+    const Index end = std::min(out.height, first + rows);
+    // What the rows read, with its zeros.
+    const Index height = (end - first - 1) * stride + filter_height, line = width * in.channels;
+    std::vector<float> padded(height * line);
+    const Index begin = std::max<Index>(0, left), count = std::min(in.width + left, width) - begin;
+    for (Index r = 0; r < height; ++r) {
+      const Index from = first * stride + r - top;
+      if (from >= 0 && from < in.height && count > 0)
+        std::copy_n(x.typed_data() + in.at(b, from, begin - left), count * in.channels,
+                    padded.data() + r * line + begin * in.channels);
+    }
+    Matrix sums(out.width, kTileColumns);
+    for (Index panel = 0; panel < panels; ++panel) {
+      const Index columns = wide(panel), n = std::min(columns, outputs - panel * kTileColumns);
+      for (Index row = first; row < end; ++row) {
+        // What lies under a row of a filter is contiguous.
+        (columns == kTileColumns ? column_of_tiles<false, 2> : column_of_tiles<false, 1>)(
+            out.width, {inner, filter_height, line}, padded.data() + (row - first) * stride * line,
+            stride * in.channels, filters.get() + panel * depth * kTileColumns, columns,
+            sums.row(0), sums.stride, false);
+        for (Index column = 0; column < out.width; ++column)
+          scatter(sums.row(column), n, 1,
+                  y->typed_data() + out.at(b, row, column) + panel * kTileColumns, nullptr);
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
+// ---------------------------------------------------------------------------------------------
+// Max pooling
+// ---------------------------------------------------------------------------------------------
+
+constexpr Index kPoolChannels = 64;  // of one task of the gradient
+
+// f(tap, pixel of x) for the pixels of a window, in row-major order, those outside left out.
+template <typename F>
+inline void for_window(const Map& in, Index b, Index y, Index x, Index window, F&& f) {
+  for (Index i = std::max<Index>(0, -y); i < std::min(window, in.height - y); ++i)
+    for (Index j = std::max<Index>(0, -x); j < std::min(window, in.width - x); ++j)
+      f(in.at(b, y + i, x + j));
+}
+
+// The maximum over window x window at a stride, `top` rows and `left` columns of padding before.
+ffi::Error max_pool(ffi::ThreadPool pool, Array x, int64_t left, int64_t stride, int64_t top,
+                    int64_t window, Result y) {
+  const Map in(x), out(*y);
+  parallel(pool, out.batch * out.height, [&](Index task) {
+    const Index b = task / out.height, row = task % out.height;
+    for (Index column = 0; column < out.width; ++column)
+      for_vectors(out.channels, [&](Index c, auto lanes) {
+        Vec most = splat(-std::numeric_limits<float>::infinity());
+        for_window(in, b, row * stride - top, column * stride - left, window, [&](Index pixel) {
+          const Vec v = load(x.typed_data() + pixel + c, lanes);
+          most = (v > most) | (v != v) ? v : most;  // a NaN stays
+        });
+        store(y->typed_data() + out.at(b, row, column) + c, most, lanes);
+      });
+  });
+  return ffi::Error::Success();
+}
+
+// The gradient g of each output goes to the first of its window's largest pixels.
+ffi::Error max_pool_gradient(ffi::ThreadPool pool, Array x, Array y, Array g, int64_t left,
+                             int64_t stride, int64_t top, int64_t window, Result dx) {
+  const Map in(x), out(y);
+  const Index parts = (in.channels + kPoolChannels - 1) / kPoolChannels;
+  // Windows overlap: one task has all those of its channels.
+  parallel(pool, in.batch * parts, [&](Index task) {
+    const Index b = task / parts, channel = task % parts * kPoolChannels;
+    const Index n = std::min(kPoolChannels, in.channels - channel);
+    for (Index pixel = 0; pixel < in.height * in.width; ++pixel)
+      std::fill_n(dx->typed_data() + in.at(b, 0, pixel) + channel, n, 0.0f);
+    for (Index row = 0; row < out.height; ++row)
+      for (Index column = 0; column < out.width; ++column)
+        for_vectors(n, [&](Index c, auto lanes) {
+          const Index here = out.at(b, row, column) + channel + c;
+          const Vec largest = load(y.typed_data() + here, lanes);
+          const Vec up = load(g.typed_data() + here, lanes);
+          IntVec taken{};
+          for_window(in, b, row * stride - top, column * stride - left, window, [&](Index pixel) {
+            const Vec v = load(x.typed_data() + pixel + channel + c, lanes);
+            float* to = dx->typed_data() + pixel + channel + c;
+            const IntVec wins = ((v == largest) | (v != v)) & ~taken;
+            taken |= wins;
+            store(to, load(to, lanes) + (wins ? up : Vec{}), lanes);
+          });
+        });
+  });
   return ffi::Error::Success();
 }
 
@@ -913,8 +1078,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d_gradient,
                               BIND.ARGS2.ARGS2.RETS2.Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     glomjax_weight_gradient, weight_gradient,
-    BIND.ARGS2.Attr<int64_t>("height").Attr<int64_t>("width").Attr<int64_t>("top").Attr<int64_t>(
-        "left").RETS2);
+    BIND.ARGS2.Attr<int64_t>("height").Attr<int64_t>("width").Attr<int64_t>("stride").Attr<int64_t>(
+        "top").Attr<int64_t>("left").RETS2);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    glomjax_conv2d, conv2d,
+    BIND.ARGS2.Attr<int64_t>("stride").Attr<int64_t>("top").Attr<int64_t>("bottom").Attr<int64_t>(
+        "left").Attr<int64_t>("right").Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_relu_gradient, bias_relu_gradient, BIND.ARGS2.RETS2);
+#define POOLING                                                       \
+  Attr<int64_t>("left").Attr<int64_t>("stride").Attr<int64_t>("top") \
+      .Attr<int64_t>("window").Ret<Array>()
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_max_pool, max_pool, BIND.Arg<Array>().POOLING);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_max_pool_gradient, max_pool_gradient,
+                              BIND.ARGS2.Arg<Array>().POOLING);
 #define WINDOWS Attr<int64_t>("heads").Attr<int64_t>("rows").Attr<int64_t>("columns")
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_window_attention, window_attention,
                               BIND.ARGS2.WINDOWS.Ret<Array>());

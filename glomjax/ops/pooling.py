@@ -1,12 +1,15 @@
 """Max pooling whose gradient avoids XLA:CPU's slow select-and-scatter."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from glomjax.ops import native
 from glomjax.ops.boundary import isolated
 
 
@@ -25,21 +28,29 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: str = "VALID") -> 
 
     x [B, H, W, C] -> [B, h, w, C].
     """
+    if native.serves(x):
+        return native.call(
+            "max_pool", _plain(padding), x, **_attributes(x, window, stride, padding)
+        )
     return plain_max_pool(x, window, stride, padding)
 
 
 def _forward(x: jax.Array, window: int, stride: int, padding: str) -> tuple[jax.Array, tuple]:
-    y = plain_max_pool(x, window, stride, padding)
+    y = max_pool(x, window, stride, padding)
     return y, (x, y)
 
 
 def _backward(window: int, stride: int, padding: str, residuals: tuple, g: jax.Array) -> tuple:
     x, y = residuals
+    pool = partial(plain_max_pool, window=window, stride=stride, padding=padding)
 
-    def natively(x: jax.Array, y: jax.Array, g: jax.Array) -> jax.Array:
-        del y
-        pool = partial(plain_max_pool, window=window, stride=stride, padding=padding)
+    def natively(x: jax.Array, y: jax.Array, g: jax.Array, **attributes: int) -> jax.Array:
+        del y, attributes
         return jax.vjp(pool, x)[1](g)[0]
+
+    if native.serves(x, y, g):
+        attributes = _attributes(x, window, stride, padding)
+        return (native.call("max_pool_gradient", natively, x, y, g, **attributes),)
 
     def on_cpu(x: jax.Array, y: jax.Array, g: jax.Array) -> jax.Array:
         scatter = partial(_shifted_views, window=window, stride=stride, padding=padding)
@@ -49,6 +60,22 @@ def _backward(window: int, stride: int, padding: str, residuals: tuple, g: jax.A
 
 
 max_pool.defvjp(_forward, _backward)
+
+
+def _plain(padding: str) -> Callable[..., jax.Array]:
+    """`plain_max_pool` as the kernel is called."""
+
+    def plain(x: jax.Array, *, window: int, stride: int, top: int, left: int) -> jax.Array:
+        del top, left
+        return plain_max_pool(x, window, stride, padding)
+
+    return plain
+
+
+def _attributes(x: jax.Array, window: int, stride: int, padding: str) -> dict[str, Any]:
+    sizes = x.shape[1:3], (window, window), (stride, stride)
+    (top, _), (left, _) = lax.padtype_to_pads(*sizes, padding)
+    return {"window": window, "stride": stride, "top": int(top), "left": int(left)}
 
 
 def _shifted_views(

@@ -1,5 +1,6 @@
 """Every operation equals its plain definition in value and gradient, on whatever runs the tests."""
 
+import re
 from functools import partial
 
 import jax
@@ -13,7 +14,11 @@ from glomjax import ops
 from glomjax.ops import native
 from glomjax.ops.activation import plain_bias_gelu, plain_bias_relu
 from glomjax.ops.attention import plain_channel_attention, plain_window_attention
-from glomjax.ops.convolution import plain_conv2d, plain_residual_depthwise_conv2d
+from glomjax.ops.convolution import (
+    plain_conv2d,
+    plain_dense,
+    plain_residual_depthwise_conv2d,
+)
 from glomjax.ops.normalization import plain_layer_norm
 from glomjax.ops.pooling import plain_max_pool
 
@@ -50,6 +55,17 @@ def channels(heads):
     )
 
 
+def plain_layer_norm_dense(x, scale, bias, kernel):
+    return plain_dense(plain_layer_norm(x, scale, bias), kernel)
+
+
+def plain_gelu_dense(x, x_bias, kernel, bias):
+    return plain_dense(plain_bias_gelu(x, x_bias), kernel, bias)
+
+
+DENSE = ops.dense, plain_dense
+NORM_DENSE = ops.layer_norm_dense, plain_layer_norm_dense
+GELU_DENSE = ops.gelu_dense, plain_gelu_dense
 DEPTHWISE = ops.residual_depthwise_conv2d, plain_residual_depthwise_conv2d
 # (operation, plain definition, shapes of the arguments) without convolutions and pools.
 ELEMENTWISE = {
@@ -65,6 +81,13 @@ ELEMENTWISE = {
     "depthwise_wide": (*DEPTHWISE, ((1, 10, 4, 37), (3, 3, 1, 37), (37,))),
     "depthwise_1x1": (*DEPTHWISE, ((2, 1, 1, 3), (3, 3, 1, 3), (3,))),
     "depthwise_5x3": (*DEPTHWISE, ((1, 2, 6, 3), (5, 3, 1, 3), (3,))),
+    # More rows than are packed at once, more columns than a block has, and odd ones.
+    "dense": (*DENSE, ((2, 5, 3, 7), (7, 11), (11,))),
+    "dense_rows": (*DENSE, ((300, 96), (96, 301), (301,))),
+    "dense_without_bias": (*DENSE, ((2, 70, 33), (33, 5))),
+    "dense_1x1": (*DENSE, ((1, 1), (1, 1), (1,))),
+    "layer_norm_dense": (*NORM_DENSE, ((2, 5, 3, 7), (7,), (7,), (7, 9))),
+    "gelu_dense": (*GELU_DENSE, ((2, 5, 3, 7), (7,), (7, 9), (9,))),
     # Heads of 32 as in every DaViT, windows of 9, 7 and 17, padded maps, and odd ones.
     "windows": (*windows(2, 9, 9), ((1, 18, 11, 192), (192,))),
     "windows_of_7": (*windows(3, 7, 7), ((2, 9, 14, 288), (288,))),
@@ -88,6 +111,8 @@ CONVOLUTIONS = {
     "pointwise": ((5, 3), 1, 1, "SAME"),
     "pointwise_strided": ((5, 4), 1, 2, "SAME"),
     "unit_stride": ((6, 5), 3, 1, "SAME"),
+    "unit_stride_uneven_padding": ((6, 5), 3, 1, ((2, 0), (0, 1))),
+    "wider_than_a_tile": ((9, 29), 5, 1, "SAME"),
 }
 POOLS = [(3, 2), (2, 2), (3, 1)]
 
@@ -153,7 +178,7 @@ def test_a_max_pool_agrees_with_the_plain_one(strict_dtypes, window, stride, pad
     assert_agree(op, plain, arrays([(2, 9, 6, 5)]))
 
 
-@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise"])
+@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise", "layer_norm_dense"])
 def test_bfloat16_agrees_loosely_and_stays_bfloat16(case):
     op, plain, shapes = ELEMENTWISE[case]
     assert_agree(op, plain, arrays(shapes, "bfloat16"))
@@ -172,7 +197,7 @@ def test_float32_parameters_serve_bfloat16_activations(case):
     assert_agree(op, plain, args)
 
 
-@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise"])
+@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise", "dense", "gelu_dense"])
 def test_an_empty_batch_gives_an_empty_output_and_zero_parameter_gradients(case):
     op, plain, ((_, *rest), *parameters) = ELEMENTWISE[case]
     assert_agree(op, plain, arrays([(0, *rest), *parameters]))
@@ -184,7 +209,7 @@ def test_an_empty_batch_passes_through_convolution_and_pool():
     assert_agree(*pool(3, 2, "VALID"), arrays([(0, 9, 6, 5)]))
 
 
-@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise"])
+@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise", "dense"])
 def test_non_finite_numbers_show_where_the_plain_definition_shows_them(case):
     op, plain, shapes = ELEMENTWISE[case]
     x, *parameters = arrays(shapes)
@@ -303,13 +328,30 @@ def test_max_pools_of_any_window_agree_with_ties(extent, window, stride, padding
 def test_native_kernels_repeat_to_the_bit_and_are_in_the_program():
     if native.status() != "native kernels: on":
         pytest.skip("without them")
-    for case in ("gelu", "layer_norm_rows", "depthwise", "windows", "channels"):
-        op, _, shapes = ELEMENTWISE[case]
+    programs = [(op, shapes) for op, _, shapes in ELEMENTWISE.values() if op is not ops.bias_relu]
+    stem, *_, kernel = convolution(7, 4, ((3, 3), (3, 3)))
+    programs += [(stem, ((2, 40, 40, 3), kernel)), (pool(3, 2, "SAME")[0], ((2, 9, 9, 5),))]
+    for op, shapes in programs:
         args = arrays(shapes)
-        assert "glomjax_" in jax.jit(op).lower(*args).as_text()
+        if shapes[1:] and shapes[1][:2] == (5, 3):  # a depthwise filter that has no kernel
+            continue
+        # Of all arguments: a dense layer's own product is XLA's.
+        gradient = jax.grad(lambda *args, op=op: jnp.sum(op(*args)), tuple(range(len(args))))
+        assert "glomjax_" in jax.jit(gradient).lower(*args).as_text()
         first, second = value_and_gradients(op, args), value_and_gradients(op, args)
         for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_what_the_backward_pass_computes_again_is_not_kept():
+    # XLA merges equal computations: the second normalisation must not be equal to the first.
+    if not native.serves(jnp.ones(1)):
+        pytest.skip("without native kernels, calls cannot be counted")
+    op, _, shapes = ELEMENTWISE["layer_norm_dense"]
+    args = arrays(shapes)
+    gradient = jax.jit(jax.grad(lambda *args: jnp.sum(jnp.sin(op(*args))), (0, 1, 2, 3)))
+    program = gradient.lower(*args).compile().as_text()
+    assert len(re.findall(r'custom_call_target="glomjax_\w+_layer_norm"', program)) == 2
 
 
 def test_native_kernels_stay_out_where_they_do_not_serve():
