@@ -73,6 +73,7 @@ class GlomjaxStack(protocol.Stack):
     def export(self, path: str) -> dict[str, Any]:
         """Writes the initial weights; returns {"frozen": paths that do not train}."""
         np.savez(path, **self.initial)  # type: ignore[arg-type]
+        del self.initial  # a run has no second copy either
         return {"frozen": list(self.frozen)}
 
     def describe(self) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class GlomjaxStack(protocol.Stack):
         modules = [module for _, module in nnx.iter_modules(self.model)]
         return {
             "work": {
-                "parameters": sum(value.size for value in self.initial.values()),
+                "parameters": sum(v.size for v in (*self.trainable.values(), *self.frozen.values())),
                 "trained parameters": sum(value.size for value in self.trainable.values()),
                 "window": window,
                 "dropout rate": max(m.rate for m in modules if isinstance(m, nnx.Dropout)),

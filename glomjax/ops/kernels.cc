@@ -15,6 +15,10 @@
 #include <mutex>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -132,6 +136,22 @@ inline Vec error_function(Vec x) {
 }
 
 // ---------------------------------------------------------------------------------------------
+// Memory
+// ---------------------------------------------------------------------------------------------
+
+// Asks Linux for large pages under a result, as NumPy does for its arrays: XLA gives a step fresh
+// memory each time, and a fault for every 4 KiB of it takes as long as many an operation.
+void prefer_large_pages(Result x) {
+#ifdef __linux__
+  constexpr uintptr_t kPage = 2 << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(x->typed_data());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (begin + x->size_bytes()) / kPage * kPage;
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+}
+
+// ---------------------------------------------------------------------------------------------
 // Threads
 // ---------------------------------------------------------------------------------------------
 
@@ -218,6 +238,7 @@ Moments moments(const float* x, Index n, float epsilon) {
 
 ffi::Error layer_norm(ffi::ThreadPool pool, Array x, Array scale, Array bias, After, float epsilon,
                       Result y) {
+  prefer_large_pages(y);
   const Rows rows(x);
   parallel_rows(pool, rows.count, [&](Index first, Index end, Index) {
     for (Index r = first; r < end; ++r) {
@@ -237,6 +258,7 @@ ffi::Error layer_norm(ffi::ThreadPool pool, Array x, Array scale, Array bias, Af
 
 ffi::Error layer_norm_gradient(ffi::ThreadPool pool, Array x, Array scale, Array, Array g,
                                float epsilon, Result dx, Result dscale, Result dbias) {
+  prefer_large_pages(dx);
   const Rows rows(x);
   const Index n = rows.width, parts = chunks(rows.count);
   std::vector<float> scale_partial(parts * n), bias_partial(parts * n);
@@ -278,6 +300,7 @@ ffi::Error layer_norm_gradient(ffi::ThreadPool pool, Array x, Array scale, Array
 inline Vec normal_cdf(Vec z) { return 0.5f * (1.0f + error_function(z * 0.707106781f)); }
 
 ffi::Error bias_gelu(ffi::ThreadPool pool, Array x, Array bias, After, Result y) {
+  prefer_large_pages(y);
   const Rows rows(x);
   parallel_rows(pool, rows.count, [&](Index first, Index end, Index) {
     for (Index r = first; r < end; ++r) {
@@ -294,6 +317,7 @@ ffi::Error bias_gelu(ffi::ThreadPool pool, Array x, Array bias, After, Result y)
 
 ffi::Error bias_gelu_gradient(ffi::ThreadPool pool, Array x, Array bias, Array g, Result dx,
                               Result dbias) {
+  prefer_large_pages(dx);
   const Rows rows(x);
   const Index n = rows.width, parts = chunks(rows.count);
   std::vector<float> partial(parts * n);
@@ -322,6 +346,7 @@ ffi::Error bias_gelu_gradient(ffi::ThreadPool pool, Array x, Array bias, Array g
 
 // From the output y = max(x + bias, 0) and its gradient g. A NaN in y passes g on.
 ffi::Error bias_relu_gradient(ffi::ThreadPool pool, Array y, Array g, Result dx, Result dbias) {
+  prefer_large_pages(dx);
   const Rows rows(y);
   const Index n = rows.width, parts = chunks(rows.count);
   std::vector<float> partial(parts * n);
@@ -381,6 +406,7 @@ void residual_depthwise(ffi::ThreadPool& pool, const Map& map, const float* x, c
 
 ffi::Error residual_depthwise_conv2d(ffi::ThreadPool pool, Array x, Array kernel, Array bias,
                                      Result y) {
+  prefer_large_pages(y);
   residual_depthwise(pool, Map(x), x.typed_data(), kernel.typed_data(), bias.typed_data(),
                      y->typed_data());
   return ffi::Error::Success();
@@ -389,6 +415,7 @@ ffi::Error residual_depthwise_conv2d(ffi::ThreadPool pool, Array x, Array kernel
 ffi::Error residual_depthwise_conv2d_gradient(ffi::ThreadPool pool, Array x, Array kernel,
                                               Array, Array g, Result dx, Result dkernel,
                                               Result dbias) {
+  prefer_large_pages(dx);
   constexpr Index kMapRows = 8;  // of one task
   const Map map(x);
   const Index n = map.channels, per_image = (map.height + kMapRows - 1) / kMapRows;
@@ -691,6 +718,7 @@ constexpr Index kPositions = 96;  // of the output, at least, that a task reads 
 // zeros, with filters [h, w, I, O] at a stride.
 ffi::Error conv2d(ffi::ThreadPool pool, Array x, Array kernel, int64_t stride, int64_t top, int64_t,
                   int64_t left, int64_t, Result y) {
+  prefer_large_pages(y);
   const Map in(x), out(*y);
   const Index filter_height = kernel.dimensions()[0], filter_width = kernel.dimensions()[1];
   const Index outputs = out.channels, inner = filter_width * in.channels;
@@ -762,6 +790,7 @@ inline void for_window(const Map& in, Index b, Index y, Index x, Index window, F
 // The maximum over window x window at a stride, `top` rows and `left` columns of padding before.
 ffi::Error max_pool(ffi::ThreadPool pool, Array x, int64_t left, int64_t stride, int64_t top,
                     int64_t window, Result y) {
+  prefer_large_pages(y);
   const Map in(x), out(*y);
   parallel(pool, out.batch * out.height, [&](Index task) {
     const Index b = task / out.height, row = task % out.height;
@@ -781,6 +810,7 @@ ffi::Error max_pool(ffi::ThreadPool pool, Array x, int64_t left, int64_t stride,
 // The gradient g of each output goes to the first of its window's largest pixels.
 ffi::Error max_pool_gradient(ffi::ThreadPool pool, Array x, Array y, Array g, int64_t left,
                              int64_t stride, int64_t top, int64_t window, Result dx) {
+  prefer_large_pages(dx);
   const Map in(x), out(y);
   const Index parts = (in.channels + kPoolChannels - 1) / kPoolChannels;
   // Windows overlap: one task has all those of its channels.
@@ -864,6 +894,7 @@ constexpr Index kQueries = 24;  // rows of the score matrix that are held at onc
 
 ffi::Error window_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_t heads,
                             int64_t rows, int64_t columns, Result y) {
+  prefer_large_pages(y);
   const Windows w(qkv, heads, rows, columns);
   const Index length = w.length(), size = w.size;
   parallel(pool, w.tasks(), [&](Index task) {
@@ -893,6 +924,7 @@ ffi::Error window_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_t
 ffi::Error window_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bias, Array g,
                                      int64_t heads, int64_t rows, int64_t columns, Result dqkv,
                                      Result dbias) {
+  prefer_large_pages(dqkv);
   const Windows w(qkv, heads, rows, columns);
   const Index length = w.length(), size = w.size, wide = 3 * w.channels;
   const Index parts = w.batch * w.down;
@@ -988,6 +1020,7 @@ struct Channels {
 };
 
 ffi::Error channel_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_t heads, Result y) {
+  prefer_large_pages(y);
   const Channels c(qkv, heads);
   const Index size = c.size;
   parallel(pool, c.batch * heads, [&](Index task) {
@@ -1011,6 +1044,7 @@ ffi::Error channel_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_
 
 ffi::Error channel_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bias, Array g,
                                       int64_t heads, Result dqkv, Result dbias) {
+  prefer_large_pages(dqkv);
   const Channels c(qkv, heads);
   const Index size = c.size, wide = 3 * c.channels;
   std::vector<float> partial(c.batch * wide);
