@@ -82,10 +82,13 @@ class GlomjaxStack(protocol.Stack):
             preset = -(-self.spec["size"] // 32) if self.model.preset == "kecam" else 7
             window = self.model.window_size or preset
         modules = [module for _, module in nnx.iter_modules(self.model)]
+        trained, frozen = (
+            sum(value.size for value in params.values()) for params in (self.trainable, self.frozen)
+        )
         return {
             "work": {
-                "parameters": sum(v.size for v in (*self.trainable.values(), *self.frozen.values())),
-                "trained parameters": sum(value.size for value in self.trainable.values()),
+                "parameters": trained + frozen,
+                "trained parameters": trained,
                 "window": window,
                 "dropout rate": max(m.rate for m in modules if isinstance(m, nnx.Dropout)),
                 "drop path rate": max(

@@ -68,7 +68,10 @@ def gelu_dense(x: jax.Array, x_bias: jax.Array, kernel: jax.Array, bias: jax.Arr
 def conv2d(
     x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "SAME"
 ) -> jax.Array:
-    """`plain_conv2d`: a 1x1 filter as a dense layer, a strided one over space-to-depth blocks.
+    """`plain_conv2d`, natively where that serves.
+
+    Elsewhere, and where filters do not overlap, a CPU takes a 1x1 filter as a dense layer and a
+    strided one over space-to-depth blocks.
 
     x [B, H, W, I], kernel [h, w, I, O] -> [B, h', w', O].
     """

@@ -155,7 +155,7 @@ void prefer_large_pages(Result x) {
 // Threads
 // ---------------------------------------------------------------------------------------------
 
-// At least so many tasks of an operation, where its shapes allow: for the cores of a larger machine.
+// So many tasks of an operation at least, where its shapes allow: for machines with more cores.
 constexpr Index kTasks = 32;
 
 // body(task) for every task, on XLA's own threads and the calling one.
@@ -623,10 +623,12 @@ struct Panels {
     while (n > 0) {
       const Index start = first % kWide, count = std::min(n, kWide - start);
       float* to = panel(first - start) + k * kWide + start;
-      if (count == kWide)
-        from ? std::memcpy(to, from, kWide * sizeof(float)) : std::memset(to, 0, kWide * sizeof(float));
+      if (!from)
+        std::fill_n(to, count, 0.0f);
+      else if (count == kWide)
+        std::copy_n(from, kWide, to);  // so many that the compiler knows them
       else
-        from ? std::memcpy(to, from, count * sizeof(float)) : std::memset(to, 0, count * sizeof(float));
+        std::copy_n(from, count, to);
       first += count;
       n -= count;
       if (from) from += count;
@@ -672,7 +674,8 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t filte
         if (row == 0) scatter(up, wide, 1, nullptr, sums.row(0));
         for (Index r = 0; r < height;) {  // under one row of the filter after another
           const Index filter_row = (row + r) / inner, start = (row + r) % inner;
-          const Index n = std::min(height - r, inner - start), from_y = y * stride + filter_row - top;
+          const Index n = std::min(height - r, inner - start);
+          const Index from_y = y * stride + filter_row - top;
           // In the row of x, which may begin after these n floats do and end before.
           const Index from = (at * stride - left) * in.channels + start;
           const bool none = from_y < 0 || from_y >= in.height;
@@ -695,7 +698,8 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t filte
     for (Index i = 0; i < height; ++i)
       std::copy_n(total.row(i), wide,
                   partial.get() + (part * rows + row + i) * columns + column);
-    if (row == 0) std::copy_n(column_sums.row(0), wide, bias_partial.get() + part * columns + column);
+    if (row == 0)
+      std::copy_n(column_sums.row(0), wide, bias_partial.get() + part * columns + column);
   });
   const Index size = rows * columns;
   parallel(pool, chunks(rows), [&](Index task) {
@@ -1099,10 +1103,12 @@ ffi::Error channel_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bia
 #define ARGS2 Arg<Array>().Arg<Array>()
 #define RETS2 Ret<Array>().Ret<Array>()
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm, layer_norm,
-                              BIND.ARGS2.Arg<Array>().RemainingArgs().Attr<float>("epsilon").Ret<Array>());
+                              BIND.ARGS2.Arg<Array>().RemainingArgs().Attr<float>("epsilon")
+                                  .Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_gradient, layer_norm_gradient,
                               BIND.ARGS2.ARGS2.Attr<float>("epsilon").RETS2.Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_gelu, bias_gelu, BIND.ARGS2.RemainingArgs().Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_gelu, bias_gelu,
+                              BIND.ARGS2.RemainingArgs().Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_gelu_gradient, bias_gelu_gradient,
                               BIND.ARGS2.Arg<Array>().RETS2);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d, residual_depthwise_conv2d,
@@ -1110,27 +1116,24 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d, residual_depthw
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d_gradient,
                               residual_depthwise_conv2d_gradient,
                               BIND.ARGS2.ARGS2.RETS2.Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    glomjax_weight_gradient, weight_gradient,
-    BIND.ARGS2.Attr<int64_t>("height").Attr<int64_t>("width").Attr<int64_t>("stride").Attr<int64_t>(
-        "top").Attr<int64_t>("left").RETS2);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    glomjax_conv2d, conv2d,
-    BIND.ARGS2.Attr<int64_t>("stride").Attr<int64_t>("top").Attr<int64_t>("bottom").Attr<int64_t>(
-        "left").Attr<int64_t>("right").Ret<Array>());
+#define INT(name) Attr<int64_t>(name)
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_weight_gradient, weight_gradient,
+                              BIND.ARGS2.INT("height").INT("width").INT("stride").INT("top")
+                                  .INT("left").RETS2);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_conv2d, conv2d,
+                              BIND.ARGS2.INT("stride").INT("top").INT("bottom").INT("left")
+                                  .INT("right").Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_relu_gradient, bias_relu_gradient, BIND.ARGS2.RETS2);
-#define POOLING                                                       \
-  Attr<int64_t>("left").Attr<int64_t>("stride").Attr<int64_t>("top") \
-      .Attr<int64_t>("window").Ret<Array>()
+#define POOLING INT("left").INT("stride").INT("top").INT("window").Ret<Array>()
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_max_pool, max_pool, BIND.Arg<Array>().POOLING);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_max_pool_gradient, max_pool_gradient,
                               BIND.ARGS2.Arg<Array>().POOLING);
-#define WINDOWS Attr<int64_t>("heads").Attr<int64_t>("rows").Attr<int64_t>("columns")
+#define WINDOWS INT("heads").INT("rows").INT("columns")
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_window_attention, window_attention,
                               BIND.ARGS2.WINDOWS.Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_window_attention_gradient, window_attention_gradient,
                               BIND.ARGS2.Arg<Array>().WINDOWS.RETS2);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_channel_attention, channel_attention,
-                              BIND.ARGS2.Attr<int64_t>("heads").Ret<Array>());
+                              BIND.ARGS2.INT("heads").Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_channel_attention_gradient, channel_attention_gradient,
-                              BIND.ARGS2.Arg<Array>().Attr<int64_t>("heads").RETS2);
+                              BIND.ARGS2.Arg<Array>().INT("heads").RETS2);
