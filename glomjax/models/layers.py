@@ -1,6 +1,7 @@
 """Layers shared by the networks: parameters named as the field names them, arithmetic in `ops`."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from glomjax import ops
 from glomjax.errors import UserError
 
 Initializer = Callable[..., jax.Array]
+Activation = Literal["relu"] | None
 
 # Keras' default for every kernel (Glorot and Bengio 2010).
 glorot_uniform: Initializer = nnx.initializers.glorot_uniform()
@@ -18,14 +20,14 @@ truncated_normal: Initializer = nnx.initializers.truncated_normal(0.02)
 
 
 class Dense(nnx.Module):
-    """x [..., I] -> x @ kernel [I, O] + bias [O], then `activation`: None, "relu" or "gelu"."""
+    """x [..., I] -> x @ kernel [I, O] + bias [O], then `activation`: None or "relu"."""
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
         *,
-        activation: str | None = None,
+        activation: Activation = None,
         kernel_init: Initializer = glorot_uniform,
         rngs: nnx.Rngs,
     ):
@@ -34,15 +36,14 @@ class Dense(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...]
         if self.activation is None:
-            return ops.dense(x, self.kernel[...].astype(x.dtype), self.bias[...])
-        return _activate(self.product(x), self.bias[...], self.activation)
+            return ops.dense(x, kernel, bias)
+        return ops.bias_relu(ops.dense(x, kernel), bias)
 
-    def product(self, x: jax.Array, norm: "LayerNorm | None" = None) -> jax.Array:
-        """x @ kernel, or norm(x) @ kernel, for an operation that adds the bias itself."""
+    def product(self, x: jax.Array, norm: "LayerNorm") -> jax.Array:
+        """norm(x) @ kernel, for an operation that adds the bias itself."""
         kernel = self.kernel[...].astype(x.dtype)
-        if norm is None:
-            return ops.dense(x, kernel)
         return ops.layer_norm_dense(x, norm.scale[...], norm.bias[...], kernel)
 
     def of_gelu(self, x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -61,7 +62,7 @@ class Conv(nnx.Module):
         *,
         stride: int = 1,
         padding: ops.convolution.Padding = "SAME",
-        activation: str | None = None,
+        activation: Activation = None,
         kernel_init: Initializer = glorot_uniform,
         rngs: nnx.Rngs,
     ):
@@ -74,7 +75,8 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = ops.conv2d(x, self.kernel[...].astype(x.dtype), self.stride, self.padding)
-        return _activate(y, self.bias[...], self.activation)
+        activate = ops.add_bias if self.activation is None else ops.bias_relu
+        return activate(y, self.bias[...])
 
 
 class ConvPositionEncoding(nnx.Module):
@@ -122,11 +124,3 @@ def checked_rate(rate: float, name: str) -> float:
     if not 0.0 <= rate < 1.0:
         raise UserError(f"{name} is {rate}; it must be at least 0 and below 1")
     return rate
-
-
-def _activate(x: jax.Array, bias: jax.Array, activation: str | None) -> jax.Array:
-    if activation == "relu":
-        return ops.bias_relu(x, bias)
-    if activation == "gelu":
-        return ops.bias_gelu(x, bias)
-    return ops.add_bias(x, bias)

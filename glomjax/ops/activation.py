@@ -36,21 +36,19 @@ def bias_gelu(x: jax.Array, bias: jax.Array, *, after: jax.Array | None = None) 
     """
     if native.serves(x, bias):
         return native.call("bias_gelu", plain_bias_gelu, x, bias, after=after)
-    return _bias_gelu(x, bias, after)
+    return _bias_gelu(x, bias, bias if after is None else after)
 
 
 @jax.custom_vjp
-def _bias_gelu(x: jax.Array, bias: jax.Array, after: jax.Array | None) -> jax.Array:
+def _bias_gelu(x: jax.Array, bias: jax.Array, witness: jax.Array) -> jax.Array:
     """Written with erf, since `jax.nn.gelu` uses erfc, which XLA:CPU computes more slowly; the
     backward pass keeps the derivative instead of evaluating erf again."""
-    witness = bias if after is None else after
     return isolated(lambda x, bias: _gelu(_add(x, bias))[0], witness, x, bias)
 
 
 def _bias_gelu_forward(
-    x: jax.Array, bias: jax.Array, after: jax.Array | None
+    x: jax.Array, bias: jax.Array, witness: jax.Array
 ) -> tuple[jax.Array, tuple]:
-    witness = bias if after is None else after
     y, slope = isolated(lambda x, bias: _gelu(_add(x, bias)), witness, x, bias)
     return y, (slope, bias)
 

@@ -1,6 +1,8 @@
 """The two attentions of DaViT, from the product with their weights to the mixed values."""
 
 import math
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,22 +53,17 @@ def window_attention(
     """`plain_window_attention`; the native kernel reads and writes the map in place of windows."""
     rows, columns = window
     if native.serves(qkv, bias):
-        return native.call(
-            "window_attention",
-            plain_window_attention,
-            qkv,
-            bias,
-            heads=heads,
-            rows=rows,
-            columns=columns,
-        )
+        attributes: dict[str, Any] = {"heads": heads, "rows": rows, "columns": columns}
+        plain = partial(plain_window_attention, **attributes)
+        return native.call("window_attention", plain, qkv, bias, **attributes)
     return plain_window_attention(qkv, bias, heads, rows, columns)
 
 
 def channel_attention(qkv: jax.Array, bias: jax.Array, heads: int) -> jax.Array:
     """`plain_channel_attention`."""
     if native.serves(qkv, bias):
-        return native.call("channel_attention", plain_channel_attention, qkv, bias, heads=heads)
+        plain = partial(plain_channel_attention, heads=heads)
+        return native.call("channel_attention", plain, qkv, bias, heads=heads)
     return plain_channel_attention(qkv, bias, heads)
 
 

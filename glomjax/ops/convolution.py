@@ -211,15 +211,9 @@ def _unit_stride_conv2d(x: jax.Array, kernel: jax.Array, pads: Pads = NO_PADS) -
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _native_conv2d(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    (top, bottom), (left, right) = pads
-
-    def plain(x: jax.Array, kernel: jax.Array, **attributes: int) -> jax.Array:
-        del attributes
-        return plain_conv2d(x, kernel, stride, pads)
-
-    return native.call(
-        "conv2d", plain, x, kernel, stride=stride, top=top, bottom=bottom, left=left, right=right
-    )
+    (top, _), (left, _) = pads
+    plain = partial(plain_conv2d, stride=stride, padding=pads)
+    return native.call("conv2d", plain, x, kernel, stride=stride, top=top, left=left)
 
 
 def _native_forward(
@@ -300,23 +294,11 @@ def _weight_gradient(
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of kernel and bias of a convolution of x [B, H, W, I] with filters of `size`,
     from that of its output, g [B, H', W', O]: [h, w, I, O] and [O]. Natively."""
-    height, width = size
     (top, _), (left, _) = pads
 
-    def plain(x: jax.Array, g: jax.Array, **attributes: int) -> tuple[jax.Array, jax.Array]:
-        del attributes
-        kernel = jnp.zeros((height, width, x.shape[-1], g.shape[-1]), x.dtype)
+    def plain(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        kernel = jnp.zeros((*size, x.shape[-1], g.shape[-1]), x.dtype)
         (dkernel,) = jax.vjp(lambda kernel: plain_conv2d(x, kernel, stride, pads), kernel)[1](g)
         return dkernel, jnp.sum(g, axis=(0, 1, 2))
 
-    return native.call(
-        "weight_gradient",
-        plain,
-        x,
-        g,
-        height=height,
-        width=width,
-        stride=stride,
-        top=top,
-        left=left,
-    )
+    return native.call("weight_gradient", plain, x, g, stride=stride, top=top, left=left)

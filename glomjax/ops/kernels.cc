@@ -78,7 +78,8 @@ inline Vec with_rest(Vec v, Index n, float other) {
   for (Index k = n; k < kLanes; ++k) v[k] = other;
   return v;
 }
-inline Index round_up(Index n) { return (n + kLanes - 1) / kLanes * kLanes; }
+inline Index ceil_div(Index n, Index by) { return (n + by - 1) / by; }
+inline Index round_up(Index n, Index by = kLanes) { return ceil_div(n, by) * by; }
 
 // f(offset, lanes) over n floats: whole vectors, then what is left.
 template <typename F>
@@ -189,12 +190,17 @@ void parallel(ffi::ThreadPool& pool, Index tasks, const F& body) {
 }
 
 // out[n] = the sum of `parts` rows of n, in their order.
-void add_up(const float* partial, Index parts, Index n, float* out) {
-  std::fill(out, out + n, 0.0f);
-  for (Index p = 0; p < parts; ++p)
-    for_vectors(n, [&](Index i, auto lanes) {
-      store(out + i, load(out + i, lanes) + load(partial + p * n + i, lanes), lanes);
-    });
+void add_up(ffi::ThreadPool& pool, const float* partial, Index parts, Index n, float* out) {
+  constexpr Index kSums = 8192;  // of one task
+  parallel(pool, ceil_div(n, kSums), [&](Index task) {
+    const Index first = task * kSums, count = std::min(kSums, n - first);
+    std::fill_n(out + first, count, 0.0f);
+    for (Index p = 0; p < parts; ++p)
+      for_vectors(count, [&](Index i, auto lanes) {
+        float* to = out + first + i;
+        store(to, load(to, lanes) + load(partial + p * n + first + i, lanes), lanes);
+      });
+  });
 }
 
 // x [..., C] as rows of C.
@@ -205,7 +211,7 @@ struct Rows {
   }
 };
 constexpr Index kRows = 64;  // rows of one task
-inline Index chunks(Index rows) { return (rows + kRows - 1) / kRows; }
+inline Index chunks(Index rows) { return ceil_div(rows, kRows); }
 
 // body(first row, end, task) for each chunk of rows.
 template <typename F>
@@ -288,13 +294,13 @@ ffi::Error layer_norm_gradient(ffi::ThreadPool pool, Array x, Array scale, Array
       });
     }
   });
-  add_up(scale_partial.data(), parts, n, dscale->typed_data());
-  add_up(bias_partial.data(), parts, n, dbias->typed_data());
+  add_up(pool, scale_partial.data(), parts, n, dscale->typed_data());
+  add_up(pool, bias_partial.data(), parts, n, dbias->typed_data());
   return ffi::Error::Success();
 }
 
 // ---------------------------------------------------------------------------------------------
-// Bias and GELU
+// Bias and GELU or ReLU
 // ---------------------------------------------------------------------------------------------
 
 inline Vec normal_cdf(Vec z) { return 0.5f * (1.0f + error_function(z * 0.707106781f)); }
@@ -315,52 +321,41 @@ ffi::Error bias_gelu(ffi::ThreadPool pool, Array x, Array bias, After, Result y)
   return ffi::Error::Success();
 }
 
+// dx [..., C] = f(offset in the array, column, lanes) and dbias [C] = its column sums.
+template <typename F>
+void with_column_sums(ffi::ThreadPool& pool, const Rows& rows, Result& dx, Result& dbias,
+                      const F& f) {
+  const Index n = rows.width, parts = chunks(rows.count);
+  std::vector<float> partial(parts * n);
+  parallel_rows(pool, rows.count, [&](Index first, Index end, Index task) {
+    float* total = partial.data() + task * n;
+    for (Index r = first; r < end; ++r)
+      for_vectors(n, [&](Index i, auto lanes) {
+        const Vec d = f(r * n + i, i, lanes);
+        store(dx->typed_data() + r * n + i, d, lanes);
+        store(total + i, load(total + i, lanes) + d, lanes);
+      });
+  });
+  add_up(pool, partial.data(), parts, n, dbias->typed_data());
+}
+
 ffi::Error bias_gelu_gradient(ffi::ThreadPool pool, Array x, Array bias, Array g, Result dx,
                               Result dbias) {
   prefer_large_pages(dx);
-  const Rows rows(x);
-  const Index n = rows.width, parts = chunks(rows.count);
-  std::vector<float> partial(parts * n);
-  parallel_rows(pool, rows.count, [&](Index first, Index end, Index task) {
-    float* task_bias = partial.data() + task * n;
-    for (Index r = first; r < end; ++r) {
-      const float* in = x.typed_data() + r * n;
-      const float* up = g.typed_data() + r * n;
-      float* out = dx->typed_data() + r * n;
-      for_vectors(n, [&](Index i, auto lanes) {
-        const Vec z = load(in + i, lanes) + load(bias.typed_data() + i, lanes);
-        const Vec density = 0.398942280f * exponential(-0.5f * z * z);
-        const Vec d = load(up + i, lanes) * (normal_cdf(z) + z * density);
-        store(out + i, d, lanes);
-        store(task_bias + i, load(task_bias + i, lanes) + d, lanes);
-      });
-    }
+  with_column_sums(pool, Rows(x), dx, dbias, [&](Index at, Index column, auto lanes) -> Vec {
+    const Vec z = load(x.typed_data() + at, lanes) + load(bias.typed_data() + column, lanes);
+    const Vec density = 0.398942280f * exponential(-0.5f * z * z);
+    return load(g.typed_data() + at, lanes) * (normal_cdf(z) + z * density);
   });
-  add_up(partial.data(), parts, n, dbias->typed_data());
   return ffi::Error::Success();
 }
 
-// ---------------------------------------------------------------------------------------------
-// Bias and ReLU, backward
-// ---------------------------------------------------------------------------------------------
-
-// From the output y = max(x + bias, 0) and its gradient g. A NaN in y passes g on.
+// From the output y = max(x + bias, 0) of bias and ReLU. A NaN in y passes g on.
 ffi::Error bias_relu_gradient(ffi::ThreadPool pool, Array y, Array g, Result dx, Result dbias) {
   prefer_large_pages(dx);
-  const Rows rows(y);
-  const Index n = rows.width, parts = chunks(rows.count);
-  std::vector<float> partial(parts * n);
-  parallel_rows(pool, rows.count, [&](Index first, Index end, Index task) {
-    float* task_bias = partial.data() + task * n;
-    for (Index r = first; r < end; ++r)
-      for_vectors(n, [&](Index i, auto lanes) {
-        const Vec value = load(y.typed_data() + r * n + i, lanes);
-        const Vec d = value <= 0 ? Vec{} : load(g.typed_data() + r * n + i, lanes);
-        store(dx->typed_data() + r * n + i, d, lanes);
-        store(task_bias + i, load(task_bias + i, lanes) + d, lanes);
-      });
+  with_column_sums(pool, Rows(y), dx, dbias, [&](Index at, Index, auto lanes) -> Vec {
+    return load(y.typed_data() + at, lanes) <= 0 ? Vec{} : load(g.typed_data() + at, lanes);
   });
-  add_up(partial.data(), parts, n, dbias->typed_data());
   return ffi::Error::Success();
 }
 
@@ -418,7 +413,7 @@ ffi::Error residual_depthwise_conv2d_gradient(ffi::ThreadPool pool, Array x, Arr
   prefer_large_pages(dx);
   constexpr Index kMapRows = 8;  // of one task
   const Map map(x);
-  const Index n = map.channels, per_image = (map.height + kMapRows - 1) / kMapRows;
+  const Index n = map.channels, per_image = ceil_div(map.height, kMapRows);
   const Index parts = map.batch * per_image;
   // The gradient of x is the same operation on g with the filters turned by 180 degrees.
   std::vector<float> turned(9 * n), zeros(n);
@@ -450,8 +445,8 @@ ffi::Error residual_depthwise_conv2d_gradient(ffi::ThreadPool pool, Array x, Arr
       store(bias_partial.data() + task * n + c, total, lanes);
     });
   });
-  add_up(kernel_partial.data(), parts, 9 * n, dkernel->typed_data());
-  add_up(bias_partial.data(), parts, n, dbias->typed_data());
+  add_up(pool, kernel_partial.data(), parts, 9 * n, dkernel->typed_data());
+  add_up(pool, bias_partial.data(), parts, n, dbias->typed_data());
   return ffi::Error::Success();
 }
 
@@ -512,7 +507,7 @@ inline void tile_of(Index rows, Inner over, const float* a, Index a_stride, cons
 template <bool kTransposed, int kN>
 inline void column_of_tiles(Index rows, Inner over, const float* a, Index a_stride, const float* b,
                             Index b_stride, float* c, Index c_stride, bool add) {
-  const Index count = (rows + kTileRows - 1) / kTileRows;
+  const Index count = ceil_div(rows, kTileRows);
   for (Index t = 0; t < count; ++t) {
     const Index m = rows * t / count;
     tile_of<kTransposed, kN>(rows * (t + 1) / count - m, over, a + m * (kTransposed ? 1 : a_stride),
@@ -614,7 +609,7 @@ struct Panels {
   // Not a power of two: panels that a row is written to must not share a set of the cache.
   static constexpr Index kStride = kDepth * kWide + kLineFloats;
   std::vector<float> values;
-  explicit Panels(Index columns) : values((columns + kWide - 1) / kWide * kStride) {}
+  explicit Panels(Index columns) : values(ceil_div(columns, kWide) * kStride) {}
   float* panel(Index column) { return values.data() + column / kWide * kStride; }
   // Columns first, first + 1, ... of position k, zeros where `from` is null. `next` floats later
   // lies what will be read soon.
@@ -639,17 +634,17 @@ struct Panels {
 // dkernel [h, w, I, O] of a correlation of x [B, H, W, I] at a stride, after `top` and `left` rows
 // and columns of zeros, and dbias [O], from the gradient g [B, H', W', O] of its output. A dense
 // layer is one of 1x1 filters.
-ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t filter_height,
-                           int64_t filter_width, int64_t stride, int64_t top, int64_t left,
-                           Result dkernel, Result dbias) {
+ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t stride, int64_t top,
+                           int64_t left, Result dkernel, Result dbias) {
   const Map in(x), out(g);
+  const Index filter_height = dkernel->dimensions()[0], filter_width = dkernel->dimensions()[1];
   const Index inner = filter_width * in.channels;
   const Index rows = filter_height * inner, columns = out.channels;  // of dkernel as a matrix
   const Index positions = out.batch * out.height * out.width;
-  const Index down = (rows + kBlock - 1) / kBlock, across = (columns + kBlock - 1) / kBlock;
-  const Index blocks = down * across, depths = (positions + kDepth - 1) / kDepth;
+  const Index down = ceil_div(rows, kBlock), across = ceil_div(columns, kBlock);
+  const Index blocks = down * across, depths = ceil_div(positions, kDepth);
   // Positions are divided where there are few blocks.
-  const Index parts = std::clamp<Index>((kTasks + blocks - 1) / blocks, 1, depths);
+  const Index parts = std::clamp<Index>(ceil_div(kTasks, blocks), 1, depths);
   std::unique_ptr<float[]> partial(new float[parts * rows * columns]);
   std::unique_ptr<float[]> bias_partial(new float[parts * columns]);
 
@@ -659,8 +654,7 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t filte
     const Index height = std::min(kBlock, rows - row), wide = std::min(kBlock, columns - column);
     Panels<kTileRows> patches(height);
     Panels<kTileColumns> gradients(wide);
-    Matrix total((height + kTileRows - 1) / kTileRows * kTileRows,
-                 (wide + kTileColumns - 1) / kTileColumns * kTileColumns);
+    Matrix total(round_up(height, kTileRows), round_up(wide, kTileColumns));
     Matrix column_sums(1, wide);
     const Index end = depths * (part + 1) / parts * kDepth;
     for (Index first = depths * part / parts * kDepth; first < end; first += kDepth) {
@@ -701,14 +695,8 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t filte
     if (row == 0)
       std::copy_n(column_sums.row(0), wide, bias_partial.get() + part * columns + column);
   });
-  const Index size = rows * columns;
-  parallel(pool, chunks(rows), [&](Index task) {
-    const Index first = task * kRows * columns, n = std::min(kRows * columns, size - first);
-    float* to = dkernel->typed_data() + first;
-    std::copy_n(partial.get() + first, n, to);
-    for (Index p = 1; p < parts; ++p) scatter(partial.get() + p * size + first, n, 1, nullptr, to);
-  });
-  add_up(bias_partial.get(), parts, columns, dbias->typed_data());
+  add_up(pool, partial.get(), parts, rows * columns, dkernel->typed_data());
+  add_up(pool, bias_partial.get(), parts, columns, dbias->typed_data());
   return ffi::Error::Success();
 }
 
@@ -720,15 +708,15 @@ constexpr Index kPositions = 96;  // of the output, at least, that a task reads 
 
 // y [B, H', W', O] = the correlation of x [B, H, W, I], after `top` and `left` rows and columns of
 // zeros, with filters [h, w, I, O] at a stride.
-ffi::Error conv2d(ffi::ThreadPool pool, Array x, Array kernel, int64_t stride, int64_t top, int64_t,
-                  int64_t left, int64_t, Result y) {
+ffi::Error conv2d(ffi::ThreadPool pool, Array x, Array kernel, int64_t stride, int64_t top,
+                  int64_t left, Result y) {
   prefer_large_pages(y);
   const Map in(x), out(*y);
   const Index filter_height = kernel.dimensions()[0], filter_width = kernel.dimensions()[1];
   const Index outputs = out.channels, inner = filter_width * in.channels;
   const Index depth = filter_height * inner;  // values under a filter
   // The filters by panels of columns, the last one maybe half as wide, each [depth, its columns].
-  const Index panels = (outputs + kTileColumns - 1) / kTileColumns;
+  const Index panels = ceil_div(outputs, kTileColumns);
   const auto wide = [&](Index panel) {
     return outputs - panel * kTileColumns > kLanes ? kTileColumns : kLanes;
   };
@@ -743,8 +731,8 @@ ffi::Error conv2d(ffi::ThreadPool pool, Array x, Array kernel, int64_t stride, i
     }
   });
 
-  const Index rows = std::min(out.height, (kPositions + out.width - 1) / out.width);
-  const Index groups = (out.height + rows - 1) / rows;
+  const Index rows = std::min(out.height, ceil_div(kPositions, out.width));
+  const Index groups = ceil_div(out.height, rows);
   const Index width = (out.width - 1) * stride + filter_width;  // of what a row of the output reads
   parallel(pool, out.batch * groups, [&](Index task) {
     const Index b = task / groups, first = task % groups * rows;
@@ -783,7 +771,7 @@ ffi::Error conv2d(ffi::ThreadPool pool, Array x, Array kernel, int64_t stride, i
 
 constexpr Index kPoolChannels = 64;  // of one task of the gradient
 
-// f(tap, pixel of x) for the pixels of a window, in row-major order, those outside left out.
+// f(offset in x) for the pixels of a window, in row-major order, those outside left out.
 template <typename F>
 inline void for_window(const Map& in, Index b, Index y, Index x, Index window, F&& f) {
   for (Index i = std::max<Index>(0, -y); i < std::min(window, in.height - y); ++i)
@@ -816,7 +804,7 @@ ffi::Error max_pool_gradient(ffi::ThreadPool pool, Array x, Array y, Array g, in
                              int64_t stride, int64_t top, int64_t window, Result dx) {
   prefer_large_pages(dx);
   const Map in(x), out(y);
-  const Index parts = (in.channels + kPoolChannels - 1) / kPoolChannels;
+  const Index parts = ceil_div(in.channels, kPoolChannels);
   // Windows overlap: one task has all those of its channels.
   parallel(pool, in.batch * parts, [&](Index task) {
     const Index b = task / parts, channel = task % parts * kPoolChannels;
@@ -859,9 +847,9 @@ struct Windows {
         size(channels / heads),
         rows(rows),
         columns(columns),
-        down((height + rows - 1) / rows),
-        across((width + columns - 1) / columns),
-        groups(std::min(heads, (kTasks + batch * down - 1) / (batch * down))) {}
+        down(ceil_div(height, rows)),
+        across(ceil_div(width, columns)),
+        groups(std::min(heads, ceil_div(kTasks, batch * down))) {}
   Index tasks() const { return batch * down * groups; }
   Index length() const { return rows * columns; }
 
@@ -980,7 +968,7 @@ ffi::Error window_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bias
       }
     });
   });
-  add_up(partial.data(), parts, wide, dbias->typed_data());
+  add_up(pool, partial.data(), parts, wide, dbias->typed_data());
   return ffi::Error::Success();
 }
 
@@ -1089,7 +1077,7 @@ ffi::Error channel_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bia
       write(t, count, 2, 1, query);
     }
   });
-  add_up(partial.data(), c.batch, wide, dbias->typed_data());
+  add_up(pool, partial.data(), c.batch, wide, dbias->typed_data());
   return ffi::Error::Success();
 }
 
@@ -1117,12 +1105,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d_gradient,
                               residual_depthwise_conv2d_gradient,
                               BIND.ARGS2.ARGS2.RETS2.Ret<Array>());
 #define INT(name) Attr<int64_t>(name)
+#define CONVOLUTION INT("stride").INT("top").INT("left")
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_weight_gradient, weight_gradient,
-                              BIND.ARGS2.INT("height").INT("width").INT("stride").INT("top")
-                                  .INT("left").RETS2);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_conv2d, conv2d,
-                              BIND.ARGS2.INT("stride").INT("top").INT("bottom").INT("left")
-                                  .INT("right").Ret<Array>());
+                              BIND.ARGS2.CONVOLUTION.RETS2);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_conv2d, conv2d, BIND.ARGS2.CONVOLUTION.Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_relu_gradient, bias_relu_gradient, BIND.ARGS2.RETS2);
 #define POOLING INT("left").INT("stride").INT("top").INT("window").Ret<Array>()
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_max_pool, max_pool, BIND.Arg<Array>().POOLING);

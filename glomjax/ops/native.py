@@ -75,7 +75,8 @@ def call(
     after: jax.Array | None = None,
     **attributes: float,
 ) -> Any:
-    """`plain(*args, **attributes)` by the kernel `name`, its gradients by `{name}_gradient`.
+    """`plain(*args)` by the kernel `name`, its gradients by `{name}_gradient`; both kernels get the
+    attributes.
 
     Only where `serves(*args)`. The backward pass keeps the arguments and nothing else. A program
     that is lowered for another platform gets `plain`. With `after`, the kernel waits for that array
@@ -92,11 +93,10 @@ def _call(
     after: jax.Array | None,
     *args: jax.Array,
 ) -> Any:
-    function = functools.partial(plain, **dict(attributes))
-    like = jax.eval_shape(function, *args)
+    like = jax.eval_shape(plain, *args)
     if after is None:
-        return _kernel(name, function, attributes, like, *args)
-    return _kernel(name, lambda *args: function(*args[:-1]), attributes, like, *args, after)
+        return _kernel(name, plain, attributes, like, *args)
+    return _kernel(name, lambda *args: plain(*args[:-1]), attributes, like, *args, after)
 
 
 def _forward(name: str, plain: Callable, attributes: tuple, after: Any, *args: jax.Array) -> tuple:
@@ -106,7 +106,7 @@ def _forward(name: str, plain: Callable, attributes: tuple, after: Any, *args: j
 def _backward(name: str, plain: Callable, attributes: tuple, args: tuple, g: jax.Array) -> tuple:
     def gradients(*args_and_g: jax.Array) -> tuple:
         *args, g = args_and_g
-        return jax.vjp(functools.partial(plain, **dict(attributes)), *args)[1](g)
+        return jax.vjp(plain, *args)[1](g)
 
     return None, *_kernel(f"{name}_gradient", gradients, attributes, tuple(args), *args, g)
 

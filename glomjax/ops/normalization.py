@@ -35,23 +35,22 @@ def layer_norm(
     With `after`, a CPU computes it no sooner than that array: see `layer_norm_dense`.
     """
     if native.serves(x, scale, bias):
-        name, plain = "layer_norm", plain_layer_norm
-        return native.call(name, plain, x, scale, bias, after=after, epsilon=epsilon)
-    return _layer_norm(x, scale, bias, after, epsilon)
+        plain = partial(plain_layer_norm, epsilon=epsilon)
+        return native.call("layer_norm", plain, x, scale, bias, after=after, epsilon=epsilon)
+    return _layer_norm(x, scale, bias, scale if after is None else after, epsilon)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _layer_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, after: jax.Array | None, epsilon: float
+    x: jax.Array, scale: jax.Array, bias: jax.Array, witness: jax.Array, epsilon: float
 ) -> jax.Array:
-    witness = scale if after is None else after
     return isolated(partial(plain_layer_norm, epsilon=epsilon), witness, x, scale, bias)
 
 
 def _forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, after: jax.Array | None, epsilon: float
+    x: jax.Array, scale: jax.Array, bias: jax.Array, witness: jax.Array, epsilon: float
 ) -> tuple[jax.Array, tuple]:
-    return _layer_norm(x, scale, bias, after, epsilon), (x, scale)
+    return _layer_norm(x, scale, bias, witness, epsilon), (x, scale)
 
 
 def _backward(epsilon: float, residuals: tuple, g: jax.Array) -> tuple:

@@ -1,6 +1,6 @@
 """Max pooling whose gradient avoids XLA:CPU's slow select-and-scatter."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -29,9 +29,8 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: str = "VALID") -> 
     x [B, H, W, C] -> [B, h, w, C].
     """
     if native.serves(x):
-        return native.call(
-            "max_pool", _plain(padding), x, **_attributes(x, window, stride, padding)
-        )
+        plain = partial(plain_max_pool, window=window, stride=stride, padding=padding)
+        return native.call("max_pool", plain, x, **_attributes(x, window, stride, padding))
     return plain_max_pool(x, window, stride, padding)
 
 
@@ -44,8 +43,8 @@ def _backward(window: int, stride: int, padding: str, residuals: tuple, g: jax.A
     x, y = residuals
     pool = partial(plain_max_pool, window=window, stride=stride, padding=padding)
 
-    def natively(x: jax.Array, y: jax.Array, g: jax.Array, **attributes: int) -> jax.Array:
-        del y, attributes
+    def natively(x: jax.Array, y: jax.Array, g: jax.Array) -> jax.Array:
+        del y
         return jax.vjp(pool, x)[1](g)[0]
 
     if native.serves(x, y, g):
@@ -62,20 +61,15 @@ def _backward(window: int, stride: int, padding: str, residuals: tuple, g: jax.A
 max_pool.defvjp(_forward, _backward)
 
 
-def _plain(padding: str) -> Callable[..., jax.Array]:
-    """`plain_max_pool` as the kernel is called."""
-
-    def plain(x: jax.Array, *, window: int, stride: int, top: int, left: int) -> jax.Array:
-        del top, left
-        return plain_max_pool(x, window, stride, padding)
-
-    return plain
-
-
 def _attributes(x: jax.Array, window: int, stride: int, padding: str) -> dict[str, Any]:
-    sizes = x.shape[1:3], (window, window), (stride, stride)
-    (top, _), (left, _) = lax.padtype_to_pads(*sizes, padding)
+    """What the kernels are told."""
+    (top, _), (left, _) = _pads(x, window, stride, padding)
     return {"window": window, "stride": stride, "top": int(top), "left": int(left)}
+
+
+def _pads(x: jax.Array, window: int, stride: int, padding: str) -> Sequence[tuple[int, int]]:
+    """(rows above, rows below), (columns left, columns right) of padding."""
+    return lax.padtype_to_pads(x.shape[1:3], (window, window), (stride, stride), padding)
 
 
 def _shifted_views(
@@ -83,7 +77,7 @@ def _shifted_views(
 ) -> jax.Array:
     """Each of the window's positions in turn: where it holds the maximum, it takes the gradient."""
     batch, height, width, channels = x.shape
-    spatial = lax.padtype_to_pads((height, width), (window, window), (stride, stride), padding)
+    spatial = _pads(x, window, stride, padding)
     pads = [(low, high, 0) for low, high in ((0, 0), *spatial, (0, 0))]
     padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), pads)
     rows, columns = y.shape[1:3]
