@@ -169,13 +169,12 @@ class Inception(nnx.Module):
         self.outputs = one + three + five + pool
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branches = (
-            self.conv1x1(x),
-            self.conv3x3(self.conv3x3_reduce(x)),
-            self.conv5x5(self.conv5x5_reduce(x)),
-            self.pool_proj(ops.max_pool(x, 3, 1, "SAME")),
+        return ops.conv2d_branches(
+            self.conv1x1.branch(x),
+            self.conv3x3.branch(self.conv3x3_reduce(x)),
+            self.conv5x5.branch(self.conv5x5_reduce(x)),
+            self.pool_proj.branch(ops.max_pool(x, 3, 1, "SAME")),
         )
-        return jnp.concatenate(branches, axis=-1)
 
 
 class AuxiliaryHead(nnx.Module):

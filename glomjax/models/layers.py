@@ -74,9 +74,16 @@ class Conv(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = ops.conv2d(x, self.kernel[...].astype(x.dtype), self.stride, self.padding)
-        activate = ops.add_bias if self.activation is None else ops.bias_relu
-        return activate(y, self.bias[...])
+        return ops.conv2d(
+            *self.branch(x),
+            stride=self.stride,
+            padding=self.padding,
+            relu=self.activation == "relu",
+        )
+
+    def branch(self, x: jax.Array) -> ops.convolution.Branch:
+        """What `ops.conv2d_branches` takes of a layer."""
+        return x, self.kernel[...].astype(x.dtype), self.bias[...]
 
 
 class ConvPositionEncoding(nnx.Module):

@@ -8,6 +8,7 @@ from glomjax.ops.activation import add_bias, bias_gelu, bias_relu
 from glomjax.ops.attention import channel_attention, window_attention
 from glomjax.ops.convolution import (
     conv2d,
+    conv2d_branches,
     dense,
     gelu_dense,
     layer_norm_dense,
@@ -22,6 +23,7 @@ __all__ = [
     "bias_relu",
     "channel_attention",
     "conv2d",
+    "conv2d_branches",
     "dense",
     "gelu_dense",
     "layer_norm",

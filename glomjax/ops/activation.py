@@ -34,8 +34,6 @@ def bias_gelu(x: jax.Array, bias: jax.Array, *, after: jax.Array | None = None) 
 
     With `after`, a CPU computes it no sooner than that array: see `gelu_dense`.
     """
-    if native.serves(x, bias):
-        return native.call("bias_gelu", plain_bias_gelu, x, bias, after=after)
     return _bias_gelu(x, bias, bias if after is None else after)
 
 
@@ -79,8 +77,8 @@ def _bias_relu_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple]
 def _bias_relu_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     y, bias = residuals
     if native.serves(y, bias, g):
-        return native.call("bias_relu_gradient", _relu_gradients, y, g)
-    dx, dbias = isolated(_relu_gradients, bias, y, g)
+        return native.call("bias_relu_gradient", relu_gradients, y, g)
+    dx, dbias = isolated(relu_gradients, bias, y, g)
     return dx, dbias.astype(bias.dtype)
 
 
@@ -100,7 +98,8 @@ def _gelu(z: jax.Array) -> tuple[jax.Array, jax.Array]:
     return (z32 * cdf).astype(z.dtype), (cdf + z32 * pdf).astype(z.dtype)
 
 
-def _relu_gradients(y: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+def relu_gradients(y: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Those of x and bias [C] from `bias_relu`'s output y [..., C] and its gradient g."""
     # A NaN output is not <= 0, so its gradient passes and the NaN stays visible.
     return _with_column_sum(jnp.where(y <= 0, jnp.zeros_like(g), g), jnp.dtype(jnp.float32))
 

@@ -2,20 +2,30 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from glomjax.ops import native
-from glomjax.ops.activation import add_bias, bias_gelu
+from glomjax.ops.activation import (
+    add_bias,
+    bias_gelu,
+    bias_relu,
+    plain_bias_gelu,
+    plain_bias_relu,
+    relu_gradients,
+)
 from glomjax.ops.boundary import isolated
-from glomjax.ops.normalization import layer_norm
+from glomjax.ops.normalization import EPSILON, layer_norm, plain_layer_norm
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = str | Sequence[tuple[int, int]]
 Pads = tuple[tuple[int, int], tuple[int, int]]
+_ROWS = 64
 NO_PADS: Pads = ((0, 0), (0, 0))
+Branch = tuple[jax.Array, jax.Array, jax.Array]  # x, kernel and bias of a convolution
 
 
 def plain_dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -24,11 +34,38 @@ def plain_dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) 
     return y if bias is None else add_bias(y, bias)
 
 
-def plain_conv2d(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "SAME"
+def plain_layer_norm_dense(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, kernel: jax.Array
 ) -> jax.Array:
-    """Cross-correlation of x [B, H, W, I] with kernel [h, w, I, O]; padding as TensorFlow's."""
-    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT)
+    """layer_norm(x) @ kernel. x [..., I], scale and bias [I], kernel [I, O] -> [..., O]."""
+    return plain_layer_norm(x, scale, bias) @ kernel
+
+
+def plain_gelu_dense(
+    x: jax.Array, x_bias: jax.Array, kernel: jax.Array, bias: jax.Array
+) -> jax.Array:
+    """GELU(x + x_bias) @ kernel + bias. x [..., I], x_bias [I], kernel [I, O], bias [O]."""
+    return plain_dense(plain_bias_gelu(x, x_bias), kernel, bias)
+
+
+def plain_conv2d(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    *,
+    stride: int = 1,
+    padding: Padding = "SAME",
+    relu: bool = False,
+) -> jax.Array:
+    """Cross-correlation of x [B, H, W, I] with kernel [h, w, I, O], + bias [O], then ReLU where
+    `relu`; padding as TensorFlow's."""
+    activate = plain_bias_relu if relu else add_bias
+    return activate(_correlation(x, kernel, stride, padding), bias)
+
+
+def plain_conv2d_branches(*branches: Branch) -> jax.Array:
+    """`plain_conv2d(..., relu=True)` of each (x, kernel, bias), side by side in the channels."""
+    return jnp.concatenate([plain_conv2d(*branch, relu=True) for branch in branches], axis=-1)
 
 
 def plain_depthwise_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -44,48 +81,75 @@ def plain_residual_depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.A
 
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """`plain_dense`; natively the gradients of kernel and bias are taken in one pass."""
-    if x.ndim > 1 and native.serves(x, kernel):
-        return _dense(x, kernel, bias)
+    """`plain_dense`. Natively only where enough rows share the rearranging of the kernel."""
+    if x.size >= _ROWS * x.shape[-1] and native.serves(x, kernel):
+        return _dense(x, kernel, jnp.zeros(kernel.shape[1:]) if bias is None else bias)
     return plain_dense(x, kernel, bias)
 
 
 def layer_norm_dense(
     x: jax.Array, scale: jax.Array, bias: jax.Array, kernel: jax.Array
 ) -> jax.Array:
-    """`layer_norm(x, scale, bias) @ kernel`; on a CPU the backward pass normalises again.
+    """`plain_layer_norm_dense`; on a CPU the backward pass normalises again.
 
     Kept from the forward pass, normalised maps and GELUs are a third of a step's memory.
     """
+    if native.serves(x, scale, bias, kernel):
+        return _layer_norm_dense(x, scale, bias, kernel)
     return _dense_of(layer_norm, (x, scale, bias), kernel, None)
 
 
 def gelu_dense(x: jax.Array, x_bias: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """`bias_gelu(x, x_bias) @ kernel + bias`; on a CPU the backward pass computes GELU again."""
+    """`plain_gelu_dense`; on a CPU the backward pass computes GELU again."""
+    if native.serves(x, x_bias, kernel, bias):
+        return _gelu_dense(x, x_bias, kernel, bias)
     return _dense_of(bias_gelu, (x, x_bias), kernel, bias)
 
 
 def conv2d(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "SAME"
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    *,
+    stride: int = 1,
+    padding: Padding = "SAME",
+    relu: bool = False,
 ) -> jax.Array:
     """`plain_conv2d`, natively where that serves.
 
     Elsewhere, and where filters do not overlap, a CPU takes a 1x1 filter as a dense layer and a
     strided one over space-to-depth blocks.
 
-    x [B, H, W, I], kernel [h, w, I, O] -> [B, h', w', O].
+    x [B, H, W, I], kernel [h, w, I, O], bias [O] -> [B, h', w', O].
     """
     pads = _pads(x, kernel, stride, padding)
-    if native.serves(x, kernel) and kernel.shape[:2] != (stride, stride):
-        return _native_conv2d(x, kernel, stride, pads)
+    side_by_side = stride > 1 and kernel.shape[:2] == (stride, stride)
+    if native.serves(x, kernel, bias) and not side_by_side:
+        return _convolutions(Geometry(stride, (pads,), relu), x, kernel, bias)
     if stride == 1:
-        return _unit_stride_conv2d(x, kernel, pads)
+        return _unit_stride_conv2d(x, kernel, bias, pads, relu)
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: _unit_stride_conv2d(*_space_to_depth(x, kernel, stride, pads)),
-        default=lambda x, kernel: plain_conv2d(x, kernel, stride, pads),
+        bias,
+        cpu=lambda x, kernel, bias: _unit_stride_conv2d(
+            *_space_to_depth(x, kernel, stride, pads), bias, NO_PADS, relu
+        ),
+        default=partial(plain_conv2d, stride=stride, padding=pads, relu=relu),
     )
+
+
+def conv2d_branches(*branches: Branch) -> jax.Array:
+    """`plain_conv2d_branches`; a native kernel writes every branch to its place at once.
+
+    (x [B, H, W, I], kernel [h, w, I, O], bias [O]), ... -> [B, H, W, sum of all O]. Each branch has
+    its own h, w, I and O.
+    """
+    arrays = [array for branch in branches for array in branch]
+    if native.serves(*arrays):
+        pads = tuple(_pads(x, kernel, 1, "SAME") for x, kernel, _ in branches)
+        return _convolutions(Geometry(1, pads, relu=True), *arrays)
+    return jnp.concatenate([conv2d(*branch, relu=True) for branch in branches], axis=-1)
 
 
 def residual_depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -203,64 +267,200 @@ def _space_to_depth(
     return x, kernel
 
 
-def _unit_stride_conv2d(x: jax.Array, kernel: jax.Array, pads: Pads = NO_PADS) -> jax.Array:
-    if kernel.shape[:2] == (1, 1) and pads == NO_PADS:
-        return dense(x, kernel[0, 0])
-    return plain_conv2d(x, kernel, 1, pads)
+def _unit_stride_conv2d(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, pads: Pads, relu: bool
+) -> jax.Array:
+    pointwise = kernel.shape[:2] == (1, 1) and pads == NO_PADS
+    if pointwise and not relu:
+        return dense(x, kernel[0, 0], bias)
+    y = dense(x, kernel[0, 0]) if pointwise else _correlation(x, kernel, 1, pads)
+    return (bias_relu if relu else add_bias)(y, bias)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _native_conv2d(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    (top, _), (left, _) = pads
-    plain = partial(plain_conv2d, stride=stride, padding=pads)
-    return native.call("conv2d", plain, x, kernel, stride=stride, top=top, left=left)
+def _correlation(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT)
 
 
-def _native_forward(
-    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
-) -> tuple[jax.Array, tuple]:
-    return _native_conv2d(x, kernel, stride, pads), (x, kernel)
+class Geometry(NamedTuple):
+    """Of convolutions whose outputs lie side by side: one stride, the padding of each, and whether
+    they are rectified."""
+
+    stride: int
+    pads: tuple[Pads, ...]
+    relu: bool = False
 
 
-def _native_backward(stride: int, pads: Pads, residuals: tuple, g: jax.Array) -> tuple:
-    x, kernel = residuals
-    height, width = kernel.shape[:2]
-    dkernel, _ = _weight_gradient(x, g, (height, width), stride, pads)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolutions(geometry: Geometry, *branches: jax.Array) -> jax.Array:
+    """Natively, of x, kernel and bias of each in turn."""
+    return _convolve(geometry, (0,) * len(geometry.pads), *branches)
+
+
+def _convolutions_forward(geometry: Geometry, *branches: jax.Array) -> tuple[jax.Array, tuple]:
+    y = _convolutions(geometry, *branches)
+    return y, (branches[::3], branches[1::3], y if geometry.relu else None)
+
+
+def _convolutions_backward(geometry: Geometry, residuals: tuple, g: jax.Array) -> tuple:
+    xs, kernels, y = residuals
+    rectified = native.call("bias_relu_gradient", relu_gradients, y, g) if geometry.relu else None
+    g, dbias = rectified or (g, None)
+    gradients: list[jax.Array] = []
+    channel = 0  # of g, at which a branch begins
+    for x, kernel, pads in zip(xs, kernels, geometry.pads, strict=True):
+        end = channel + kernel.shape[3]
+        dkernel, sums = _weight_gradient(x, g, channel, kernel.shape, geometry.stride, pads)
+        dx = _input_gradient(x, kernel, g, channel, geometry.stride, pads)
+        gradients += dx, dkernel, sums if dbias is None else dbias[channel:end]
+        channel = end
+    return tuple(gradients)
+
+
+_convolutions.defvjp(_convolutions_forward, _convolutions_backward)
+
+
+def _convolve(geometry: Geometry, channels: tuple[int, ...], *branches: jax.Array) -> jax.Array:
+    """Each branch reads the channels of its x from one of `channels` on."""
+
+    def plain(*branches: jax.Array) -> jax.Array:
+        outputs = [
+            plain_conv2d(
+                x[..., channel : channel + kernel.shape[2]],
+                kernel,
+                bias,
+                stride=geometry.stride,
+                padding=pads,
+                relu=geometry.relu,
+            )
+            for x, kernel, bias, pads, channel in zip(
+                branches[::3],
+                branches[1::3],
+                branches[2::3],
+                geometry.pads,
+                channels,
+                strict=True,
+            )
+        ]
+        return jnp.concatenate(outputs, axis=-1)
+
+    return native.call(
+        "conv2d",
+        plain,
+        *branches,
+        channel=channels,
+        left=tuple(left for _, (left, _) in geometry.pads),
+        relu=geometry.relu,
+        stride=geometry.stride,
+        top=tuple(top for (top, _), _ in geometry.pads),
+    )
+
+
+def _input_gradient(
+    x: jax.Array, kernel: jax.Array, g: jax.Array, channel: int, stride: int, pads: Pads
+) -> jax.Array:
+    """The gradient of a convolution's x from that of its output, channels of g from one on."""
+    height, width, _, outputs = kernel.shape
     if stride > 1:  # of images, which no training asks for
-        blocks = partial(_space_to_depth, kernel=kernel, stride=stride, pads=pads)
-        return *jax.vjp(lambda x: _unit_stride_conv2d(*blocks(x)), x)[1](g), dkernel
-    # The gradient of x is the correlation of g with the filters turned by 180 degrees, over so many
-    # zeros that it is as large as x.
+
+        def over_blocks(x: jax.Array) -> jax.Array:
+            return _correlation(*_space_to_depth(x, kernel, stride, pads), 1, NO_PADS)
+
+        return jax.vjp(over_blocks, x)[1](g[..., channel : channel + outputs])[0]
+    # The correlation of g with the filters turned by 180 degrees, over so many zeros that it is as
+    # large as x.
     (top, _), (left, _) = pads
     above, before = height - 1 - top, width - 1 - left
     below = x.shape[1] + height - 1 - above - g.shape[1]
     behind = x.shape[2] + width - 1 - before - g.shape[2]
     turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    return _native_conv2d(g, turned, 1, ((above, below), (before, behind))), dkernel
-
-
-_native_conv2d.defvjp(_native_forward, _native_backward)
+    geometry = Geometry(1, (((above, below), (before, behind)),))
+    return _convolve(geometry, (channel,), g, turned, jnp.zeros(x.shape[-1:]))
 
 
 @jax.custom_vjp
-def _dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-    return plain_dense(x, kernel, bias)
+def _dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    return native.call("dense", plain_dense, x, kernel, bias)
 
 
-def _dense_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> tuple:
-    return _dense(x, kernel, bias), (x, kernel, bias is not None)
+def _dense_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple:
+    return _dense(x, kernel, bias), (x, kernel)
 
 
 def _dense_backward(residuals: tuple, g: jax.Array) -> tuple:
-    x, kernel, biased = residuals
-    pixels = (-1, 1, 1)
-    dkernel, dbias = _weight_gradient(
-        x.reshape(*pixels, x.shape[-1]), g.reshape(*pixels, g.shape[-1]), (1, 1), 1, NO_PADS
-    )
-    return g @ kernel.T, dkernel[0, 0], dbias if biased else None
+    x, kernel = residuals
+    return _dense_input_gradient(g, kernel), *_dense_weight_gradient(x, g)
 
 
 _dense.defvjp(_dense_forward, _dense_backward)
+
+
+@jax.custom_vjp
+def _layer_norm_dense(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    plain = plain_layer_norm_dense
+    return native.call("layer_norm_dense", plain, x, scale, bias, kernel, epsilon=EPSILON)
+
+
+def _layer_norm_dense_forward(*args: jax.Array) -> tuple[jax.Array, tuple]:
+    return _layer_norm_dense(*args), args
+
+
+def _layer_norm_dense_backward(residuals: tuple, g: jax.Array) -> tuple:
+    *args, kernel = residuals
+    dx, dscale, dbias, normalised = native.call(
+        "layer_norm_dense_gradient",
+        partial(_gradients_and_value, plain_layer_norm),
+        *args,
+        _dense_input_gradient(g, kernel),
+        epsilon=EPSILON,
+    )
+    return dx, dscale, dbias, _dense_weight_gradient(normalised, g)[0]
+
+
+_layer_norm_dense.defvjp(_layer_norm_dense_forward, _layer_norm_dense_backward)
+
+
+@jax.custom_vjp
+def _gelu_dense(x: jax.Array, x_bias: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    return native.call("gelu_dense", plain_gelu_dense, x, x_bias, kernel, bias)
+
+
+def _gelu_dense_forward(*args: jax.Array) -> tuple[jax.Array, tuple]:
+    return _gelu_dense(*args), args[:3]
+
+
+def _gelu_dense_backward(residuals: tuple, g: jax.Array) -> tuple:
+    x, x_bias, kernel = residuals
+    dx, dx_bias, activated = native.call(
+        "gelu_dense_gradient",
+        partial(_gradients_and_value, plain_bias_gelu),
+        x,
+        x_bias,
+        _dense_input_gradient(g, kernel),
+    )
+    return dx, dx_bias, *_dense_weight_gradient(activated, g)
+
+
+_gelu_dense.defvjp(_gelu_dense_forward, _gelu_dense_backward)
+
+
+def _gradients_and_value(function: Callable[..., jax.Array], *args_and_g: jax.Array) -> tuple:
+    *args, g = args_and_g
+    y, backward = jax.vjp(function, *args)
+    return *backward(g), y
+
+
+def _dense_input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
+    return native.call("dense_gradient", lambda g, kernel: g @ kernel.T, g, kernel)
+
+
+def _dense_weight_gradient(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of kernel and bias."""
+    x, g = (array.reshape(-1, 1, 1, array.shape[-1]) for array in (x, g))
+    shape = (1, 1, x.shape[-1], g.shape[-1])
+    dkernel, dbias = _weight_gradient(x, g, 0, shape, 1, NO_PADS)
+    return dkernel[0, 0], dbias
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -290,15 +490,17 @@ _dense_of.defvjp(_dense_of_forward, _dense_of_backward)
 
 
 def _weight_gradient(
-    x: jax.Array, g: jax.Array, size: tuple[int, int], stride: int, pads: Pads
+    x: jax.Array, g: jax.Array, channel: int, shape: Sequence[int], stride: int, pads: Pads
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients of kernel and bias of a convolution of x [B, H, W, I] with filters of `size`,
-    from that of its output, g [B, H', W', O]: [h, w, I, O] and [O]. Natively."""
+    """The gradients of kernel (its `shape` [h, w, I, O]) and bias [O] of a convolution of x
+    [B, H, W, I], from that of its output: the channels of g [B, H', W', ..] from one on."""
     (top, _), (left, _) = pads
 
     def plain(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        kernel = jnp.zeros((*size, x.shape[-1], g.shape[-1]), x.dtype)
-        (dkernel,) = jax.vjp(lambda kernel: plain_conv2d(x, kernel, stride, pads), kernel)[1](g)
+        g = g[..., channel : channel + shape[3]]
+        correlation = partial(_correlation, x, stride=stride, padding=pads)
+        (dkernel,) = jax.vjp(correlation, jnp.zeros(shape, x.dtype))[1](g)
         return dkernel, jnp.sum(g, axis=(0, 1, 2))
 
-    return native.call("weight_gradient", plain, x, g, stride=stride, top=top, left=left)
+    geometry = {"channel": channel, "left": left, "stride": stride, "top": top}
+    return native.call("weight_gradient", plain, x, g, **geometry)

@@ -13,6 +13,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #ifdef __linux__
@@ -25,7 +26,6 @@ namespace ffi = xla::ffi;
 using Index = int64_t;
 using Array = ffi::Buffer<ffi::F32>;
 using Result = ffi::Result<Array>;
-using After = ffi::RemainingArgs;  // what a call waits for and does not read
 
 namespace {
 
@@ -140,15 +140,32 @@ inline Vec error_function(Vec x) {
 // Memory
 // ---------------------------------------------------------------------------------------------
 
+constexpr int kLineFloats = 16;  // of a line of the cache
+
+// Begins at a line of the cache, so that no vector lies in two; what is not set is left as it is.
+template <typename T>
+struct LineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{kLineFloats * sizeof(float)};
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kLine)); }
+  void deallocate(T* p, size_t) { ::operator delete(p, kLine); }
+  void construct(T*) {}
+  void construct(T* p, T value) { *p = value; }
+  bool operator==(const LineAllocator&) const { return true; }
+  bool operator!=(const LineAllocator&) const { return false; }
+};
+using Floats = std::vector<float, LineAllocator<float>>;
+
 // Asks Linux for large pages under a result, as NumPy does for its arrays: XLA gives a step fresh
-// memory each time, and a fault for every 4 KiB of it takes as long as many an operation.
+// memory each time, and a fault for every 4 KiB of it takes as long as many an operation. Whole large
+// pages, since what lies beside a result is mostly another one.
 void prefer_large_pages(Result x) {
 #ifdef __linux__
   constexpr uintptr_t kPage = 2 << 20;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(x->typed_data());
-  const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
-  const uintptr_t end = (begin + x->size_bytes()) / kPage * kPage;
-  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+  if (x->size_bytes() < kPage / 16) return;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(x->typed_data()) / kPage * kPage;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(x->typed_data()) + x->size_bytes();
+  madvise(reinterpret_cast<void*>(begin), (end - begin + kPage - 1) / kPage * kPage, MADV_HUGEPAGE);
 #endif
 }
 
@@ -242,32 +259,37 @@ Moments moments(const float* x, Index n, float epsilon) {
   return {mean, 1.0f / std::sqrt(sum(squares) / n + epsilon)};
 }
 
-ffi::Error layer_norm(ffi::ThreadPool pool, Array x, Array scale, Array bias, After, float epsilon,
+// n values of a row with these moments, of which `scale` and `bias` are the parameters.
+inline void normalise(const float* x, Moments m, const float* scale, const float* bias, Index n,
+                      float* y) {
+  for_vectors(n, [&](Index i, auto lanes) {
+    const Vec normalised = (load(x + i, lanes) - m.mean) * m.inverse_std;
+    store(y + i, normalised * load(scale + i, lanes) + load(bias + i, lanes), lanes);
+  });
+}
+
+ffi::Error layer_norm(ffi::ThreadPool pool, Array x, Array scale, Array bias, float epsilon,
                       Result y) {
   prefer_large_pages(y);
   const Rows rows(x);
   parallel_rows(pool, rows.count, [&](Index first, Index end, Index) {
     for (Index r = first; r < end; ++r) {
       const float* in = x.typed_data() + r * rows.width;
-      float* out = y->typed_data() + r * rows.width;
-      const Moments m = moments(in, rows.width, epsilon);
-      for_vectors(rows.width, [&](Index i, auto lanes) {
-        Vec normalised = (load(in + i, lanes) - m.mean) * m.inverse_std;
-        store(out + i,
-              normalised * load(scale.typed_data() + i, lanes) + load(bias.typed_data() + i, lanes),
-              lanes);
-      });
+      normalise(in, moments(in, rows.width, epsilon), scale.typed_data(), bias.typed_data(),
+                rows.width, y->typed_data() + r * rows.width);
     }
   });
   return ffi::Error::Success();
 }
 
-ffi::Error layer_norm_gradient(ffi::ThreadPool pool, Array x, Array scale, Array, Array g,
-                               float epsilon, Result dx, Result dscale, Result dbias) {
+// The gradients of the normalisation, and into y, where that is not null, its value again.
+void layer_norm_backward(ffi::ThreadPool& pool, const Array& x, const Array& scale,
+                         const Array& bias, const Array& g, float epsilon, Result& dx,
+                         Result& dscale, Result& dbias, float* y) {
   prefer_large_pages(dx);
   const Rows rows(x);
   const Index n = rows.width, parts = chunks(rows.count);
-  std::vector<float> scale_partial(parts * n), bias_partial(parts * n);
+  Floats scale_partial(parts * n, 0.0f), bias_partial(parts * n, 0.0f);
   parallel_rows(pool, rows.count, [&](Index first, Index end, Index task) {
     float* task_scale = scale_partial.data() + task * n;
     float* task_bias = bias_partial.data() + task * n;
@@ -292,10 +314,25 @@ ffi::Error layer_norm_gradient(ffi::ThreadPool pool, Array x, Array scale, Array
         const Vec wide = load(up + i, lanes) * load(scale.typed_data() + i, lanes);
         store(out + i, (wide - mean_g - normalised * mean_gn) * m.inverse_std, lanes);
       });
+      if (y) normalise(in, m, scale.typed_data(), bias.typed_data(), n, y + r * n);
     }
   });
   add_up(pool, scale_partial.data(), parts, n, dscale->typed_data());
   add_up(pool, bias_partial.data(), parts, n, dbias->typed_data());
+}
+
+ffi::Error layer_norm_gradient(ffi::ThreadPool pool, Array x, Array scale, Array bias, Array g,
+                               float epsilon, Result dx, Result dscale, Result dbias) {
+  layer_norm_backward(pool, x, scale, bias, g, epsilon, dx, dscale, dbias, nullptr);
+  return ffi::Error::Success();
+}
+
+// g is the gradient of the normalised rows, which the weights' gradient needs again.
+ffi::Error layer_norm_dense_gradient(ffi::ThreadPool pool, Array x, Array scale, Array bias,
+                                     Array g, float epsilon, Result dx, Result dscale,
+                                     Result dbias, Result y) {
+  prefer_large_pages(y);
+  layer_norm_backward(pool, x, scale, bias, g, epsilon, dx, dscale, dbias, y->typed_data());
   return ffi::Error::Success();
 }
 
@@ -305,28 +342,12 @@ ffi::Error layer_norm_gradient(ffi::ThreadPool pool, Array x, Array scale, Array
 
 inline Vec normal_cdf(Vec z) { return 0.5f * (1.0f + error_function(z * 0.707106781f)); }
 
-ffi::Error bias_gelu(ffi::ThreadPool pool, Array x, Array bias, After, Result y) {
-  prefer_large_pages(y);
-  const Rows rows(x);
-  parallel_rows(pool, rows.count, [&](Index first, Index end, Index) {
-    for (Index r = first; r < end; ++r) {
-      const float* in = x.typed_data() + r * rows.width;
-      float* out = y->typed_data() + r * rows.width;
-      for_vectors(rows.width, [&](Index i, auto lanes) {
-        const Vec z = load(in + i, lanes) + load(bias.typed_data() + i, lanes);
-        store(out + i, z * normal_cdf(z), lanes);
-      });
-    }
-  });
-  return ffi::Error::Success();
-}
-
 // dx [..., C] = f(offset in the array, column, lanes) and dbias [C] = its column sums.
 template <typename F>
 void with_column_sums(ffi::ThreadPool& pool, const Rows& rows, Result& dx, Result& dbias,
                       const F& f) {
   const Index n = rows.width, parts = chunks(rows.count);
-  std::vector<float> partial(parts * n);
+  Floats partial(parts * n, 0.0f);
   parallel_rows(pool, rows.count, [&](Index first, Index end, Index task) {
     float* total = partial.data() + task * n;
     for (Index r = first; r < end; ++r)
@@ -339,13 +360,17 @@ void with_column_sums(ffi::ThreadPool& pool, const Rows& rows, Result& dx, Resul
   add_up(pool, partial.data(), parts, n, dbias->typed_data());
 }
 
-ffi::Error bias_gelu_gradient(ffi::ThreadPool pool, Array x, Array bias, Array g, Result dx,
-                              Result dbias) {
+// From g, the gradient of y = GELU(x + bias), those of x and bias, and y, which the gradient of the
+// weights that follow needs again.
+ffi::Error gelu_dense_gradient(ffi::ThreadPool pool, Array x, Array bias, Array g, Result dx,
+                               Result dbias, Result y) {
   prefer_large_pages(dx);
+  prefer_large_pages(y);
   with_column_sums(pool, Rows(x), dx, dbias, [&](Index at, Index column, auto lanes) -> Vec {
     const Vec z = load(x.typed_data() + at, lanes) + load(bias.typed_data() + column, lanes);
-    const Vec density = 0.398942280f * exponential(-0.5f * z * z);
-    return load(g.typed_data() + at, lanes) * (normal_cdf(z) + z * density);
+    const Vec cdf = normal_cdf(z), density = 0.398942280f * exponential(-0.5f * z * z);
+    store(y->typed_data() + at, z * cdf, lanes);
+    return load(g.typed_data() + at, lanes) * (cdf + z * density);
   });
   return ffi::Error::Success();
 }
@@ -416,12 +441,12 @@ ffi::Error residual_depthwise_conv2d_gradient(ffi::ThreadPool pool, Array x, Arr
   const Index n = map.channels, per_image = ceil_div(map.height, kMapRows);
   const Index parts = map.batch * per_image;
   // The gradient of x is the same operation on g with the filters turned by 180 degrees.
-  std::vector<float> turned(9 * n), zeros(n);
+  Floats turned(9 * n), zeros(n, 0.0f);
   for (Index t = 0; t < 9; ++t)
     std::copy_n(kernel.typed_data() + (8 - t) * n, n, turned.data() + t * n);
   residual_depthwise(pool, map, g.typed_data(), turned.data(), zeros.data(), dx->typed_data());
 
-  std::vector<float> kernel_partial(parts * 9 * n), bias_partial(parts * n);
+  Floats kernel_partial(parts * 9 * n), bias_partial(parts * n);
   parallel(pool, parts, [&](Index task) {
     const Index b = task / per_image, first = task % per_image * kMapRows;
     const Index end = std::min(map.height, first + kMapRows);
@@ -457,8 +482,8 @@ ffi::Error residual_depthwise_conv2d_gradient(ffi::ThreadPool pool, Array x, Arr
 // A matrix in a task's own memory, rows of `stride` floats, a multiple of the vector length.
 struct Matrix {
   Index stride;
-  std::vector<float> values;
-  Matrix(Index rows, Index columns) : stride(round_up(columns)), values(rows * stride) {}
+  Floats values;
+  Matrix(Index rows, Index columns) : stride(round_up(columns)), values(rows * stride, 0.0f) {}
   float* row(Index i) { return values.data() + i * stride; }
   void clear() { std::fill(values.begin(), values.end(), 0.0f); }
 };
@@ -472,46 +497,74 @@ struct Inner {
   Index inner, times = 1, step = 0;
 };
 
-// kM rows and kN vectors of c = a b, or a^T b, kept in registers over the inner extent; with `add`,
-// c += that.
+// Where a product goes: `columns` floats of rows that lie `stride` floats apart. It is added to what
+// is there or to `bias`, and then rectified, where these are set.
+struct Target {
+  float* c;
+  Index stride, columns;
+  bool add = false;
+  const float* bias = nullptr;
+  bool relu = false;
+
+  Target from(Index row, Index column) const {
+    return {c + row * stride + column, stride, columns - column, add,
+            bias ? bias + column : bias, relu};
+  }
+  template <typename Lanes>
+  void put(Index row, Index column, Vec v, Lanes lanes) const {
+    float* at = c + row * stride + column;
+    if (add) v += load(at, lanes);
+    if (bias) v += load(bias + column, lanes);
+    store(at, relu ? (v < 0 ? Vec{} : v) : v, lanes);
+  }
+};
+
+// kM rows and kN vectors of a b, or a^T b, kept in registers over the inner extent: only if all loops
+// over them are unrolled.
+#define UNROLL _Pragma("GCC unroll 16")
 template <bool kTransposed, int kM, int kN>
 inline void tile(Inner over, const float* a, Index a_stride, const float* b, Index b_stride,
-                 float* c, Index c_stride, bool add) {
-  Vec total[kM][kN]{};
+                 const Target& to) {
+  for (int m = 0; m < kM; ++m)
+    for (int n = 0; n < kN * kLanes; n += kLineFloats)
+      __builtin_prefetch(to.c + m * to.stride + n, 1);
+  Vec total[kM][kN];
+  UNROLL for (int m = 0; m < kM; ++m) UNROLL for (int n = 0; n < kN; ++n) total[m][n] = Vec{};
   for (Index t = 0; t < over.times; ++t, a += over.step)
     for (Index k = 0; k < over.inner; ++k, b += b_stride) {
       Vec right[kN];
-      for (int n = 0; n < kN; ++n) right[n] = load(b + n * kLanes);
-      for (int m = 0; m < kM; ++m) {
+      UNROLL for (int n = 0; n < kN; ++n) right[n] = load(b + n * kLanes);
+      UNROLL for (int m = 0; m < kM; ++m) {
         const Vec left = splat(kTransposed ? a[k * a_stride + m] : a[m * a_stride + k]);
-        for (int n = 0; n < kN; ++n) total[m][n] += left * right[n];
+        UNROLL for (int n = 0; n < kN; ++n) total[m][n] += left * right[n];
       }
     }
-  for (int m = 0; m < kM; ++m)
-    for (int n = 0; n < kN; ++n) {
-      float* to = c + m * c_stride + n * kLanes;
-      store(to, add ? load(to) + total[m][n] : total[m][n]);
-    }
+  const Index last = to.columns - (kN - 1) * kLanes;  // lanes of the last vector that count
+  UNROLL for (int m = 0; m < kM; ++m) UNROLL for (int n = 0; n < kN; ++n)
+      if (n + 1 < kN || last >= kLanes)
+        to.put(m, n * kLanes, total[m][n], std::integral_constant<Index, kLanes>());
+      else
+        to.put(m, n * kLanes, total[m][n], last);
 }
 
 template <bool kTransposed, int kN, int kM = kTileRows>
 inline void tile_of(Index rows, Inner over, const float* a, Index a_stride, const float* b,
-                    Index b_stride, float* c, Index c_stride, bool add) {
+                    Index b_stride, const Target& to) {
   if (rows == kM)
-    tile<kTransposed, kM, kN>(over, a, a_stride, b, b_stride, c, c_stride, add);
+    tile<kTransposed, kM, kN>(over, a, a_stride, b, b_stride, to);
   else if constexpr (kM > 1)
-    tile_of<kTransposed, kN, kM - 1>(rows, over, a, a_stride, b, b_stride, c, c_stride, add);
+    tile_of<kTransposed, kN, kM - 1>(rows, over, a, a_stride, b, b_stride, to);
 }
 
 // Tiles one below the other, of nearly equal heights: a low one would wait for its few sums.
 template <bool kTransposed, int kN>
 inline void column_of_tiles(Index rows, Inner over, const float* a, Index a_stride, const float* b,
-                            Index b_stride, float* c, Index c_stride, bool add) {
+                            Index b_stride, const Target& to) {
   const Index count = ceil_div(rows, kTileRows);
   for (Index t = 0; t < count; ++t) {
     const Index m = rows * t / count;
     tile_of<kTransposed, kN>(rows * (t + 1) / count - m, over, a + m * (kTransposed ? 1 : a_stride),
-                             a_stride, b, b_stride, c + m * c_stride, c_stride, add);
+                             a_stride, b, b_stride, to.from(m, 0));
   }
 }
 
@@ -520,13 +573,12 @@ inline void column_of_tiles(Index rows, Inner over, const float* a, Index a_stri
 template <bool kTransposed>
 void product(Index rows, Index columns, Index inner, const float* a, Index a_stride, const float* b,
              Index b_stride, float* c, Index c_stride, bool add) {
+  const Target to{c, c_stride, round_up(columns), add};
   Index n = 0;
-  for (; n + kTileColumns <= round_up(columns); n += kTileColumns)
-    column_of_tiles<kTransposed, 2>(rows, {inner}, a, a_stride, b + n, b_stride, c + n, c_stride,
-                                    add);
+  for (; n + kTileColumns <= to.columns; n += kTileColumns)
+    column_of_tiles<kTransposed, 2>(rows, {inner}, a, a_stride, b + n, b_stride, to.from(0, n));
   if (n < columns)
-    column_of_tiles<kTransposed, 1>(rows, {inner}, a, a_stride, b + n, b_stride, c + n, c_stride,
-                                    add);
+    column_of_tiles<kTransposed, 1>(rows, {inner}, a, a_stride, b + n, b_stride, to.from(0, n));
 }
 void multiply(Index rows, Index columns, Index inner, Matrix& a, Matrix& b, Matrix& c) {
   product<false>(rows, columns, inner, a.row(0), a.stride, b.row(0), b.stride, c.row(0), c.stride,
@@ -597,8 +649,8 @@ inline void scatter(const float* from, Index n, float factor, float* to, float* 
 // Gradients of the weights of dense layers and convolutions
 // ---------------------------------------------------------------------------------------------
 
-constexpr int kLineFloats = 16;  // of a line of the cache
-constexpr Index kBlock = 288;  // rows and columns of a block of the gradient, which a task computes
+constexpr Index kBlock = 288;  // rows and columns at most of a block of the gradient, for a task
+constexpr Index kBlocks = 12;  // enough for all threads; where there are fewer, positions are divided
 constexpr Index kDepth = 128;  // positions that are summed at once
 constexpr Index kAhead = 8;  // positions between what is read and what is asked for
 
@@ -608,22 +660,29 @@ template <int kWide>
 struct Panels {
   // Not a power of two: panels that a row is written to must not share a set of the cache.
   static constexpr Index kStride = kDepth * kWide + kLineFloats;
-  std::vector<float> values;
-  explicit Panels(Index columns) : values(ceil_div(columns, kWide) * kStride) {}
+  Floats values;
+  explicit Panels(Index columns) : values(ceil_div(columns, kWide) * kStride, 0.0f) {}
   float* panel(Index column) { return values.data() + column / kWide * kStride; }
   // Columns first, first + 1, ... of position k, zeros where `from` is null. `next` floats later
   // lies what will be read soon.
   void write(Index k, Index first, const float* from, Index n, Index next) {
     for (Index i = 0; from && i < n; i += kLineFloats) __builtin_prefetch(from + next + i);
     while (n > 0) {
-      const Index start = first % kWide, count = std::min(n, kWide - start);
-      float* to = panel(first - start) + k * kWide + start;
-      if (!from)
-        std::fill_n(to, count, 0.0f);
-      else if (count == kWide)
-        std::copy_n(from, kWide, to);  // so many that the compiler knows them
-      else
-        std::copy_n(from, count, to);
+      const Index start = first % kWide;
+      float* to = panel(first - start) + k * kWide;
+      Index count = std::min(n, kWide - start);
+      if (count < kWide) {
+        if (from)
+          std::copy_n(from, count, to + start);
+        else
+          std::fill_n(to + start, count, 0.0f);
+      } else {  // whole panels, whose width the compiler knows
+        for (count = 0; count + kWide <= n; count += kWide, to += kStride)
+          if (from)
+            std::memcpy(to, from + count, kWide * sizeof(float));
+          else
+            std::fill_n(to, kWide, 0.0f);
+      }
       first += count;
       n -= count;
       if (from) from += count;
@@ -632,26 +691,30 @@ struct Panels {
 };
 
 // dkernel [h, w, I, O] of a correlation of x [B, H, W, I] at a stride, after `top` and `left` rows
-// and columns of zeros, and dbias [O], from the gradient g [B, H', W', O] of its output. A dense
-// layer is one of 1x1 filters.
-ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t stride, int64_t top,
-                           int64_t left, Result dkernel, Result dbias) {
+// and columns of zeros, and dbias [O], from the gradient of its output: the channels from `channel`
+// on of g [B, H', W', ..]. A dense layer is one of 1x1 filters.
+ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t channel, int64_t left,
+                           int64_t stride, int64_t top, Result dkernel, Result dbias) {
   const Map in(x), out(g);
   const Index filter_height = dkernel->dimensions()[0], filter_width = dkernel->dimensions()[1];
   const Index inner = filter_width * in.channels;
-  const Index rows = filter_height * inner, columns = out.channels;  // of dkernel as a matrix
+  const Index rows = filter_height * inner;  // of dkernel as a matrix
+  const Index columns = dkernel->dimensions()[3];
   const Index positions = out.batch * out.height * out.width;
-  const Index down = ceil_div(rows, kBlock), across = ceil_div(columns, kBlock);
+  // Blocks of nearly equal size.
+  const Index tall = round_up(ceil_div(rows, ceil_div(rows, kBlock)), kTileRows);
+  const Index broad = round_up(ceil_div(columns, ceil_div(columns, kBlock)), kTileColumns);
+  const Index down = ceil_div(rows, tall), across = ceil_div(columns, broad);
   const Index blocks = down * across, depths = ceil_div(positions, kDepth);
-  // Positions are divided where there are few blocks.
-  const Index parts = std::clamp<Index>(ceil_div(kTasks, blocks), 1, depths);
-  std::unique_ptr<float[]> partial(new float[parts * rows * columns]);
-  std::unique_ptr<float[]> bias_partial(new float[parts * columns]);
+  const Index parts =
+      blocks < kBlocks ? std::min<Index>(ceil_div(kTasks, blocks), depths) : 1;
+  Floats partial(parts > 1 ? parts * rows * columns : 0), bias_partial(parts * columns);
+  float* sums_of_parts = parts > 1 ? partial.data() : dkernel->typed_data();
 
   parallel(pool, parts * blocks, [&](Index task) {
     const Index part = task / blocks;
-    const Index row = task % blocks / across * kBlock, column = task % across * kBlock;
-    const Index height = std::min(kBlock, rows - row), wide = std::min(kBlock, columns - column);
+    const Index row = task % blocks / across * tall, column = task % across * broad;
+    const Index height = std::min(tall, rows - row), wide = std::min(broad, columns - column);
     Panels<kTileRows> patches(height);
     Panels<kTileColumns> gradients(wide);
     Matrix total(round_up(height, kTileRows), round_up(wide, kTileColumns));
@@ -663,8 +726,8 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t strid
       for (Index k = 0; k < count; ++k) {
         const Index position = first + k, b = position / (out.height * out.width);
         const Index y = position / out.width % out.height, at = position % out.width;
-        const float* up = g.typed_data() + position * columns + column;
-        gradients.write(k, 0, up, wide, kAhead * columns);
+        const float* up = g.typed_data() + position * out.channels + channel + column;
+        gradients.write(k, 0, up, wide, kAhead * out.channels);
         if (row == 0) scatter(up, wide, 1, nullptr, sums.row(0));
         for (Index r = 0; r < height;) {  // under one row of the filter after another
           const Index filter_row = (row + r) / inner, start = (row + r) % inner;
@@ -687,81 +750,227 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t strid
       for (Index j = 0; j < wide; j += kTileColumns)
         for (Index i = 0; i < height; i += kTileRows)
           tile<true, kTileRows, 2>({count}, patches.panel(i), kTileRows, gradients.panel(j),
-                                   kTileColumns, total.row(i) + j, total.stride, true);
+                                   kTileColumns, {total.row(i) + j, total.stride, kTileColumns, true});
     }
     for (Index i = 0; i < height; ++i)
-      std::copy_n(total.row(i), wide,
-                  partial.get() + (part * rows + row + i) * columns + column);
+      std::copy_n(total.row(i), wide, sums_of_parts + (part * rows + row + i) * columns + column);
     if (row == 0)
-      std::copy_n(column_sums.row(0), wide, bias_partial.get() + part * columns + column);
+      std::copy_n(column_sums.row(0), wide, bias_partial.data() + part * columns + column);
   });
-  add_up(pool, partial.get(), parts, rows * columns, dkernel->typed_data());
-  add_up(pool, bias_partial.get(), parts, columns, dbias->typed_data());
+  if (parts > 1) add_up(pool, partial.data(), parts, rows * columns, dkernel->typed_data());
+  add_up(pool, bias_partial.data(), parts, columns, dbias->typed_data());
   return ffi::Error::Success();
 }
 
 // ---------------------------------------------------------------------------------------------
-// Convolution
+// Convolutions and dense layers
 // ---------------------------------------------------------------------------------------------
 
-constexpr Index kPositions = 96;  // of the output, at least, that a task reads the filters for
+constexpr Index kPositions = 96;  // of the output, at least, that a task reads the weights for
+constexpr Index kSummed = 512;  // products that are added up at once, where there are many
 
-// y [B, H', W', O] = the correlation of x [B, H, W, I], after `top` and `left` rows and columns of
-// zeros, with filters [h, w, I, O] at a stride.
-ffi::Error conv2d(ffi::ThreadPool pool, Array x, Array kernel, int64_t stride, int64_t top,
-                  int64_t left, Result y) {
-  prefer_large_pages(y);
-  const Map in(x), out(*y);
-  const Index filter_height = kernel.dimensions()[0], filter_width = kernel.dimensions()[1];
-  const Index outputs = out.channels, inner = filter_width * in.channels;
-  const Index depth = filter_height * inner;  // values under a filter
-  // The filters by panels of columns, the last one maybe half as wide, each [depth, its columns].
-  const Index panels = ceil_div(outputs, kTileColumns);
-  const auto wide = [&](Index panel) {
+// Weights [depth, outputs] in panels of columns, the last one maybe half as wide: each [depth, its
+// columns], filled up with zeros, which products read from one end to the other.
+struct Weights {
+  Index depth, outputs, panels;
+  Floats values;
+
+  // `from` is [depth, outputs], or the transpose of that.
+  Weights(ffi::ThreadPool& pool, const float* from, Index depth, Index outputs, bool transposed)
+      : depth(depth),
+        outputs(outputs),
+        panels(ceil_div(outputs, kTileColumns)),
+        values(panels * kTileColumns * depth) {
+    // Read and written in blocks that are a line of the cache wide, so that few pages are open.
+    parallel(pool, transposed ? panels : ceil_div(depth, kLineFloats), [&](Index task) {
+      if (transposed)
+        for (Index k = 0; k < depth; k += kLineFloats) pack_transposed(from, task, k);
+      else
+        for (Index panel = 0; panel < panels; ++panel) pack(from, panel, task * kLineFloats);
+    });
+  }
+  // Some rows from the kth on of a panel.
+  void pack(const float* from, Index panel, Index k) {
+    const Index first = panel * kTileColumns, wide = columns(panel);
+    const Index n = std::min(wide, outputs - first), end = std::min(depth, k + kLineFloats);
+    for (; k < end; ++k) {
+      float* to = values.data() + first * depth + k * wide;
+      for_vectors(n, [&](Index j, auto lanes) {
+        store(to + j, load(from + k * outputs + first + j, lanes), lanes);
+      });
+      std::fill(to + n, to + wide, 0.0f);
+    }
+  }
+  void pack_transposed(const float* from, Index panel, Index k) {
+    const Index first = panel * kTileColumns, wide = columns(panel);
+    const Index n = std::min(wide, outputs - first), end = std::min(depth, k + kLineFloats);
+    for (; k < end; ++k) {
+      float* to = values.data() + first * depth + k * wide;
+      for (Index j = 0; j < n; ++j) to[j] = from[(first + j) * depth + k];
+      std::fill(to + n, to + wide, 0.0f);
+    }
+  }
+  Index columns(Index panel) const {
     return outputs - panel * kTileColumns > kLanes ? kTileColumns : kLanes;
-  };
-  std::unique_ptr<float[]> filters(new float[panels * depth * kTileColumns]);
-  parallel(pool, panels, [&](Index panel) {
-    float* to = filters.get() + panel * depth * kTileColumns;
-    const float* from = kernel.typed_data() + panel * kTileColumns;
-    const Index columns = wide(panel), n = std::min(columns, outputs - panel * kTileColumns);
-    for (Index k = 0; k < depth; ++k, to += columns, from += outputs) {
-      std::copy_n(from, n, to);
-      std::fill(to + n, to + columns, 0.0f);
-    }
-  });
+  }
 
+  // rows of `to` = a times the weights from the kth on: those of a panel.
+  void multiply(Index panel, Index rows, Index k, Inner over, const float* a, Index a_stride,
+                const Target& to) const {
+    const Index first = panel * kTileColumns, wide = columns(panel);
+    (wide == kTileColumns ? column_of_tiles<false, 2> : column_of_tiles<false, 1>)(
+        rows, over, a, a_stride, values.data() + first * depth + k * wide, wide, to.from(0, first));
+  }
+};
+
+// A correlation of some channels of x with filters [h, w, I, O], after `top` and `left` rows and
+// columns of zeros, into the channels from `output` on of y.
+struct Convolution {
+  Array x;
+  Map in;  // of the channels that are read
+  Index height, width, channel, top, left, output;
+  Weights weights;
+  const float* bias;
+};
+
+// y [B, H', W', ..]: convolutions at one stride, each of its own x [B, H, W, ..] from a channel on,
+// with filters and bias [O]; their outputs side by side, rectified with `relu`.
+ffi::Error conv2d(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Span<const int64_t> channel,
+                  ffi::Span<const int64_t> left, bool relu, int64_t stride,
+                  ffi::Span<const int64_t> top, Result y) {
+  prefer_large_pages(y);
+  const Map out(*y);
+  std::vector<Convolution> convolutions;
+  Index outputs = 0;
+  for (size_t i = 0; 3 * i < args.size(); ++i) {
+    const auto x = args.get<Array>(3 * i), kernel = args.get<Array>(3 * i + 1);
+    const auto bias = args.get<Array>(3 * i + 2);
+    for (const auto* array : {&x, &kernel, &bias})
+      if (array->has_error()) return array->error();
+    const auto size = kernel->dimensions();
+    convolutions.push_back({*x, Map(*x), size[0], size[1], channel[i], top[i], left[i], outputs,
+                            Weights(pool, kernel->typed_data(), size[0] * size[1] * size[2],
+                                    size[3], false),
+                            bias->typed_data()});
+    outputs += size[3];
+  }
   const Index rows = std::min(out.height, ceil_div(kPositions, out.width));
-  const Index groups = ceil_div(out.height, rows);
-  const Index width = (out.width - 1) * stride + filter_width;  // of what a row of the output reads
-  parallel(pool, out.batch * groups, [&](Index task) {
-    const Index b = task / groups, first = task % groups * rows;
-    const Index end = std::min(out.height, first + rows);
-    // What the rows read, with its zeros.
-    const Index height = (end - first - 1) * stride + filter_height, line = width * in.channels;
-    std::vector<float> padded(height * line);
-    const Index begin = std::max<Index>(0, left), count = std::min(in.width + left, width) - begin;
-    for (Index r = 0; r < height; ++r) {
-      const Index from = first * stride + r - top;
-      if (from >= 0 && from < in.height && count > 0)
-        std::copy_n(x.typed_data() + in.at(b, from, begin - left), count * in.channels,
-                    padded.data() + r * line + begin * in.channels);
-    }
-    Matrix sums(out.width, kTileColumns);
-    for (Index panel = 0; panel < panels; ++panel) {
-      const Index columns = wide(panel), n = std::min(columns, outputs - panel * kTileColumns);
-      for (Index row = first; row < end; ++row) {
-        // What lies under a row of a filter is contiguous.
-        (columns == kTileColumns ? column_of_tiles<false, 2> : column_of_tiles<false, 1>)(
-            out.width, {inner, filter_height, line}, padded.data() + (row - first) * stride * line,
-            stride * in.channels, filters.get() + panel * depth * kTileColumns, columns,
-            sums.row(0), sums.stride, false);
-        for (Index column = 0; column < out.width; ++column)
-          scatter(sums.row(column), n, 1,
-                  y->typed_data() + out.at(b, row, column) + panel * kTileColumns, nullptr);
+  const Index groups = ceil_div(out.height, rows), each = out.batch * groups;
+  parallel(pool, each * static_cast<Index>(convolutions.size()), [&](Index task) {
+    const Convolution& f = convolutions[task / each];
+    const Index b = task % each / groups, first = task % groups * rows;
+    const Index count = std::min(out.height, first + rows) - first;
+    const Index channels = f.weights.depth / (f.height * f.width);
+    // Where filters do not overlap, all positions follow one another, in x itself.
+    const bool flat = f.height * f.width == 1 && stride == 1 && f.top == 0 && f.left == 0 &&
+                      f.in.width == out.width && f.in.channels == channels;
+    const Index runs = flat ? 1 : count, length = flat ? count * out.width : out.width;
+    // Elsewhere what these rows read is copied, with its zeros.
+    const Index width = (out.width - 1) * stride + f.width, line = width * channels;
+    const Index height = (count - 1) * stride + f.height;
+    Floats padded(flat ? 0 : height * line);
+    const Index begin = std::clamp<Index>(f.left, 0, width);
+    const Index end = std::clamp(f.in.width + f.left, begin, width);
+    for (Index r = 0; !flat && r < height; ++r) {
+      const Index row = first * stride + r - f.top;
+      float* to = padded.data() + r * line;
+      if (row < 0 || row >= f.in.height) {
+        std::fill_n(to, line, 0.0f);
+        continue;
       }
+      const float* from = f.x.typed_data() + f.in.at(b, row, begin - f.left) + f.channel;
+      std::fill(to, to + begin * channels, 0.0f);
+      if (channels == f.in.channels)
+        std::copy_n(from, (end - begin) * channels, to + begin * channels);
+      else
+        for (Index i = begin; i < end; ++i, from += f.in.channels)
+          std::copy_n(from, channels, to + i * channels);
+      std::fill(to + end * channels, to + line, 0.0f);
+    }
+    const float* patches = flat ? f.x.typed_data() + f.in.at(b, first, 0) : padded.data();
+    const Index inner = f.width * channels, together = std::max<Index>(1, kSummed / inner);
+    for (Index panel = 0; panel < f.weights.panels; ++panel)
+      for (Index run = 0; run < runs; ++run)
+        for (Index i = 0; i < f.height; i += together) {  // rows of the filter
+          const Index times = std::min(together, f.height - i);
+          const bool last = i + times == f.height;
+          f.weights.multiply(
+              panel, length, i * inner, {inner, times, line},
+              patches + (run * stride + i) * line, stride * channels,
+              {y->typed_data() + out.at(b, first + run, 0) + f.output, out.channels,
+               f.weights.outputs, i > 0, last ? f.bias : nullptr, last && relu});
+        }
+  });
+  return ffi::Error::Success();
+}
+
+// y [.., O] = f(x) [.., I] times kernel [I, O], or with `transposed` [O, I], + bias, if that is not
+// null. read(row, k, n, to) writes n values of a row of f(x), from the kth on.
+template <typename Read>
+void dense_of(ffi::ThreadPool& pool, const Array& x, const Array& kernel, bool transposed,
+              const float* bias, Result& y, const Read& read) {
+  prefer_large_pages(y);
+  const Rows in(x), out(*y);
+  const Weights weights(pool, kernel.typed_data(), in.width, out.width, transposed);
+  const Index chunks = ceil_div(in.width, kSummed);
+  const Index threads = pool.num_threads();
+  const Index tasks = std::min(in.count, round_up(ceil_div(in.count, kPositions), threads));
+  parallel(pool, tasks, [&](Index task) {
+    const Index first = in.count * task / tasks, count = in.count * (task + 1) / tasks - first;
+    // Not a power of two: rows must not share a set of the cache.
+    const Index stride = round_up(ceil_div(in.width, chunks)) + kLineFloats;
+    Floats a(count * stride);
+    for (Index chunk = 0; chunk < chunks; ++chunk) {
+      const Index k = in.width * chunk / chunks, depth = in.width * (chunk + 1) / chunks - k;
+      for (Index r = 0; r < count; ++r) read(first + r, k, depth, a.data() + r * stride);
+      for (Index panel = 0; panel < weights.panels; ++panel)
+        weights.multiply(panel, count, k, {depth}, a.data(), stride,
+                         {y->typed_data() + first * out.width, out.width, out.width, chunk > 0,
+                          chunk + 1 == chunks ? bias : nullptr});
     }
   });
+}
+
+ffi::Error dense(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Result y) {
+  const Index width = Rows(x).width;
+  dense_of(pool, x, kernel, false, bias.typed_data(), y,
+           [&](Index row, Index k, Index n, float* to) {
+             std::copy_n(x.typed_data() + row * width + k, n, to);
+           });
+  return ffi::Error::Success();
+}
+
+// The gradient of a dense layer's input from g, that of its output.
+ffi::Error dense_gradient(ffi::ThreadPool pool, Array g, Array kernel, Result dx) {
+  const Index width = Rows(g).width;
+  dense_of(pool, g, kernel, true, nullptr, dx, [&](Index row, Index k, Index n, float* to) {
+    std::copy_n(g.typed_data() + row * width + k, n, to);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error layer_norm_dense(ffi::ThreadPool pool, Array x, Array scale, Array bias, Array kernel,
+                            float epsilon, Result y) {
+  const Index width = Rows(x).width;
+  dense_of(pool, x, kernel, false, nullptr, y, [&](Index row, Index k, Index n, float* to) {
+    const float* from = x.typed_data() + row * width;
+    normalise(from + k, moments(from, width, epsilon), scale.typed_data() + k,
+              bias.typed_data() + k, n, to);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error gelu_dense(ffi::ThreadPool pool, Array x, Array x_bias, Array kernel, Array bias,
+                      Result y) {
+  const Index width = Rows(x).width;
+  dense_of(pool, x, kernel, false, bias.typed_data(), y,
+           [&](Index row, Index k, Index n, float* to) {
+             const float* from = x.typed_data() + row * width + k;
+             for_vectors(n, [&](Index i, auto lanes) {
+               const Vec z = load(from + i, lanes) + load(x_bias.typed_data() + k + i, lanes);
+               store(to + i, z * normal_cdf(z), lanes);
+             });
+           });
   return ffi::Error::Success();
 }
 
@@ -920,7 +1129,7 @@ ffi::Error window_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bias
   const Windows w(qkv, heads, rows, columns);
   const Index length = w.length(), size = w.size, wide = 3 * w.channels;
   const Index parts = w.batch * w.down;
-  std::vector<float> partial(parts * wide);
+  Floats partial(parts * wide, 0.0f);
   parallel(pool, w.tasks(), [&](Index task) {
     Matrix query(length, size), key(length, size), keys(size, length), value(length, size);
     Matrix values(size, length), up(length, size);
@@ -1039,7 +1248,7 @@ ffi::Error channel_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bia
   prefer_large_pages(dqkv);
   const Channels c(qkv, heads);
   const Index size = c.size, wide = 3 * c.channels;
-  std::vector<float> partial(c.batch * wide);
+  Floats partial(c.batch * wide, 0.0f);
   parallel(pool, c.batch * heads, [&](Index task) {
     const Index image = task / heads, column = task % heads * size;
     float* total = partial.data() + image * wide + column;
@@ -1089,37 +1298,45 @@ ffi::Error channel_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bia
 
 #define BIND ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
 #define ARGS2 Arg<Array>().Arg<Array>()
+#define ARGS3 ARGS2.Arg<Array>()
+#define ARGS4 ARGS2.ARGS2
 #define RETS2 Ret<Array>().Ret<Array>()
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm, layer_norm,
-                              BIND.ARGS2.Arg<Array>().RemainingArgs().Attr<float>("epsilon")
-                                  .Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_gradient, layer_norm_gradient,
-                              BIND.ARGS2.ARGS2.Attr<float>("epsilon").RETS2.Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_gelu, bias_gelu,
-                              BIND.ARGS2.RemainingArgs().Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_gelu_gradient, bias_gelu_gradient,
-                              BIND.ARGS2.Arg<Array>().RETS2);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d, residual_depthwise_conv2d,
-                              BIND.ARGS2.Arg<Array>().Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d_gradient,
-                              residual_depthwise_conv2d_gradient,
-                              BIND.ARGS2.ARGS2.RETS2.Ret<Array>());
+#define RETS3 RETS2.Ret<Array>()
 #define INT(name) Attr<int64_t>(name)
-#define CONVOLUTION INT("stride").INT("top").INT("left")
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_weight_gradient, weight_gradient,
-                              BIND.ARGS2.CONVOLUTION.RETS2);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_conv2d, conv2d, BIND.ARGS2.CONVOLUTION.Ret<Array>());
+#define INTS(name) Attr<ffi::Span<const int64_t>>(name)
+#define EPSILON Attr<float>("epsilon")
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm, layer_norm, BIND.ARGS3.EPSILON.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_gradient, layer_norm_gradient,
+                              BIND.ARGS4.EPSILON.RETS3);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_bias_relu_gradient, bias_relu_gradient, BIND.ARGS2.RETS2);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d, residual_depthwise_conv2d,
+                              BIND.ARGS3.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d_gradient,
+                              residual_depthwise_conv2d_gradient, BIND.ARGS4.RETS3);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_weight_gradient, weight_gradient,
+                              BIND.ARGS2.INT("channel").INT("left").INT("stride").INT("top")
+                                  .RETS2);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_conv2d, conv2d,
+                              BIND.RemainingArgs().INTS("channel").INTS("left").Attr<bool>("relu")
+                                  .INT("stride").INTS("top").Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_dense, dense, BIND.ARGS3.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_dense_gradient, dense_gradient, BIND.ARGS2.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_dense, layer_norm_dense,
+                              BIND.ARGS4.EPSILON.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_dense_gradient, layer_norm_dense_gradient,
+                              BIND.ARGS4.EPSILON.RETS2.RETS2);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_gelu_dense, gelu_dense, BIND.ARGS4.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_gelu_dense_gradient, gelu_dense_gradient,
+                              BIND.ARGS3.RETS3);
 #define POOLING INT("left").INT("stride").INT("top").INT("window").Ret<Array>()
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_max_pool, max_pool, BIND.Arg<Array>().POOLING);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_max_pool_gradient, max_pool_gradient,
-                              BIND.ARGS2.Arg<Array>().POOLING);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_max_pool_gradient, max_pool_gradient, BIND.ARGS3.POOLING);
 #define WINDOWS INT("heads").INT("rows").INT("columns")
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_window_attention, window_attention,
                               BIND.ARGS2.WINDOWS.Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_window_attention_gradient, window_attention_gradient,
-                              BIND.ARGS2.Arg<Array>().WINDOWS.RETS2);
+                              BIND.ARGS3.WINDOWS.RETS2);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_channel_attention, channel_attention,
                               BIND.ARGS2.INT("heads").Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_channel_attention_gradient, channel_attention_gradient,
-                              BIND.ARGS2.Arg<Array>().INT("heads").RETS2);
+                              BIND.ARGS3.INT("heads").RETS2);

@@ -68,39 +68,23 @@ def serves(*args: jax.Array) -> bool:
     return jax.default_backend() == "cpu" and not _obstacle() and bool(_library()[0])
 
 
-def call(
-    name: str,
-    plain: Callable[..., Any],
-    *args: jax.Array,
-    after: jax.Array | None = None,
-    **attributes: float,
-) -> Any:
+def call(name: str, plain: Callable[..., Any], *args: jax.Array, **attributes: Any) -> Any:
     """`plain(*args)` by the kernel `name`, its gradients by `{name}_gradient`; both kernels get the
-    attributes.
+    attributes: numbers, and tuples of integers.
 
     Only where `serves(*args)`. The backward pass keeps the arguments and nothing else. A program
-    that is lowered for another platform gets `plain`. With `after`, the kernel waits for that array
-    and so cannot be merged with another call of the same arguments.
+    that is lowered for another platform gets `plain`.
     """
-    return _call(name, plain, tuple(sorted(attributes.items())), after, *args)
+    return _call(name, plain, tuple(sorted(attributes.items())), *args)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _call(
-    name: str,
-    plain: Callable[..., Any],
-    attributes: tuple,
-    after: jax.Array | None,
-    *args: jax.Array,
-) -> Any:
-    like = jax.eval_shape(plain, *args)
-    if after is None:
-        return _kernel(name, plain, attributes, like, *args)
-    return _kernel(name, lambda *args: plain(*args[:-1]), attributes, like, *args, after)
+def _call(name: str, plain: Callable[..., Any], attributes: tuple, *args: jax.Array) -> Any:
+    return _kernel(name, plain, attributes, jax.eval_shape(plain, *args), *args)
 
 
-def _forward(name: str, plain: Callable, attributes: tuple, after: Any, *args: jax.Array) -> tuple:
-    return _call(name, plain, attributes, after, *args), args
+def _forward(name: str, plain: Callable, attributes: tuple, *args: jax.Array) -> tuple:
+    return _call(name, plain, attributes, *args), args
 
 
 def _backward(name: str, plain: Callable, attributes: tuple, args: tuple, g: jax.Array) -> tuple:
@@ -108,7 +92,7 @@ def _backward(name: str, plain: Callable, attributes: tuple, args: tuple, g: jax
         *args, g = args_and_g
         return jax.vjp(plain, *args)[1](g)
 
-    return None, *_kernel(f"{name}_gradient", gradients, attributes, tuple(args), *args, g)
+    return _kernel(f"{name}_gradient", gradients, attributes, tuple(args), *args, g)
 
 
 _call.defvjp(_forward, _backward)
@@ -120,13 +104,17 @@ def _kernel(
     result = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
     # Sequential under vmap: the kernels take whole batches, nobody maps them in a hot place.
     function = jax.ffi.ffi_call(_library()[0] + name, result, vmap_method="sequential")
-    typed = {
-        key: np.float32(value) if isinstance(value, float) else np.int64(value)
-        for key, value in attributes
-    }
+    typed = {key: _typed(value) for key, value in attributes}
     return lax.platform_dependent(
         *args, cpu=lambda *args: function(*args, **typed), default=otherwise
     )
+
+
+def _typed(value: Any) -> Any:
+    """As the kernels' signatures have it."""
+    if isinstance(value, bool):
+        return value
+    return np.float32(value) if isinstance(value, float) else np.asarray(value, np.int64)[()]
 
 
 def _obstacle() -> str:

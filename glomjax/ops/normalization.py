@@ -9,9 +9,11 @@ from jax import lax
 from glomjax.ops import native
 from glomjax.ops.boundary import isolated
 
+EPSILON = 1e-5
+
 
 def plain_layer_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = 1e-5
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = EPSILON
 ) -> jax.Array:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis (Ba et al. 2016).
 
@@ -26,7 +28,7 @@ def layer_norm(
     x: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
-    epsilon: float = 1e-5,
+    epsilon: float = EPSILON,
     *,
     after: jax.Array | None = None,
 ) -> jax.Array:
@@ -36,7 +38,7 @@ def layer_norm(
     """
     if native.serves(x, scale, bias):
         plain = partial(plain_layer_norm, epsilon=epsilon)
-        return native.call("layer_norm", plain, x, scale, bias, after=after, epsilon=epsilon)
+        return native.call("layer_norm", plain, x, scale, bias, epsilon=epsilon)
     return _layer_norm(x, scale, bias, scale if after is None else after, epsilon)
 
 
