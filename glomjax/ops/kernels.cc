@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <variant>
 #include <vector>
 
 #ifdef __linux__
@@ -776,11 +777,13 @@ struct Weights {
   Floats values;
 
   // `from` is [depth, outputs], or the transpose of that.
-  Weights(ffi::ThreadPool& pool, const float* from, Index depth, Index outputs, bool transposed)
+  Weights(Index depth, Index outputs)
       : depth(depth),
         outputs(outputs),
         panels(ceil_div(outputs, kTileColumns)),
-        values(panels * kTileColumns * depth) {
+        values(panels * kTileColumns * depth) {}
+  Weights(ffi::ThreadPool& pool, const float* from, Index depth, Index outputs, bool transposed)
+      : Weights(depth, outputs) {
     // Read and written in blocks that are a line of the cache wide, so that few pages are open.
     parallel(pool, transposed ? panels : ceil_div(depth, kLineFloats), [&](Index task) {
       if (transposed)
@@ -794,7 +797,7 @@ struct Weights {
     const Index first = panel * kTileColumns, wide = columns(panel);
     const Index n = std::min(wide, outputs - first), end = std::min(depth, k + kLineFloats);
     for (; k < end; ++k) {
-      float* to = values.data() + first * depth + k * wide;
+      float* to = at(panel, k);
       for_vectors(n, [&](Index j, auto lanes) {
         store(to + j, load(from + k * outputs + first + j, lanes), lanes);
       });
@@ -805,32 +808,257 @@ struct Weights {
     const Index first = panel * kTileColumns, wide = columns(panel);
     const Index n = std::min(wide, outputs - first), end = std::min(depth, k + kLineFloats);
     for (; k < end; ++k) {
-      float* to = values.data() + first * depth + k * wide;
+      float* to = at(panel, k);
       for (Index j = 0; j < n; ++j) to[j] = from[(first + j) * depth + k];
       std::fill(to + n, to + wide, 0.0f);
     }
+  }
+  float* at(Index panel, Index k) {
+    return values.data() + panel * kTileColumns * depth + k * columns(panel);
   }
   Index columns(Index panel) const {
     return outputs - panel * kTileColumns > kLanes ? kTileColumns : kLanes;
   }
 
-  // rows of `to` = a times the weights from the kth on: those of a panel.
+  // rows of `to` = a times the weights from the kth on: those of a panel, in their place.
   void multiply(Index panel, Index rows, Index k, Inner over, const float* a, Index a_stride,
                 const Target& to) const {
-    const Index first = panel * kTileColumns, wide = columns(panel);
+    multiply_panel(panel, rows, k, over, a, a_stride, to.from(0, panel * kTileColumns));
+  }
+  // The same, `to` being the panel's place.
+  void multiply_panel(Index panel, Index rows, Index k, Inner over, const float* a, Index a_stride,
+                      const Target& to) const {
+    const Index wide = columns(panel);
     (wide == kTileColumns ? column_of_tiles<false, 2> : column_of_tiles<false, 1>)(
-        rows, over, a, a_stride, values.data() + first * depth + k * wide, wide, to.from(0, first));
+        rows, over, a, a_stride, values.data() + panel * kTileColumns * depth + k * wide, wide, to);
   }
 };
 
 // A correlation of some channels of x with filters [h, w, I, O], after `top` and `left` rows and
-// columns of zeros, into the channels from `output` on of y.
-struct Convolution {
-  Array x;
-  Map in;  // of the channels that are read
-  Index height, width, channel, top, left, output;
-  Weights weights;
-  const float* bias;
+// columns of zeros, into the channels from `output` on of y; a task is some rows of an image.
+class Convolution {
+ public:
+  Convolution(ffi::ThreadPool& pool, const Array& x, const Array& kernel, const Array& bias,
+              Index stride, Index top, Index left, Index channel, Map out, Index output)
+      : in_(x),
+        out_(out),
+        height_(kernel.dimensions()[0]),
+        width_(kernel.dimensions()[1]),
+        channels_(kernel.dimensions()[2]),
+        stride_(stride),
+        top_(top),
+        left_(left),
+        output_(output),
+        rows_(std::min(out.height, ceil_div(kPositions, out.width))),
+        x_(x.typed_data() + channel),
+        bias_(bias.typed_data()),
+        weights_(pool, kernel.typed_data(), height_ * width_ * channels_, kernel.dimensions()[3],
+                 false) {}
+
+  Index tasks() const { return out_.batch * ceil_div(out_.height, rows_); }
+
+  void run(Index task, bool relu, float* y) const {
+    const Index groups = ceil_div(out_.height, rows_);
+    const Index b = task / groups, first = task % groups * rows_;
+    const Index count = std::min(out_.height, first + rows_) - first;
+    // Where filters do not overlap, all positions follow one another, in x itself.
+    const bool flat = height_ * width_ == 1 && stride_ == 1 && top_ == 0 && left_ == 0 &&
+                      in_.width == out_.width && in_.channels == channels_;
+    const Index runs = flat ? 1 : count, length = flat ? count * out_.width : out_.width;
+    // Elsewhere what these rows read is copied, with its zeros.
+    const Index line = ((out_.width - 1) * stride_ + width_) * channels_;
+    const Floats padded = flat ? Floats() : read(b, first * stride_ - top_,
+                                                 (count - 1) * stride_ + height_, line);
+    const float* patches = flat ? x_ + in_.at(b, first, 0) : padded.data();
+    const Index inner = width_ * channels_, together = std::max<Index>(1, kSummed / inner);
+    for (Index panel = 0; panel < weights_.panels; ++panel)
+      for (Index run = 0; run < runs; ++run)
+        for (Index i = 0; i < height_; i += together) {  // rows of the filter
+          const Index times = std::min(together, height_ - i);
+          const bool last = i + times == height_;
+          weights_.multiply(panel, length, i * inner, {inner, times, line},
+                            patches + (run * stride_ + i) * line, stride_ * channels_,
+                            {y + out_.at(b, first + run, 0) + output_, out_.channels,
+                             weights_.outputs, i > 0, last ? bias_ : nullptr, last && relu});
+        }
+  }
+
+ private:
+  // `count` rows of x from one on, which may lie outside, `line` floats each with their zeros.
+  Floats read(Index b, Index first, Index count, Index line) const {
+    Floats padded(count * line);
+    const Index width = line / channels_, begin = std::clamp<Index>(left_, 0, width);
+    const Index end = std::clamp(in_.width + left_, begin, width);
+    for (Index r = 0; r < count; ++r) {
+      const Index row = first + r;
+      float* to = padded.data() + r * line;
+      if (row < 0 || row >= in_.height) {
+        std::fill_n(to, line, 0.0f);
+        continue;
+      }
+      const float* from = x_ + in_.at(b, row, begin - left_);
+      std::fill(to, to + begin * channels_, 0.0f);
+      if (channels_ == in_.channels)
+        std::copy_n(from, (end - begin) * channels_, to + begin * channels_);
+      else
+        for (Index i = begin; i < end; ++i, from += in_.channels)
+          std::copy_n(from, channels_, to + i * channels_);
+      std::fill(to + end * channels_, to + line, 0.0f);
+    }
+    return padded;
+  }
+
+  Map in_, out_;
+  Index height_, width_, channels_, stride_, top_, left_, output_, rows_;
+  const float* x_;
+  const float* bias_;
+  Weights weights_;
+};
+
+// The same for 3x3 filters at stride 1 by Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray
+// 2016): 4 x 4 pixels and the filter are transformed, multiplied element by element and summed over
+// channels, and transformed to 2 x 2 outputs with 16 products in place of 36. A task is some tiles
+// of 2 x 2 outputs of an image.
+class WinogradConvolution {
+ public:
+  static bool serves(const Array& kernel, Index stride) {
+    const auto size = kernel.dimensions();
+    return size[0] == 3 && size[1] == 3 && stride == 1 && std::min(size[2], size[3]) >= kLeast;
+  }
+
+  WinogradConvolution(ffi::ThreadPool& pool, const Array& x, const Array& kernel,
+                      const Array& bias, Index top, Index left, Index channel, Map out,
+                      Index output)
+      : in_(x),
+        out_(out),
+        channels_(kernel.dimensions()[2]),
+        top_(top),
+        left_(left),
+        output_(output),
+        down_(ceil_div(out.height, 2)),
+        across_(ceil_div(out.width, 2)),
+        tiles_(std::clamp(kValues / channels_ / kTileRows, Index{1}, Index{8}) * kTileRows),
+        x_(x.typed_data() + channel),
+        bias_(bias.typed_data()),
+        weights_(16 * channels_, kernel.dimensions()[3]) {
+    const float* filters = kernel.typed_data();
+    const Index outputs = weights_.outputs;
+    parallel(pool, channels_, [&](Index c) {
+      for (Index panel = 0; panel < weights_.panels; ++panel) {
+        const Index first = panel * kTileColumns, wide = weights_.columns(panel);
+        const Index n = std::min(wide, outputs - first);
+        for_vectors(n, [&](Index j, auto lanes) {
+          Vec rows[4][3];  // G g
+          for (int k = 0; k < 3; ++k) {
+            Vec g[3];
+            for (int i = 0; i < 3; ++i)
+              g[i] = load(filters + ((i * 3 + k) * channels_ + c) * outputs + first + j, lanes);
+            rows[0][k] = g[0];
+            rows[1][k] = 0.5f * (g[0] + g[2] + g[1]);
+            rows[2][k] = 0.5f * (g[0] + g[2] - g[1]);
+            rows[3][k] = g[2];
+          }
+          for (int i = 0; i < 4; ++i) {
+            const Vec* g = rows[i];
+            const Vec u[4] = {g[0], 0.5f * (g[0] + g[2] + g[1]), 0.5f * (g[0] + g[2] - g[1]), g[2]};
+            for (int k = 0; k < 4; ++k)
+              store(weights_.at(panel, (4 * i + k) * channels_ + c) + j, u[k], lanes);
+          }
+        });
+        for (int f = 0; f < 16; ++f)
+          std::fill(weights_.at(panel, f * channels_ + c) + n,
+                    weights_.at(panel, f * channels_ + c) + wide, 0.0f);
+      }
+    });
+  }
+
+  Index tasks() const { return out_.batch * blocks(); }
+
+  void run(Index task, bool relu, float* y) const {
+    const Index b = task / blocks(), block = task % blocks(), all = down_ * across_;
+    const Index first = all * block / blocks(), count = all * (block + 1) / blocks() - first;
+    const Index stride = round_up(channels_) + kLineFloats;  // rows must not share a set
+    Floats pixels(16 * count * stride), products(16 * count * kTileColumns);
+    for (Index t = 0; t < count; ++t)
+      transform(b, (first + t) / across_ * 2 - top_, (first + t) % across_ * 2 - left_,
+                pixels.data() + t * stride, count * stride);
+    for (Index panel = 0; panel < weights_.panels; ++panel) {
+      for (Index f = 0; f < 16; ++f)
+        weights_.multiply_panel(panel, count, f * channels_, {channels_},
+                                pixels.data() + f * count * stride, stride,
+                                {products.data() + f * count * kTileColumns, kTileColumns,
+                                 weights_.columns(panel)});
+      const Index column = panel * kTileColumns;
+      const Index n = std::min(weights_.columns(panel), weights_.outputs - column);
+      for (Index t = 0; t < count; ++t)
+        write(b, (first + t) / across_ * 2, (first + t) % across_ * 2, column, n, relu,
+              products.data() + t * kTileColumns, count * kTileColumns, y);
+    }
+  }
+
+ private:
+  static constexpr Index kLeast = 32;     // channels: of fewer, the transforms take too long
+  static constexpr Index kValues = 9216;  // of each of the 16 at once, so that the cache holds them
+
+  Index blocks() const { return ceil_div(down_ * across_, tiles_); }
+
+  // B^T d B of the 4 x 4 pixels from (row, column) on, each of the 16 `next` floats after the other.
+  void transform(Index b, Index row, Index column, float* to, Index next) const {
+    const float* from[4][4];
+    for (Index i = 0; i < 4; ++i)
+      for (Index j = 0; j < 4; ++j) {
+        const bool inside = row + i >= 0 && row + i < in_.height && column + j >= 0 &&
+                            column + j < in_.width;
+        from[i][j] = inside ? x_ + in_.at(b, row + i, column + j) : nullptr;
+      }
+    for_vectors(channels_, [&](Index c, auto lanes) {
+      Vec rows[4][4];
+      UNROLL for (int j = 0; j < 4; ++j) {
+        Vec d[4];
+        UNROLL for (int i = 0; i < 4; ++i) d[i] = from[i][j] ? load(from[i][j] + c, lanes) : Vec{};
+        rows[0][j] = d[0] - d[2];
+        rows[1][j] = d[1] + d[2];
+        rows[2][j] = d[2] - d[1];
+        rows[3][j] = d[1] - d[3];
+      }
+      UNROLL for (int i = 0; i < 4; ++i) {
+        const Vec* d = rows[i];
+        store(to + (4 * i) * next + c, d[0] - d[2], lanes);
+        store(to + (4 * i + 1) * next + c, d[1] + d[2], lanes);
+        store(to + (4 * i + 2) * next + c, d[2] - d[1], lanes);
+        store(to + (4 * i + 3) * next + c, d[1] - d[3], lanes);
+      }
+    });
+  }
+
+  // n outputs from one on of the 2 x 2 positions A^T m A from (row, column) on.
+  void write(Index b, Index row, Index column, Index output, Index n, bool relu, const float* from,
+             Index next, float* y) const {
+    for_vectors(n, [&](Index j, auto lanes) {
+      Vec rows[2][4];
+      UNROLL for (int k = 0; k < 4; ++k) {
+        Vec m[4];
+        UNROLL for (int i = 0; i < 4; ++i) m[i] = load(from + (4 * i + k) * next + j);
+        rows[0][k] = m[0] + m[1] + m[2];
+        rows[1][k] = m[1] - m[2] - m[3];
+      }
+      const Vec offset = load(bias_ + output + j, lanes);
+      UNROLL for (int i = 0; i < 2; ++i) {
+        const Vec* m = rows[i];
+        const Vec values[2] = {m[0] + m[1] + m[2] + offset, m[1] - m[2] - m[3] + offset};
+        UNROLL for (int k = 0; k < 2; ++k)
+          if (row + i < out_.height && column + k < out_.width)
+            store(y + out_.at(b, row + i, column + k) + output_ + output + j,
+                  relu ? (values[k] < 0 ? Vec{} : values[k]) : values[k], lanes);
+      }
+    });
+  }
+
+  Map in_, out_;
+  Index channels_, top_, left_, output_, down_, across_, tiles_;
+  const float* x_;
+  const float* bias_;
+  Weights weights_;
 };
 
 // y [B, H', W', ..]: convolutions at one stride, each of its own x [B, H, W, ..] from a channel on,
@@ -839,67 +1067,28 @@ ffi::Error conv2d(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Span<const
                   ffi::Span<const int64_t> left, bool relu, int64_t stride,
                   ffi::Span<const int64_t> top, Result y) {
   prefer_large_pages(y);
-  const Map out(*y);
-  std::vector<Convolution> convolutions;
-  Index outputs = 0;
+  std::vector<std::variant<Convolution, WinogradConvolution>> convolutions;
+  std::vector<Index> ends{0};  // of the tasks of each
+  Index output = 0;
   for (size_t i = 0; 3 * i < args.size(); ++i) {
     const auto x = args.get<Array>(3 * i), kernel = args.get<Array>(3 * i + 1);
     const auto bias = args.get<Array>(3 * i + 2);
     for (const auto* array : {&x, &kernel, &bias})
       if (array->has_error()) return array->error();
-    const auto size = kernel->dimensions();
-    convolutions.push_back({*x, Map(*x), size[0], size[1], channel[i], top[i], left[i], outputs,
-                            Weights(pool, kernel->typed_data(), size[0] * size[1] * size[2],
-                                    size[3], false),
-                            bias->typed_data()});
-    outputs += size[3];
+    if (WinogradConvolution::serves(*kernel, stride))
+      convolutions.emplace_back(std::in_place_type<WinogradConvolution>, pool, *x, *kernel, *bias,
+                                top[i], left[i], channel[i], Map(*y), output);
+    else
+      convolutions.emplace_back(std::in_place_type<Convolution>, pool, *x, *kernel, *bias, stride,
+                                top[i], left[i], channel[i], Map(*y), output);
+    output += kernel->dimensions()[3];
+    ends.push_back(ends.back() +
+                   std::visit([](const auto& c) { return c.tasks(); }, convolutions.back()));
   }
-  const Index rows = std::min(out.height, ceil_div(kPositions, out.width));
-  const Index groups = ceil_div(out.height, rows), each = out.batch * groups;
-  parallel(pool, each * static_cast<Index>(convolutions.size()), [&](Index task) {
-    const Convolution& f = convolutions[task / each];
-    const Index b = task % each / groups, first = task % groups * rows;
-    const Index count = std::min(out.height, first + rows) - first;
-    const Index channels = f.weights.depth / (f.height * f.width);
-    // Where filters do not overlap, all positions follow one another, in x itself.
-    const bool flat = f.height * f.width == 1 && stride == 1 && f.top == 0 && f.left == 0 &&
-                      f.in.width == out.width && f.in.channels == channels;
-    const Index runs = flat ? 1 : count, length = flat ? count * out.width : out.width;
-    // Elsewhere what these rows read is copied, with its zeros.
-    const Index width = (out.width - 1) * stride + f.width, line = width * channels;
-    const Index height = (count - 1) * stride + f.height;
-    Floats padded(flat ? 0 : height * line);
-    const Index begin = std::clamp<Index>(f.left, 0, width);
-    const Index end = std::clamp(f.in.width + f.left, begin, width);
-    for (Index r = 0; !flat && r < height; ++r) {
-      const Index row = first * stride + r - f.top;
-      float* to = padded.data() + r * line;
-      if (row < 0 || row >= f.in.height) {
-        std::fill_n(to, line, 0.0f);
-        continue;
-      }
-      const float* from = f.x.typed_data() + f.in.at(b, row, begin - f.left) + f.channel;
-      std::fill(to, to + begin * channels, 0.0f);
-      if (channels == f.in.channels)
-        std::copy_n(from, (end - begin) * channels, to + begin * channels);
-      else
-        for (Index i = begin; i < end; ++i, from += f.in.channels)
-          std::copy_n(from, channels, to + i * channels);
-      std::fill(to + end * channels, to + line, 0.0f);
-    }
-    const float* patches = flat ? f.x.typed_data() + f.in.at(b, first, 0) : padded.data();
-    const Index inner = f.width * channels, together = std::max<Index>(1, kSummed / inner);
-    for (Index panel = 0; panel < f.weights.panels; ++panel)
-      for (Index run = 0; run < runs; ++run)
-        for (Index i = 0; i < f.height; i += together) {  // rows of the filter
-          const Index times = std::min(together, f.height - i);
-          const bool last = i + times == f.height;
-          f.weights.multiply(
-              panel, length, i * inner, {inner, times, line},
-              patches + (run * stride + i) * line, stride * channels,
-              {y->typed_data() + out.at(b, first + run, 0) + f.output, out.channels,
-               f.weights.outputs, i > 0, last ? f.bias : nullptr, last && relu});
-        }
+  parallel(pool, ends.back(), [&](Index task) {
+    const auto i = std::upper_bound(ends.begin(), ends.end(), task) - ends.begin() - 1;
+    std::visit([&](const auto& c) { c.run(task - ends[i], relu, y->typed_data()); },
+               convolutions[i]);
   });
   return ffi::Error::Success();
 }

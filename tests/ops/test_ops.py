@@ -180,10 +180,20 @@ def test_a_rectified_convolution_agrees_with_the_plain_one(strict_dtypes, case):
     assert_agree(op, plain, arrays([(2, *extent, 3), *kernel]))
 
 
+# So many channels that minimal filtering serves; widths that fill no vector.
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (0, 3))])
+@pytest.mark.parametrize(("extent", "inputs", "outputs"), [((9, 7), 33, 47), ((6, 8), 64, 32)])
+def test_a_wide_3x3_convolution_agrees(strict_dtypes, extent, inputs, outputs, padding, relu):
+    op, plain, *_ = convolution(3, 1, padding, relu=relu)
+    shapes = [(2, *extent, inputs), (3, 3, inputs, outputs), (outputs,)]
+    assert_agree(op, plain, arrays(shapes))
+
+
 def test_branches_side_by_side_agree_with_the_plain_ones(strict_dtypes):
     # As in an Inception block, at widths that fill no vector, a half and more than a panel.
     shapes = []
-    for inputs, outputs, size in ((7, 5, 1), (3, 18, 3), (2, 40, 5), (7, 33, 1)):
+    for inputs, outputs, size in ((7, 5, 1), (3, 18, 3), (2, 40, 5), (7, 33, 1), (32, 40, 3)):
         shapes += (2, 6, 9, inputs), (size, size, inputs, outputs), (outputs,)
 
     def in_threes(operation):
@@ -270,6 +280,18 @@ def test_a_strided_convolution_hides_no_non_finite_number(bad):
         assert theirs.any()
         assert not (theirs & ~ours).any()
         assert not exact or (ours == theirs).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_wide_3x3_convolution_hides_no_non_finite_number(bad):
+    # Minimal filtering shows it in the other outputs of a 2x2 tile, too.
+    op, plain, *_ = convolution(3, 1, "SAME")
+    x, kernel, bias = arrays([(1, 9, 9, 32), (3, 3, 32, 32), (32,)])
+    x = x.at[0, 4, 5, 1].set(bad)
+    ours, theirs = (~np.isfinite(f(x, kernel, bias)) for f in (op, plain))
+    assert theirs.any()
+    assert not (theirs & ~ours).any()
+    assert not ours[:, [0, 1, 7, 8]].any()
 
 
 def test_a_max_pool_shows_non_finite_numbers_as_the_plain_one():
