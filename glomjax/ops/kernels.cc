@@ -647,6 +647,81 @@ inline void scatter(const float* from, Index n, float factor, float* to, float* 
 }
 
 // ---------------------------------------------------------------------------------------------
+// Minimal filtering
+// ---------------------------------------------------------------------------------------------
+
+// Winograd's F(2x2, 3x3) for 3x3 filters at stride 1 (Lavin and Gray 2016): y = A^T (G g G^T *
+// B^T d B) A for a tile of 2 x 2 outputs y, the 4 x 4 pixels d under it and the filter g, with 16
+// products per channel in place of 36. The gradient of g is G^T (B^T d B * A dy A^T) G. The 16
+// elements of all that is transformed lie apart, so that sums over channels or tiles are products of
+// matrices.
+constexpr Index kLeastChannels = 32;  // of fewer, the transforms take too long
+bool winograd_serves(const Array& kernel, Index stride) {
+  const auto size = kernel.dimensions();
+  return size[0] == 3 && size[1] == 3 && stride == 1 &&
+         std::min(size[2], size[3]) >= kLeastChannels;
+}
+
+// B^T d B of n channels of the 4 x 4 pixels of x from (row, column) on, each of the 16 elements
+// `next` floats after the last.
+void transform_input(const Map& in, const float* x, Index n, Index b, Index row, Index column,
+                     float* to, Index next) {
+  const float* from[4][4];
+  for (Index i = 0; i < 4; ++i)
+    for (Index j = 0; j < 4; ++j) {
+      const bool inside =
+          row + i >= 0 && row + i < in.height && column + j >= 0 && column + j < in.width;
+      from[i][j] = inside ? x + in.at(b, row + i, column + j) : nullptr;
+    }
+  for_vectors(n, [&](Index c, auto lanes) {
+    Vec rows[4][4];
+    UNROLL for (int j = 0; j < 4; ++j) {
+      Vec d[4];
+      UNROLL for (int i = 0; i < 4; ++i) d[i] = from[i][j] ? load(from[i][j] + c, lanes) : Vec{};
+      rows[0][j] = d[0] - d[2];
+      rows[1][j] = d[1] + d[2];
+      rows[2][j] = d[2] - d[1];
+      rows[3][j] = d[1] - d[3];
+    }
+    UNROLL for (int i = 0; i < 4; ++i) {
+      const Vec* d = rows[i];
+      store(to + (4 * i) * next + c, d[0] - d[2], lanes);
+      store(to + (4 * i + 1) * next + c, d[1] + d[2], lanes);
+      store(to + (4 * i + 2) * next + c, d[2] - d[1], lanes);
+      store(to + (4 * i + 3) * next + c, d[1] - d[3], lanes);
+    }
+  });
+}
+
+// A dy A^T of n channels of the 2 x 2 outputs from (row, column) on.
+void transform_gradient(const Map& out, const float* g, Index n, Index b, Index row, Index column,
+                        float* to, Index next) {
+  const bool below = row + 1 < out.height, right = column + 1 < out.width;
+  const float* corner = g + out.at(b, row, column);
+  const Index line = out.width * out.channels;
+  for_vectors(n, [&](Index c, auto lanes) {
+    const Vec y[2][2] = {
+        {load(corner + c, lanes), right ? load(corner + out.channels + c, lanes) : Vec{}},
+        {below ? load(corner + line + c, lanes) : Vec{},
+         below && right ? load(corner + line + out.channels + c, lanes) : Vec{}}};
+    Vec rows[4][2];
+    UNROLL for (int k = 0; k < 2; ++k) {
+      rows[0][k] = y[0][k];
+      rows[1][k] = y[0][k] + y[1][k];
+      rows[2][k] = y[0][k] - y[1][k];
+      rows[3][k] = -y[1][k];
+    }
+    UNROLL for (int i = 0; i < 4; ++i) {
+      const Vec* y = rows[i];
+      store(to + (4 * i) * next + c, y[0], lanes);
+      store(to + (4 * i + 1) * next + c, y[0] + y[1], lanes);
+      store(to + (4 * i + 2) * next + c, y[0] - y[1], lanes);
+      store(to + (4 * i + 3) * next + c, -y[1], lanes);
+    }
+  });
+}
+
+// ---------------------------------------------------------------------------------------------
 // Gradients of the weights of dense layers and convolutions
 // ---------------------------------------------------------------------------------------------
 
@@ -691,11 +766,90 @@ struct Panels {
   }
 };
 
+// `weight_gradient` where minimal filtering serves. A task is a block of channels and outputs and a
+// part of the tiles, of which kTiles are summed at once.
+void winograd_weight_gradient(ffi::ThreadPool& pool, const Array& x, const Array& g, Index channel,
+                              Index left, Index top, Result& dkernel, Result& dbias) {
+  constexpr Index kSide = 96, kTiles = 32;
+  const Map in(x), out(g);
+  const Index channels = dkernel->dimensions()[2], outputs = dkernel->dimensions()[3];
+  const Index tall = ceil_div(channels, ceil_div(channels, kSide));
+  const Index broad = round_up(ceil_div(outputs, ceil_div(outputs, kSide)), kTileColumns);
+  const Index down = ceil_div(channels, tall), across = ceil_div(outputs, broad);
+  const Index in_row = ceil_div(out.width, 2), in_image = ceil_div(out.height, 2) * in_row;
+  const Index tiles = out.batch * in_image, depths = ceil_div(tiles, kTiles);
+  const Index blocks = down * across, parts = std::min(ceil_div(kBlocks, blocks), depths);
+  const Index size = channels * outputs;
+  Floats partial(parts * 16 * size), bias_partial(parts * outputs);
+  parallel(pool, parts * blocks, [&](Index task) {
+    const Index part = task / blocks;
+    const Index row = task % blocks / across * tall, column = task % across * broad;
+    const Index height = std::min(tall, channels - row), wide = std::min(broad, outputs - column);
+    const Index x_stride = round_up(height) + kLineFloats, g_stride = broad + kLineFloats;
+    Floats pixels(16 * kTiles * x_stride), slopes(16 * kTiles * g_stride, 0.0f);
+    Matrix total(16 * height, broad), column_sums(1, wide);
+    const Index end = std::min(tiles, depths * (part + 1) / parts * kTiles);
+    for (Index first = depths * part / parts * kTiles; first < end; first += kTiles) {
+      const Index count = std::min(kTiles, end - first);
+      Matrix sums(1, wide);
+      for (Index t = 0; t < count; ++t) {
+        const Index b = (first + t) / in_image, y = (first + t) % in_image / in_row * 2;
+        const Index at = (first + t) % in_row * 2;
+        transform_input(in, x.typed_data() + row, height, b, y - top, at - left,
+                        pixels.data() + t * x_stride, kTiles * x_stride);
+        float* slope = slopes.data() + t * g_stride;
+        transform_gradient(out, g.typed_data() + channel + column, wide, b, y, at, slope,
+                           kTiles * g_stride);
+        // The sixth element is the sum of the four.
+        if (row == 0) scatter(slope + 5 * kTiles * g_stride, wide, 1, nullptr, sums.row(0));
+      }
+      if (row == 0) scatter(sums.row(0), wide, 1, nullptr, column_sums.row(0));
+      for (Index f = 0; f < 16; ++f)
+        for (Index j = 0; j < wide; j += kTileColumns)
+          column_of_tiles<true, 2>(height, {count}, pixels.data() + f * kTiles * x_stride, x_stride,
+                                   slopes.data() + f * kTiles * g_stride + j, g_stride,
+                                   {total.row(f * height) + j, total.stride, kTileColumns, true});
+    }
+    for (Index i = 0; i < 16 * height; ++i)
+      std::copy_n(total.row(i), wide,
+                  partial.data() + (part * 16 + i / height) * size +
+                      (row + i % height) * outputs + column);
+    if (row == 0)
+      std::copy_n(column_sums.row(0), wide, bias_partial.data() + part * outputs + column);
+  });
+  parallel(pool, channels, [&](Index c) {
+    for_vectors(outputs, [&](Index j, auto lanes) {
+      Vec rows[3][4];  // G^T u
+      for (int k = 0; k < 4; ++k) {
+        Vec u[4]{};
+        for (Index part = 0; part < parts; ++part)
+          for (int i = 0; i < 4; ++i)
+            u[i] += load(partial.data() + (part * 16 + 4 * i + k) * size + c * outputs + j, lanes);
+        rows[0][k] = u[0] + 0.5f * (u[1] + u[2]);
+        rows[1][k] = 0.5f * (u[1] - u[2]);
+        rows[2][k] = 0.5f * (u[1] + u[2]) + u[3];
+      }
+      float* to = dkernel->typed_data() + c * outputs + j;
+      for (int i = 0; i < 3; ++i, to += 3 * size) {
+        const Vec* u = rows[i];
+        store(to, u[0] + 0.5f * (u[1] + u[2]), lanes);
+        store(to + size, 0.5f * (u[1] - u[2]), lanes);
+        store(to + 2 * size, 0.5f * (u[1] + u[2]) + u[3], lanes);
+      }
+    });
+  });
+  add_up(pool, bias_partial.data(), parts, outputs, dbias->typed_data());
+}
+
 // dkernel [h, w, I, O] of a correlation of x [B, H, W, I] at a stride, after `top` and `left` rows
 // and columns of zeros, and dbias [O], from the gradient of its output: the channels from `channel`
 // on of g [B, H', W', ..]. A dense layer is one of 1x1 filters.
 ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t channel, int64_t left,
                            int64_t stride, int64_t top, Result dkernel, Result dbias) {
+  if (winograd_serves(*dkernel, stride)) {
+    winograd_weight_gradient(pool, x, g, channel, left, top, dkernel, dbias);
+    return ffi::Error::Success();
+  }
   const Map in(x), out(g);
   const Index filter_height = dkernel->dimensions()[0], filter_width = dkernel->dimensions()[1];
   const Index inner = filter_width * in.channels;
@@ -915,17 +1069,9 @@ class Convolution {
   Weights weights_;
 };
 
-// The same for 3x3 filters at stride 1 by Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray
-// 2016): 4 x 4 pixels and the filter are transformed, multiplied element by element and summed over
-// channels, and transformed to 2 x 2 outputs with 16 products in place of 36. A task is some tiles
-// of 2 x 2 outputs of an image.
+// The same for 3x3 filters at stride 1 by minimal filtering. A task is some tiles of an image.
 class WinogradConvolution {
  public:
-  static bool serves(const Array& kernel, Index stride) {
-    const auto size = kernel.dimensions();
-    return size[0] == 3 && size[1] == 3 && stride == 1 && std::min(size[2], size[3]) >= kLeast;
-  }
-
   WinogradConvolution(ffi::ThreadPool& pool, const Array& x, const Array& kernel,
                       const Array& bias, Index top, Index left, Index channel, Map out,
                       Index output)
@@ -980,8 +1126,9 @@ class WinogradConvolution {
     const Index stride = round_up(channels_) + kLineFloats;  // rows must not share a set
     Floats pixels(16 * count * stride), products(16 * count * kTileColumns);
     for (Index t = 0; t < count; ++t)
-      transform(b, (first + t) / across_ * 2 - top_, (first + t) % across_ * 2 - left_,
-                pixels.data() + t * stride, count * stride);
+      transform_input(in_, x_, channels_, b, (first + t) / across_ * 2 - top_,
+                      (first + t) % across_ * 2 - left_, pixels.data() + t * stride,
+                      count * stride);
     for (Index panel = 0; panel < weights_.panels; ++panel) {
       for (Index f = 0; f < 16; ++f)
         weights_.multiply_panel(panel, count, f * channels_, {channels_},
@@ -997,39 +1144,9 @@ class WinogradConvolution {
   }
 
  private:
-  static constexpr Index kLeast = 32;     // channels: of fewer, the transforms take too long
   static constexpr Index kValues = 9216;  // of each of the 16 at once, so that the cache holds them
 
   Index blocks() const { return ceil_div(down_ * across_, tiles_); }
-
-  // B^T d B of the 4 x 4 pixels from (row, column) on, each of the 16 `next` floats after the other.
-  void transform(Index b, Index row, Index column, float* to, Index next) const {
-    const float* from[4][4];
-    for (Index i = 0; i < 4; ++i)
-      for (Index j = 0; j < 4; ++j) {
-        const bool inside = row + i >= 0 && row + i < in_.height && column + j >= 0 &&
-                            column + j < in_.width;
-        from[i][j] = inside ? x_ + in_.at(b, row + i, column + j) : nullptr;
-      }
-    for_vectors(channels_, [&](Index c, auto lanes) {
-      Vec rows[4][4];
-      UNROLL for (int j = 0; j < 4; ++j) {
-        Vec d[4];
-        UNROLL for (int i = 0; i < 4; ++i) d[i] = from[i][j] ? load(from[i][j] + c, lanes) : Vec{};
-        rows[0][j] = d[0] - d[2];
-        rows[1][j] = d[1] + d[2];
-        rows[2][j] = d[2] - d[1];
-        rows[3][j] = d[1] - d[3];
-      }
-      UNROLL for (int i = 0; i < 4; ++i) {
-        const Vec* d = rows[i];
-        store(to + (4 * i) * next + c, d[0] - d[2], lanes);
-        store(to + (4 * i + 1) * next + c, d[1] + d[2], lanes);
-        store(to + (4 * i + 2) * next + c, d[2] - d[1], lanes);
-        store(to + (4 * i + 3) * next + c, d[1] - d[3], lanes);
-      }
-    });
-  }
 
   // n outputs from one on of the 2 x 2 positions A^T m A from (row, column) on.
   void write(Index b, Index row, Index column, Index output, Index n, bool relu, const float* from,
@@ -1075,7 +1192,7 @@ ffi::Error conv2d(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Span<const
     const auto bias = args.get<Array>(3 * i + 2);
     for (const auto* array : {&x, &kernel, &bias})
       if (array->has_error()) return array->error();
-    if (WinogradConvolution::serves(*kernel, stride))
+    if (winograd_serves(*kernel, stride))
       convolutions.emplace_back(std::in_place_type<WinogradConvolution>, pool, *x, *kernel, *bias,
                                 top[i], left[i], channel[i], Map(*y), output);
     else
