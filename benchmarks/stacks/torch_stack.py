@@ -1,7 +1,8 @@
 """PyTorch, eager or compiled: timm's DaViT and the two CNNs.
 
-It gets what makes it fast on a CPU: the memory format that is the faster of two for the network at
-hand, Adam's fused kernel and, for compiled inference, weights frozen into the program.
+It gets what makes it fast: the memory format that is the faster of two for the network at hand,
+Adam's fused kernel and, for compiled inference on a CPU, weights frozen into the program. Where its
+build has a GPU, it runs there.
 """
 
 import sys
@@ -22,12 +23,13 @@ class TorchStack(protocol.Stack):
         self.task, self.spec = spec["task"], spec
         self.compiles = spec["compiles"]
         self.autocasts = spec["precision"] == "bfloat16"
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.set_num_threads(spec["threads"])
         with np.load(spec["batch_file"]) as file:
             images = file["normalized"].transpose(0, 3, 1, 2)
-            self.images = torch.from_numpy(np.ascontiguousarray(images))
-            self.labels = torch.from_numpy(file["label"].astype(np.float32))
-        self.model = _network(spec)
+            self.images = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+            self.labels = torch.from_numpy(file["label"].astype(np.float32)).to(self.device)
+        self.model = _network(spec).to(self.device)
         self.model.train(self.task == "train")
         tensors = dict(self.model.named_parameters())
         return {"tensors": {name: list(tensor.shape) for name, tensor in tensors.items()}}
@@ -76,12 +78,15 @@ class TorchStack(protocol.Stack):
                 "timm": sys.modules["timm"].__version__ if "timm" in sys.modules else "not used",
                 "numpy": np.__version__,
             },
-            "settings": {"memory format": str(self.memory_format).removeprefix("torch.")},
+            "settings": {
+                "memory format": str(self.memory_format).removeprefix("torch."),
+                "device": self.device,
+            },
         }
 
     def compile(self) -> None:
         if self.compiles:
-            if self.task == "infer":
+            if self.task == "infer" and self.device == "cpu":
                 torch._inductor.config.freezing = True
             self.forward = torch.compile(self.model)
         else:
@@ -98,7 +103,7 @@ class TorchStack(protocol.Stack):
         return [loss.item()]
 
     def _logits(self, forward: Any) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocasts):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.autocasts):
             return forward(self.images)[:, 0].float()
 
     def _loss(self, forward: Any) -> torch.Tensor:
@@ -118,6 +123,8 @@ class TorchStack(protocol.Stack):
                 else:
                     with torch.no_grad():
                         self._logits(self.model)
+                if self.device == "cuda":
+                    torch.cuda.synchronize()
                 passes.append(time.perf_counter() - begun)
             seconds[layout] = min(passes[1:])
         self._to(min(seconds, key=lambda layout: seconds[layout]))

@@ -6,14 +6,8 @@ public name chooses a formulation for the backend that runs it. GPU and TPU keep
 
 from glomjax.ops.activation import add_bias, bias_gelu, bias_relu
 from glomjax.ops.attention import channel_attention, window_attention
-from glomjax.ops.convolution import (
-    conv2d,
-    conv2d_branches,
-    dense,
-    gelu_dense,
-    layer_norm_dense,
-    residual_depthwise_conv2d,
-)
+from glomjax.ops.convolution import conv2d, conv2d_branches, residual_depthwise_conv2d
+from glomjax.ops.dense import dense, gelu_dense, layer_norm_dense
 from glomjax.ops.normalization import layer_norm
 from glomjax.ops.pooling import max_pool
 

@@ -1,6 +1,6 @@
-"""Dense layers, and convolutions, NHWC with HWIO kernels."""
+"""Convolutions, NHWC with HWIO kernels."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial, reduce
 from typing import NamedTuple
 
@@ -9,43 +9,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from glomjax.ops import native
-from glomjax.ops.activation import (
-    add_bias,
-    bias_gelu,
-    bias_relu,
-    plain_bias_gelu,
-    plain_bias_relu,
-    relu_gradients,
-)
+from glomjax.ops.activation import add_bias, bias_relu, plain_bias_relu, relu_gradients
 from glomjax.ops.boundary import isolated
-from glomjax.ops.normalization import EPSILON, layer_norm, plain_layer_norm
+from glomjax.ops.dense import dense
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = str | Sequence[tuple[int, int]]
 Pads = tuple[tuple[int, int], tuple[int, int]]
-_ROWS = 64
 NO_PADS: Pads = ((0, 0), (0, 0))
 Branch = tuple[jax.Array, jax.Array, jax.Array]  # x, kernel and bias of a convolution
-
-
-def plain_dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """x @ kernel, + bias where there is one. x [..., I], kernel [I, O], bias [O] -> [..., O]."""
-    y = x @ kernel
-    return y if bias is None else add_bias(y, bias)
-
-
-def plain_layer_norm_dense(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    """layer_norm(x) @ kernel. x [..., I], scale and bias [I], kernel [I, O] -> [..., O]."""
-    return plain_layer_norm(x, scale, bias) @ kernel
-
-
-def plain_gelu_dense(
-    x: jax.Array, x_bias: jax.Array, kernel: jax.Array, bias: jax.Array
-) -> jax.Array:
-    """GELU(x + x_bias) @ kernel + bias. x [..., I], x_bias [I], kernel [I, O], bias [O]."""
-    return plain_dense(plain_bias_gelu(x, x_bias), kernel, bias)
 
 
 def plain_conv2d(
@@ -80,32 +52,6 @@ def plain_residual_depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.A
     return x + add_bias(plain_depthwise_conv2d(x, kernel), bias)
 
 
-def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """`plain_dense`. Natively only where enough rows share the rearranging of the kernel."""
-    if x.size >= _ROWS * x.shape[-1] and native.serves(x, kernel):
-        return _dense(x, kernel, jnp.zeros(kernel.shape[1:]) if bias is None else bias)
-    return plain_dense(x, kernel, bias)
-
-
-def layer_norm_dense(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    """`plain_layer_norm_dense`; on a CPU the backward pass normalises again.
-
-    Kept from the forward pass, normalised maps and GELUs are a third of a step's memory.
-    """
-    if native.serves(x, scale, bias, kernel):
-        return _layer_norm_dense(x, scale, bias, kernel)
-    return _dense_of(layer_norm, (x, scale, bias), kernel, None)
-
-
-def gelu_dense(x: jax.Array, x_bias: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """`plain_gelu_dense`; on a CPU the backward pass computes GELU again."""
-    if native.serves(x, x_bias, kernel, bias):
-        return _gelu_dense(x, x_bias, kernel, bias)
-    return _dense_of(bias_gelu, (x, x_bias), kernel, bias)
-
-
 def conv2d(
     x: jax.Array,
     kernel: jax.Array,
@@ -125,7 +71,7 @@ def conv2d(
     pads = _pads(x, kernel, stride, padding)
     side_by_side = stride > 1 and kernel.shape[:2] == (stride, stride)
     if native.serves(x, kernel, bias) and not side_by_side:
-        return _convolutions(Geometry(stride, (pads,), relu), x, kernel, bias)
+        return _convolutions(Geometry(stride, (pads,), relu, native.rounds()), x, kernel, bias)
     if stride == 1:
         return _unit_stride_conv2d(x, kernel, bias, pads, relu)
     return lax.platform_dependent(
@@ -148,7 +94,7 @@ def conv2d_branches(*branches: Branch) -> jax.Array:
     arrays = [array for branch in branches for array in branch]
     if native.serves(*arrays):
         pads = tuple(_pads(x, kernel, 1, "SAME") for x, kernel, _ in branches)
-        return _convolutions(Geometry(1, pads, relu=True), *arrays)
+        return _convolutions(Geometry(1, pads, True, native.rounds()), *arrays)
     return jnp.concatenate([conv2d(*branch, relu=True) for branch in branches], axis=-1)
 
 
@@ -282,12 +228,13 @@ def _correlation(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding)
 
 
 class Geometry(NamedTuple):
-    """Of convolutions whose outputs lie side by side: one stride, the padding of each, and whether
-    they are rectified."""
+    """Of convolutions whose outputs lie side by side: one stride, the padding of each, whether they
+    are rectified and whether products round their factors to bfloat16."""
 
     stride: int
     pads: tuple[Pads, ...]
-    relu: bool = False
+    relu: bool
+    bfloat16: bool
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -309,8 +256,9 @@ def _convolutions_backward(geometry: Geometry, residuals: tuple, g: jax.Array) -
     channel = 0  # of g, at which a branch begins
     for x, kernel, pads in zip(xs, kernels, geometry.pads, strict=True):
         end = channel + kernel.shape[3]
-        dkernel, sums = _weight_gradient(x, g, channel, kernel.shape, geometry.stride, pads)
-        dx = _input_gradient(x, kernel, g, channel, geometry.stride, pads)
+        alone = geometry._replace(pads=(pads,), relu=False)
+        dkernel, sums = _weight_gradient(alone, x, g, channel, kernel.shape)
+        dx = _input_gradient(alone, x, kernel, g, channel)
         gradients += dx, dkernel, sums if dbias is None else dbias[channel:end]
         channel = end
     return tuple(gradients)
@@ -347,6 +295,7 @@ def _convolve(geometry: Geometry, channels: tuple[int, ...], *branches: jax.Arra
         "conv2d",
         plain,
         *branches,
+        bfloat16=geometry.bfloat16,
         channel=channels,
         left=tuple(left for _, (left, _) in geometry.pads),
         relu=geometry.relu,
@@ -356,10 +305,11 @@ def _convolve(geometry: Geometry, channels: tuple[int, ...], *branches: jax.Arra
 
 
 def _input_gradient(
-    x: jax.Array, kernel: jax.Array, g: jax.Array, channel: int, stride: int, pads: Pads
+    geometry: Geometry, x: jax.Array, kernel: jax.Array, g: jax.Array, channel: int
 ) -> jax.Array:
     """The gradient of a convolution's x from that of its output, channels of g from one on."""
     height, width, _, outputs = kernel.shape
+    stride, (pads,) = geometry.stride, geometry.pads
     if stride > 1:  # of images, which no training asks for
 
         def over_blocks(x: jax.Array) -> jax.Array:
@@ -373,127 +323,17 @@ def _input_gradient(
     below = x.shape[1] + height - 1 - above - g.shape[1]
     behind = x.shape[2] + width - 1 - before - g.shape[2]
     turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    geometry = Geometry(1, (((above, below), (before, behind)),))
+    turned_pads = (((above, below), (before, behind)),)
+    geometry = geometry._replace(pads=turned_pads)
     return _convolve(geometry, (channel,), g, turned, jnp.zeros(x.shape[-1:]))
 
 
-@jax.custom_vjp
-def _dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    return native.call("dense", plain_dense, x, kernel, bias)
-
-
-def _dense_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple:
-    return _dense(x, kernel, bias), (x, kernel)
-
-
-def _dense_backward(residuals: tuple, g: jax.Array) -> tuple:
-    x, kernel = residuals
-    return _dense_input_gradient(g, kernel), *_dense_weight_gradient(x, g)
-
-
-_dense.defvjp(_dense_forward, _dense_backward)
-
-
-@jax.custom_vjp
-def _layer_norm_dense(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    plain = plain_layer_norm_dense
-    return native.call("layer_norm_dense", plain, x, scale, bias, kernel, epsilon=EPSILON)
-
-
-def _layer_norm_dense_forward(*args: jax.Array) -> tuple[jax.Array, tuple]:
-    return _layer_norm_dense(*args), args
-
-
-def _layer_norm_dense_backward(residuals: tuple, g: jax.Array) -> tuple:
-    *args, kernel = residuals
-    dx, dscale, dbias, normalised = native.call(
-        "layer_norm_dense_gradient",
-        partial(_gradients_and_value, plain_layer_norm),
-        *args,
-        _dense_input_gradient(g, kernel),
-        epsilon=EPSILON,
-    )
-    return dx, dscale, dbias, _dense_weight_gradient(normalised, g)[0]
-
-
-_layer_norm_dense.defvjp(_layer_norm_dense_forward, _layer_norm_dense_backward)
-
-
-@jax.custom_vjp
-def _gelu_dense(x: jax.Array, x_bias: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    return native.call("gelu_dense", plain_gelu_dense, x, x_bias, kernel, bias)
-
-
-def _gelu_dense_forward(*args: jax.Array) -> tuple[jax.Array, tuple]:
-    return _gelu_dense(*args), args[:3]
-
-
-def _gelu_dense_backward(residuals: tuple, g: jax.Array) -> tuple:
-    x, x_bias, kernel = residuals
-    dx, dx_bias, activated = native.call(
-        "gelu_dense_gradient",
-        partial(_gradients_and_value, plain_bias_gelu),
-        x,
-        x_bias,
-        _dense_input_gradient(g, kernel),
-    )
-    return dx, dx_bias, *_dense_weight_gradient(activated, g)
-
-
-_gelu_dense.defvjp(_gelu_dense_forward, _gelu_dense_backward)
-
-
-def _gradients_and_value(function: Callable[..., jax.Array], *args_and_g: jax.Array) -> tuple:
-    *args, g = args_and_g
-    y, backward = jax.vjp(function, *args)
-    return *backward(g), y
-
-
-def _dense_input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
-    return native.call("dense_gradient", lambda g, kernel: g @ kernel.T, g, kernel)
-
-
-def _dense_weight_gradient(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of kernel and bias."""
-    x, g = (array.reshape(-1, 1, 1, array.shape[-1]) for array in (x, g))
-    shape = (1, 1, x.shape[-1], g.shape[-1])
-    dkernel, dbias = _weight_gradient(x, g, 0, shape, 1, NO_PADS)
-    return dkernel[0, 0], dbias
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _dense_of(
-    function: Callable[..., jax.Array], args: tuple, kernel: jax.Array, bias: jax.Array | None
-) -> jax.Array:
-    return dense(function(*args), kernel, bias)
-
-
-def _dense_of_forward(
-    function: Callable, args: tuple, kernel: jax.Array, bias: jax.Array | None
-) -> tuple[jax.Array, tuple]:
-    return _dense_of(function, args, kernel, bias), (args, kernel, bias)
-
-
-def _dense_of_backward(function: Callable, residuals: tuple, g: jax.Array) -> tuple:
-    args, kernel, bias = residuals
-    # Without this XLA would find that it knows the value already, and keep it. Of several devices
-    # it would wait for the first one's share of g.
-    after = g if jax.device_count() == 1 else None
-    x, function_backward = jax.vjp(partial(function, after=after), *args)
-    dx, dkernel, dbias = jax.vjp(dense, x, kernel, bias)[1](g)
-    return function_backward(dx), dkernel, dbias
-
-
-_dense_of.defvjp(_dense_of_forward, _dense_of_backward)
-
-
 def _weight_gradient(
-    x: jax.Array, g: jax.Array, channel: int, shape: Sequence[int], stride: int, pads: Pads
+    geometry: Geometry, x: jax.Array, g: jax.Array, channel: int, shape: Sequence[int]
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of kernel (its `shape` [h, w, I, O]) and bias [O] of a convolution of x
     [B, H, W, I], from that of its output: the channels of g [B, H', W', ..] from one on."""
+    stride, (pads,) = geometry.stride, geometry.pads
     (top, _), (left, _) = pads
 
     def plain(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -502,5 +342,14 @@ def _weight_gradient(
         (dkernel,) = jax.vjp(correlation, jnp.zeros(shape, x.dtype))[1](g)
         return dkernel, jnp.sum(g, axis=(0, 1, 2))
 
-    geometry = {"channel": channel, "left": left, "stride": stride, "top": top}
-    return native.call("weight_gradient", plain, x, g, **geometry)
+    return native.call(
+        "weight_gradient",
+        plain,
+        x,
+        g,
+        bfloat16=geometry.bfloat16,
+        channel=channel,
+        left=left,
+        stride=stride,
+        top=top,
+    )

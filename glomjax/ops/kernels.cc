@@ -14,9 +14,13 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -43,6 +47,7 @@ constexpr int kLanes = 4;
 #endif
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t PairVec __attribute__((vector_size(4 * kLanes)));
 
 inline Vec load(const float* p) {
   Vec v;
@@ -81,6 +86,62 @@ inline Vec with_rest(Vec v, Index n, float other) {
 }
 inline Index ceil_div(Index n, Index by) { return (n + by - 1) / by; }
 inline Index round_up(Index n, Index by = kLanes) { return ceil_div(n, by) * by; }
+
+// Two values of bfloat16, the first in the lower half: what products in bfloat16 take at once.
+enum class Pair : uint32_t {};
+
+inline PairVec load(const Pair* p) {
+  PairVec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline PairVec load(const Pair* p, Index n) {
+  PairVec v{};
+  std::memcpy(&v, p, n * sizeof(Pair));
+  return v;
+}
+inline void store(Pair* p, PairVec v, Index n) { std::memcpy(p, &v, n * sizeof(Pair)); }
+inline PairVec splat(Pair value) { return static_cast<uint32_t>(value) - PairVec{}; }
+// v rounded to bfloat16, to the nearest and among two to the even one, in the lower half.
+inline PairVec to_bfloat16(Vec v) {
+  const PairVec bits = (PairVec)v;
+  const PairVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return v == v ? rounded : (bits >> 16) | 0x40;  // a NaN stays one
+}
+
+inline Vec multiply_add(Vec total, Vec a, Vec b) { return total + a * b; }
+#ifdef __AVX512BF16__
+constexpr bool kBfloat16 = true;
+inline Vec multiply_add(Vec total, PairVec a, PairVec b) {
+  return (Vec)_mm512_dpbf16_ps((__m512)total, (__m512bh)a, (__m512bh)b);
+}
+using Operand = Pair;
+#else
+constexpr bool kBfloat16 = false;
+using Operand = float;
+#endif
+// Elements that hold n values.
+template <typename T>
+constexpr Index units(Index n) {
+  return std::is_same_v<T, Pair> ? (n + 1) / 2 : n;
+}
+// n values as elements: those of float as they are, of pairs side by side, an odd one with a 0.
+inline void convert(const float* from, Index n, float* to) { std::memcpy(to, from, n * 4); }
+inline void convert(const float* from, Index n, Pair* to) {
+  Index i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    uint32_t halves[2 * kLanes], pairs[kLanes];
+    const PairVec low = to_bfloat16(load(from + i)), high = to_bfloat16(load(from + i + kLanes));
+    std::memcpy(halves, &low, sizeof(low));
+    std::memcpy(halves + kLanes, &high, sizeof(high));
+    for (int k = 0; k < kLanes; ++k) pairs[k] = halves[2 * k] | halves[2 * k + 1] << 16;
+    std::memcpy(to + i / 2, pairs, sizeof(pairs));
+  }
+  for (; i < n; i += 2) {
+    const PairVec pair = to_bfloat16(load_some(from + i, std::min<Index>(2, n - i)));
+    to[i / 2] = static_cast<Pair>(pair[0] | pair[1] << 16);
+  }
+}
 
 // f(offset, lanes) over n floats: whole vectors, then what is left.
 template <typename F>
@@ -155,7 +216,9 @@ struct LineAllocator {
   bool operator==(const LineAllocator&) const { return true; }
   bool operator!=(const LineAllocator&) const { return false; }
 };
-using Floats = std::vector<float, LineAllocator<float>>;
+template <typename T>
+using Lines = std::vector<T, LineAllocator<T>>;
+using Floats = Lines<float>;
 
 // Asks Linux for large pages under a result, as NumPy does for its arrays: XLA gives a step fresh
 // memory each time, and a fault for every 4 KiB of it takes as long as many an operation. Whole large
@@ -521,10 +584,10 @@ struct Target {
 };
 
 // kM rows and kN vectors of a b, or a^T b, kept in registers over the inner extent: only if all loops
-// over them are unrolled.
+// over them are unrolled. Of pairs, the inner extent counts those.
 #define UNROLL _Pragma("GCC unroll 16")
-template <bool kTransposed, int kM, int kN>
-inline void tile(Inner over, const float* a, Index a_stride, const float* b, Index b_stride,
+template <bool kTransposed, int kM, int kN, typename T>
+inline void tile(Inner over, const T* a, Index a_stride, const T* b, Index b_stride,
                  const Target& to) {
   for (int m = 0; m < kM; ++m)
     for (int n = 0; n < kN * kLanes; n += kLineFloats)
@@ -533,11 +596,12 @@ inline void tile(Inner over, const float* a, Index a_stride, const float* b, Ind
   UNROLL for (int m = 0; m < kM; ++m) UNROLL for (int n = 0; n < kN; ++n) total[m][n] = Vec{};
   for (Index t = 0; t < over.times; ++t, a += over.step)
     for (Index k = 0; k < over.inner; ++k, b += b_stride) {
-      Vec right[kN];
+      decltype(load(b)) right[kN];
       UNROLL for (int n = 0; n < kN; ++n) right[n] = load(b + n * kLanes);
       UNROLL for (int m = 0; m < kM; ++m) {
-        const Vec left = splat(kTransposed ? a[k * a_stride + m] : a[m * a_stride + k]);
-        UNROLL for (int n = 0; n < kN; ++n) total[m][n] += left * right[n];
+        const auto left = splat(kTransposed ? a[k * a_stride + m] : a[m * a_stride + k]);
+        UNROLL for (int n = 0; n < kN; ++n)
+          total[m][n] = multiply_add(total[m][n], left, right[n]);
       }
     }
   const Index last = to.columns - (kN - 1) * kLanes;  // lanes of the last vector that count
@@ -548,9 +612,9 @@ inline void tile(Inner over, const float* a, Index a_stride, const float* b, Ind
         to.put(m, n * kLanes, total[m][n], last);
 }
 
-template <bool kTransposed, int kN, int kM = kTileRows>
-inline void tile_of(Index rows, Inner over, const float* a, Index a_stride, const float* b,
-                    Index b_stride, const Target& to) {
+template <bool kTransposed, int kN, int kM = kTileRows, typename T>
+inline void tile_of(Index rows, Inner over, const T* a, Index a_stride, const T* b, Index b_stride,
+                    const Target& to) {
   if (rows == kM)
     tile<kTransposed, kM, kN>(over, a, a_stride, b, b_stride, to);
   else if constexpr (kM > 1)
@@ -558,8 +622,8 @@ inline void tile_of(Index rows, Inner over, const float* a, Index a_stride, cons
 }
 
 // Tiles one below the other, of nearly equal heights: a low one would wait for its few sums.
-template <bool kTransposed, int kN>
-inline void column_of_tiles(Index rows, Inner over, const float* a, Index a_stride, const float* b,
+template <bool kTransposed, int kN, typename T>
+inline void column_of_tiles(Index rows, Inner over, const T* a, Index a_stride, const T* b,
                             Index b_stride, const Target& to) {
   const Index count = ceil_div(rows, kTileRows);
   for (Index t = 0; t < count; ++t) {
@@ -732,37 +796,51 @@ constexpr Index kAhead = 8;  // positions between what is read and what is asked
 
 // A block of positions x columns as panels of kWide columns, each [positions, kWide], the last one
 // filled up with zeros. Products read it from one end to the other.
-template <int kWide>
+template <int kWide, typename T>
 struct Panels {
   // Not a power of two: panels that a row is written to must not share a set of the cache.
   static constexpr Index kStride = kDepth * kWide + kLineFloats;
-  Floats values;
-  explicit Panels(Index columns) : values(ceil_div(columns, kWide) * kStride, 0.0f) {}
-  float* panel(Index column) { return values.data() + column / kWide * kStride; }
+  Lines<T> values;
+  explicit Panels(Index columns) : values(ceil_div(columns, kWide) * kStride, T{}) {}
+  T* panel(Index column) { return values.data() + column / kWide * kStride; }
   // Columns first, first + 1, ... of position k, zeros where `from` is null. `next` floats later
   // lies what will be read soon.
   void write(Index k, Index first, const float* from, Index n, Index next) {
     for (Index i = 0; from && i < n; i += kLineFloats) __builtin_prefetch(from + next + i);
     while (n > 0) {
-      const Index start = first % kWide;
-      float* to = panel(first - start) + k * kWide;
+      const Index start = first % kWide, row = kPairs ? k / 2 : k;
+      T* to = panel(first - start) + row * kWide;
       Index count = std::min(n, kWide - start);
       if (count < kWide) {
-        if (from)
-          std::copy_n(from, count, to + start);
-        else
-          std::fill_n(to + start, count, 0.0f);
+        put(k, from, count, to + start);
       } else {  // whole panels, whose width the compiler knows
         for (count = 0; count + kWide <= n; count += kWide, to += kStride)
-          if (from)
-            std::memcpy(to, from + count, kWide * sizeof(float));
-          else
-            std::fill_n(to, kWide, 0.0f);
+          put(k, from ? from + count : nullptr, std::integral_constant<Index, kWide>(), to);
       }
       first += count;
       n -= count;
       if (from) from += count;
     }
+  }
+
+ private:
+  static constexpr bool kPairs = std::is_same_v<T, Pair>;
+
+  template <typename Count>
+  static void put(Index, const float* from, Count n, float* to) {
+    if (from)
+      std::memcpy(to, from, n * sizeof(float));
+    else
+      std::memset(to, 0, n * sizeof(float));
+  }
+  // Even positions are the lower halves; the upper ones are 0 until the next position comes.
+  template <typename Count>
+  static void put(Index k, const float* from, Count n, Pair* to) {
+    for_vectors(n, [&](Index i, auto lanes) {
+      const PairVec value = from ? to_bfloat16(load(from + i, lanes)) : PairVec{};
+      Pair* at = to + i;
+      store(at, k % 2 ? load(at, lanes) | value << 16 : value, lanes);
+    });
   }
 };
 
@@ -844,12 +922,9 @@ void winograd_weight_gradient(ffi::ThreadPool& pool, const Array& x, const Array
 // dkernel [h, w, I, O] of a correlation of x [B, H, W, I] at a stride, after `top` and `left` rows
 // and columns of zeros, and dbias [O], from the gradient of its output: the channels from `channel`
 // on of g [B, H', W', ..]. A dense layer is one of 1x1 filters.
-ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t channel, int64_t left,
-                           int64_t stride, int64_t top, Result dkernel, Result dbias) {
-  if (winograd_serves(*dkernel, stride)) {
-    winograd_weight_gradient(pool, x, g, channel, left, top, dkernel, dbias);
-    return ffi::Error::Success();
-  }
+template <typename T>
+void direct_weight_gradient(ffi::ThreadPool& pool, const Array& x, const Array& g, Index channel,
+                            Index left, Index stride, Index top, Result& dkernel, Result& dbias) {
   const Map in(x), out(g);
   const Index filter_height = dkernel->dimensions()[0], filter_width = dkernel->dimensions()[1];
   const Index inner = filter_width * in.channels;
@@ -870,8 +945,8 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t chann
     const Index part = task / blocks;
     const Index row = task % blocks / across * tall, column = task % across * broad;
     const Index height = std::min(tall, rows - row), wide = std::min(broad, columns - column);
-    Panels<kTileRows> patches(height);
-    Panels<kTileColumns> gradients(wide);
+    Panels<kTileRows, T> patches(height);
+    Panels<kTileColumns, T> gradients(wide);
     Matrix total(round_up(height, kTileRows), round_up(wide, kTileColumns));
     Matrix column_sums(1, wide);
     const Index end = depths * (part + 1) / parts * kDepth;
@@ -904,7 +979,7 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t chann
       if (row == 0) scatter(sums.row(0), wide, 1, nullptr, column_sums.row(0));
       for (Index j = 0; j < wide; j += kTileColumns)
         for (Index i = 0; i < height; i += kTileRows)
-          tile<true, kTileRows, 2>({count}, patches.panel(i), kTileRows, gradients.panel(j),
+          tile<true, kTileRows, 2>({units<T>(count)}, patches.panel(i), kTileRows, gradients.panel(j),
                                    kTileColumns, {total.row(i) + j, total.stride, kTileColumns, true});
     }
     for (Index i = 0; i < height; ++i)
@@ -914,6 +989,17 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, int64_t chann
   });
   if (parts > 1) add_up(pool, partial.data(), parts, rows * columns, dkernel->typed_data());
   add_up(pool, bias_partial.data(), parts, columns, dbias->typed_data());
+}
+
+ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, bool bfloat16, int64_t channel,
+                           int64_t left, int64_t stride, int64_t top, Result dkernel,
+                           Result dbias) {
+  if (winograd_serves(*dkernel, stride))
+    winograd_weight_gradient(pool, x, g, channel, left, top, dkernel, dbias);
+  else if (kBfloat16 && bfloat16)
+    direct_weight_gradient<Operand>(pool, x, g, channel, left, stride, top, dkernel, dbias);
+  else
+    direct_weight_gradient<float>(pool, x, g, channel, left, stride, top, dkernel, dbias);
   return ffi::Error::Success();
 }
 
@@ -926,48 +1012,58 @@ constexpr Index kSummed = 512;  // products that are added up at once, where the
 
 // Weights [depth, outputs] in panels of columns, the last one maybe half as wide: each [depth, its
 // columns], filled up with zeros, which products read from one end to the other.
+template <typename T>
 struct Weights {
-  Index depth, outputs, panels;
-  Floats values;
+  Index depth, outputs, panels;  // depth in elements
+  Lines<T> values;
 
-  // `from` is [depth, outputs], or the transpose of that.
   Weights(Index depth, Index outputs)
       : depth(depth),
         outputs(outputs),
         panels(ceil_div(outputs, kTileColumns)),
         values(panels * kTileColumns * depth) {}
-  Weights(ffi::ThreadPool& pool, const float* from, Index depth, Index outputs, bool transposed)
-      : Weights(depth, outputs) {
+  // `from` is [rows, outputs], or the transpose of that.
+  Weights(ffi::ThreadPool& pool, const float* from, Index rows, Index outputs, bool transposed)
+      : Weights(units<T>(rows), outputs) {
     // Read and written in blocks that are a line of the cache wide, so that few pages are open.
-    parallel(pool, transposed ? panels : ceil_div(depth, kLineFloats), [&](Index task) {
+    parallel(pool, transposed ? panels : ceil_div(rows, kLineFloats), [&](Index task) {
+      Floats turned(transposed ? kLineFloats * kTileColumns : 0);
       if (transposed)
-        for (Index k = 0; k < depth; k += kLineFloats) pack_transposed(from, task, k);
+        for (Index k = 0; k < rows; k += kLineFloats) {
+          const Index end = std::min(rows, k + kLineFloats), first = task * kTileColumns;
+          const Index n = std::min(columns(task), outputs - first);
+          for (Index i = k; i < end; ++i)
+            for (Index j = 0; j < n; ++j)
+              turned[(i - k) * kTileColumns + j] = from[(first + j) * rows + i];
+          pack(turned.data(), kTileColumns, task, k, end);
+        }
       else
-        for (Index panel = 0; panel < panels; ++panel) pack(from, panel, task * kLineFloats);
+        for (Index panel = 0; panel < panels; ++panel) {
+          const Index k = task * kLineFloats;
+          pack(from + k * outputs + panel * kTileColumns, outputs, panel, k,
+               std::min(rows, k + kLineFloats));
+        }
     });
   }
-  // Some rows from the kth on of a panel.
-  void pack(const float* from, Index panel, Index k) {
-    const Index first = panel * kTileColumns, wide = columns(panel);
-    const Index n = std::min(wide, outputs - first), end = std::min(depth, k + kLineFloats);
-    for (; k < end; ++k) {
-      float* to = at(panel, k);
+  // Rows k, an even one, to `end` of a panel, `stride` floats apart.
+  void pack(const float* from, Index stride, Index panel, Index k, Index end) {
+    const Index wide = columns(panel), n = std::min(wide, outputs - panel * kTileColumns);
+    for (constexpr Index kStep = std::is_same_v<T, Pair> ? 2 : 1; k < end;
+         k += kStep, from += kStep * stride) {
+      T* to = at(panel, units<T>(k));
       for_vectors(n, [&](Index j, auto lanes) {
-        store(to + j, load(from + k * outputs + first + j, lanes), lanes);
+        const Vec first = load(from + j, lanes);
+        if constexpr (std::is_same_v<T, Pair>) {
+          const Vec second = k + 1 < end ? load(from + stride + j, lanes) : Vec{};
+          store(to + j, to_bfloat16(first) | to_bfloat16(second) << 16, lanes);
+        } else {
+          store(to + j, first, lanes);
+        }
       });
-      std::fill(to + n, to + wide, 0.0f);
+      std::fill(to + n, to + wide, T{});
     }
   }
-  void pack_transposed(const float* from, Index panel, Index k) {
-    const Index first = panel * kTileColumns, wide = columns(panel);
-    const Index n = std::min(wide, outputs - first), end = std::min(depth, k + kLineFloats);
-    for (; k < end; ++k) {
-      float* to = at(panel, k);
-      for (Index j = 0; j < n; ++j) to[j] = from[(first + j) * depth + k];
-      std::fill(to + n, to + wide, 0.0f);
-    }
-  }
-  float* at(Index panel, Index k) {
+  T* at(Index panel, Index k) {
     return values.data() + panel * kTileColumns * depth + k * columns(panel);
   }
   Index columns(Index panel) const {
@@ -975,21 +1071,23 @@ struct Weights {
   }
 
   // rows of `to` = a times the weights from the kth on: those of a panel, in their place.
-  void multiply(Index panel, Index rows, Index k, Inner over, const float* a, Index a_stride,
+  void multiply(Index panel, Index rows, Index k, Inner over, const T* a, Index a_stride,
                 const Target& to) const {
     multiply_panel(panel, rows, k, over, a, a_stride, to.from(0, panel * kTileColumns));
   }
   // The same, `to` being the panel's place.
-  void multiply_panel(Index panel, Index rows, Index k, Inner over, const float* a, Index a_stride,
+  void multiply_panel(Index panel, Index rows, Index k, Inner over, const T* a, Index a_stride,
                       const Target& to) const {
     const Index wide = columns(panel);
-    (wide == kTileColumns ? column_of_tiles<false, 2> : column_of_tiles<false, 1>)(
+    (wide == kTileColumns ? column_of_tiles<false, 2, T> : column_of_tiles<false, 1, T>)(
         rows, over, a, a_stride, values.data() + panel * kTileColumns * depth + k * wide, wide, to);
   }
 };
 
 // A correlation of some channels of x with filters [h, w, I, O], after `top` and `left` rows and
-// columns of zeros, into the channels from `output` on of y; a task is some rows of an image.
+// columns of zeros, into the channels from `output` on of y; a task is some rows of an image. Of
+// pairs, channels must be an even number.
+template <typename T>
 class Convolution {
  public:
   Convolution(ffi::ThreadPool& pool, const Array& x, const Array& kernel, const Array& bias,
@@ -1015,49 +1113,58 @@ class Convolution {
     const Index groups = ceil_div(out_.height, rows_);
     const Index b = task / groups, first = task % groups * rows_;
     const Index count = std::min(out_.height, first + rows_) - first;
-    // Where filters do not overlap, all positions follow one another, in x itself.
+    // Where filters do not overlap, all positions follow one another.
     const bool flat = height_ * width_ == 1 && stride_ == 1 && top_ == 0 && left_ == 0 &&
-                      in_.width == out_.width && in_.channels == channels_;
+                      in_.width == out_.width;
     const Index runs = flat ? 1 : count, length = flat ? count * out_.width : out_.width;
-    // Elsewhere what these rows read is copied, with its zeros.
-    const Index line = ((out_.width - 1) * stride_ + width_) * channels_;
-    const Floats padded = flat ? Floats() : read(b, first * stride_ - top_,
-                                                 (count - 1) * stride_ + height_, line);
-    const float* patches = flat ? x_ + in_.at(b, first, 0) : padded.data();
-    const Index inner = width_ * channels_, together = std::max<Index>(1, kSummed / inner);
+    const Index line = units<T>(((out_.width - 1) * stride_ + width_) * channels_);
+    // What these rows read is copied, with its zeros, unless it can be read where it is.
+    Lines<T> padded;
+    const T* patches;
+    if constexpr (std::is_same_v<T, float>)
+      patches = flat && in_.channels == channels_ ? x_ + in_.at(b, first, 0) : nullptr;
+    else
+      patches = nullptr;
+    if (!patches) {
+      padded = read(b, first * stride_ - top_, (count - 1) * stride_ + height_, line);
+      patches = padded.data();
+    }
+    const Index inner = units<T>(width_ * channels_);
+    const Index together = std::max<Index>(1, units<T>(kSummed) / inner);
     for (Index panel = 0; panel < weights_.panels; ++panel)
       for (Index run = 0; run < runs; ++run)
         for (Index i = 0; i < height_; i += together) {  // rows of the filter
           const Index times = std::min(together, height_ - i);
           const bool last = i + times == height_;
           weights_.multiply(panel, length, i * inner, {inner, times, line},
-                            patches + (run * stride_ + i) * line, stride_ * channels_,
+                            patches + (run * stride_ + i) * line, units<T>(stride_ * channels_),
                             {y + out_.at(b, first + run, 0) + output_, out_.channels,
                              weights_.outputs, i > 0, last ? bias_ : nullptr, last && relu});
         }
   }
 
  private:
-  // `count` rows of x from one on, which may lie outside, `line` floats each with their zeros.
-  Floats read(Index b, Index first, Index count, Index line) const {
-    Floats padded(count * line);
-    const Index width = line / channels_, begin = std::clamp<Index>(left_, 0, width);
+  // `count` rows of x from one on, which may lie outside, `line` elements each with their zeros.
+  Lines<T> read(Index b, Index first, Index count, Index line) const {
+    Lines<T> padded(count * line);
+    const Index width = (out_.width - 1) * stride_ + width_;
+    const Index begin = std::clamp<Index>(left_, 0, width);
     const Index end = std::clamp(in_.width + left_, begin, width);
     for (Index r = 0; r < count; ++r) {
       const Index row = first + r;
-      float* to = padded.data() + r * line;
+      T* to = padded.data() + r * line;
       if (row < 0 || row >= in_.height) {
-        std::fill_n(to, line, 0.0f);
+        std::fill_n(to, line, T{});
         continue;
       }
       const float* from = x_ + in_.at(b, row, begin - left_);
-      std::fill(to, to + begin * channels_, 0.0f);
+      std::fill(to, to + units<T>(begin * channels_), T{});
       if (channels_ == in_.channels)
-        std::copy_n(from, (end - begin) * channels_, to + begin * channels_);
+        convert(from, (end - begin) * channels_, to + units<T>(begin * channels_));
       else
         for (Index i = begin; i < end; ++i, from += in_.channels)
-          std::copy_n(from, channels_, to + i * channels_);
-      std::fill(to + end * channels_, to + line, 0.0f);
+          convert(from, channels_, to + units<T>(i * channels_));
+      std::fill(to + units<T>(end * channels_), to + line, T{});
     }
     return padded;
   }
@@ -1066,7 +1173,7 @@ class Convolution {
   Index height_, width_, channels_, stride_, top_, left_, output_, rows_;
   const float* x_;
   const float* bias_;
-  Weights weights_;
+  Weights<T> weights_;
 };
 
 // The same for 3x3 filters at stride 1 by minimal filtering. A task is some tiles of an image.
@@ -1175,16 +1282,17 @@ class WinogradConvolution {
   Index channels_, top_, left_, output_, down_, across_, tiles_;
   const float* x_;
   const float* bias_;
-  Weights weights_;
+  Weights<float> weights_;
 };
 
 // y [B, H', W', ..]: convolutions at one stride, each of its own x [B, H, W, ..] from a channel on,
 // with filters and bias [O]; their outputs side by side, rectified with `relu`.
-ffi::Error conv2d(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Span<const int64_t> channel,
-                  ffi::Span<const int64_t> left, bool relu, int64_t stride,
+ffi::Error conv2d(ffi::ThreadPool pool, ffi::RemainingArgs args, bool bfloat16,
+                  ffi::Span<const int64_t> channel, ffi::Span<const int64_t> left, bool relu, int64_t stride,
                   ffi::Span<const int64_t> top, Result y) {
   prefer_large_pages(y);
-  std::vector<std::variant<Convolution, WinogradConvolution>> convolutions;
+  std::vector<std::variant<Convolution<float>, Convolution<Operand>, WinogradConvolution>>
+      convolutions;
   std::vector<Index> ends{0};  // of the tasks of each
   Index output = 0;
   for (size_t i = 0; 3 * i < args.size(); ++i) {
@@ -1192,12 +1300,16 @@ ffi::Error conv2d(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Span<const
     const auto bias = args.get<Array>(3 * i + 2);
     for (const auto* array : {&x, &kernel, &bias})
       if (array->has_error()) return array->error();
+    const auto add = [&](auto index, auto... geometry) {
+      convolutions.emplace_back(index, pool, *x, *kernel, *bias, geometry..., top[i], left[i],
+                                channel[i], Map(*y), output);
+    };
     if (winograd_serves(*kernel, stride))
-      convolutions.emplace_back(std::in_place_type<WinogradConvolution>, pool, *x, *kernel, *bias,
-                                top[i], left[i], channel[i], Map(*y), output);
+      add(std::in_place_index<2>);
+    else if (kBfloat16 && bfloat16 && kernel->dimensions()[2] % 2 == 0)
+      add(std::in_place_index<1>, stride);
     else
-      convolutions.emplace_back(std::in_place_type<Convolution>, pool, *x, *kernel, *bias, stride,
-                                top[i], left[i], channel[i], Map(*y), output);
+      add(std::in_place_index<0>, stride);
     output += kernel->dimensions()[3];
     ends.push_back(ends.back() +
                    std::visit([](const auto& c) { return c.tasks(); }, convolutions.back()));
@@ -1212,34 +1324,50 @@ ffi::Error conv2d(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Span<const
 
 // y [.., O] = f(x) [.., I] times kernel [I, O], or with `transposed` [O, I], + bias, if that is not
 // null. read(row, k, n, to) writes n values of a row of f(x), from the kth on.
-template <typename Read>
-void dense_of(ffi::ThreadPool& pool, const Array& x, const Array& kernel, bool transposed,
-              const float* bias, Result& y, const Read& read) {
+template <typename T, typename Read>
+void product_of(ffi::ThreadPool& pool, const Array& x, const Array& kernel, bool transposed,
+                const float* bias, Result& y, const Read& read) {
   prefer_large_pages(y);
   const Rows in(x), out(*y);
-  const Weights weights(pool, kernel.typed_data(), in.width, out.width, transposed);
-  const Index chunks = ceil_div(in.width, kSummed);
+  const Weights<T> weights(pool, kernel.typed_data(), in.width, out.width, transposed);
   const Index threads = pool.num_threads();
   const Index tasks = std::min(in.count, round_up(ceil_div(in.count, kPositions), threads));
   parallel(pool, tasks, [&](Index task) {
     const Index first = in.count * task / tasks, count = in.count * (task + 1) / tasks - first;
     // Not a power of two: rows must not share a set of the cache.
-    const Index stride = round_up(ceil_div(in.width, chunks)) + kLineFloats;
-    Floats a(count * stride);
-    for (Index chunk = 0; chunk < chunks; ++chunk) {
-      const Index k = in.width * chunk / chunks, depth = in.width * (chunk + 1) / chunks - k;
-      for (Index r = 0; r < count; ++r) read(first + r, k, depth, a.data() + r * stride);
+    const Index stride = round_up(units<T>(kSummed)) + kLineFloats;
+    Lines<T> a(count * stride);
+    Floats values(kSummed);
+    for (Index k = 0; k < in.width; k += kSummed) {
+      const Index depth = std::min(kSummed, in.width - k);
+      for (Index r = 0; r < count; ++r) {
+        T* to = a.data() + r * stride;
+        if constexpr (std::is_same_v<T, float>) {
+          read(first + r, k, depth, to);
+        } else {
+          read(first + r, k, depth, values.data());
+          convert(values.data(), depth, to);
+        }
+      }
       for (Index panel = 0; panel < weights.panels; ++panel)
-        weights.multiply(panel, count, k, {depth}, a.data(), stride,
-                         {y->typed_data() + first * out.width, out.width, out.width, chunk > 0,
-                          chunk + 1 == chunks ? bias : nullptr});
+        weights.multiply(panel, count, units<T>(k), {units<T>(depth)}, a.data(), stride,
+                         {y->typed_data() + first * out.width, out.width, out.width, k > 0,
+                          k + depth == in.width ? bias : nullptr});
     }
   });
 }
 
-ffi::Error dense(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Result y) {
+template <typename Read>
+void dense_of(ffi::ThreadPool& pool, const Array& x, const Array& kernel, bool transposed,
+              const float* bias, bool bfloat16, Result& y, const Read& read) {
+  (kBfloat16 && bfloat16 ? product_of<Operand, Read> : product_of<float, Read>)(
+      pool, x, kernel, transposed, bias, y, read);
+}
+
+ffi::Error dense(ffi::ThreadPool pool, Array x, Array kernel, Array bias, bool bfloat16,
+                 Result y) {
   const Index width = Rows(x).width;
-  dense_of(pool, x, kernel, false, bias.typed_data(), y,
+  dense_of(pool, x, kernel, false, bias.typed_data(), bfloat16, y,
            [&](Index row, Index k, Index n, float* to) {
              std::copy_n(x.typed_data() + row * width + k, n, to);
            });
@@ -1247,18 +1375,18 @@ ffi::Error dense(ffi::ThreadPool pool, Array x, Array kernel, Array bias, Result
 }
 
 // The gradient of a dense layer's input from g, that of its output.
-ffi::Error dense_gradient(ffi::ThreadPool pool, Array g, Array kernel, Result dx) {
+ffi::Error dense_gradient(ffi::ThreadPool pool, Array g, Array kernel, bool bfloat16, Result dx) {
   const Index width = Rows(g).width;
-  dense_of(pool, g, kernel, true, nullptr, dx, [&](Index row, Index k, Index n, float* to) {
+  dense_of(pool, g, kernel, true, nullptr, bfloat16, dx, [&](Index row, Index k, Index n, float* to) {
     std::copy_n(g.typed_data() + row * width + k, n, to);
   });
   return ffi::Error::Success();
 }
 
 ffi::Error layer_norm_dense(ffi::ThreadPool pool, Array x, Array scale, Array bias, Array kernel,
-                            float epsilon, Result y) {
+                            bool bfloat16, float epsilon, Result y) {
   const Index width = Rows(x).width;
-  dense_of(pool, x, kernel, false, nullptr, y, [&](Index row, Index k, Index n, float* to) {
+  dense_of(pool, x, kernel, false, nullptr, bfloat16, y, [&](Index row, Index k, Index n, float* to) {
     const float* from = x.typed_data() + row * width;
     normalise(from + k, moments(from, width, epsilon), scale.typed_data() + k,
               bias.typed_data() + k, n, to);
@@ -1267,9 +1395,9 @@ ffi::Error layer_norm_dense(ffi::ThreadPool pool, Array x, Array scale, Array bi
 }
 
 ffi::Error gelu_dense(ffi::ThreadPool pool, Array x, Array x_bias, Array kernel, Array bias,
-                      Result y) {
+                      bool bfloat16, Result y) {
   const Index width = Rows(x).width;
-  dense_of(pool, x, kernel, false, bias.typed_data(), y,
+  dense_of(pool, x, kernel, false, bias.typed_data(), bfloat16, y,
            [&](Index row, Index k, Index n, float* to) {
              const float* from = x.typed_data() + row * width + k;
              for_vectors(n, [&](Index i, auto lanes) {
@@ -1611,6 +1739,7 @@ ffi::Error channel_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bia
 #define INT(name) Attr<int64_t>(name)
 #define INTS(name) Attr<ffi::Span<const int64_t>>(name)
 #define EPSILON Attr<float>("epsilon")
+#define BFLOAT16 Attr<bool>("bfloat16")
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm, layer_norm, BIND.ARGS3.EPSILON.Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_gradient, layer_norm_gradient,
                               BIND.ARGS4.EPSILON.RETS3);
@@ -1620,18 +1749,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d, residual_depthw
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d_gradient,
                               residual_depthwise_conv2d_gradient, BIND.ARGS4.RETS3);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_weight_gradient, weight_gradient,
-                              BIND.ARGS2.INT("channel").INT("left").INT("stride").INT("top")
+                              BIND.ARGS2.BFLOAT16.INT("channel").INT("left").INT("stride").INT("top")
                                   .RETS2);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_conv2d, conv2d,
-                              BIND.RemainingArgs().INTS("channel").INTS("left").Attr<bool>("relu")
+                              BIND.RemainingArgs().BFLOAT16.INTS("channel").INTS("left").Attr<bool>("relu")
                                   .INT("stride").INTS("top").Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_dense, dense, BIND.ARGS3.Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_dense_gradient, dense_gradient, BIND.ARGS2.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_dense, dense, BIND.ARGS3.BFLOAT16.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_dense_gradient, dense_gradient,
+                              BIND.ARGS2.BFLOAT16.Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_dense, layer_norm_dense,
-                              BIND.ARGS4.EPSILON.Ret<Array>());
+                              BIND.ARGS4.BFLOAT16.EPSILON.Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_dense_gradient, layer_norm_dense_gradient,
                               BIND.ARGS4.EPSILON.RETS2.RETS2);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_gelu_dense, gelu_dense, BIND.ARGS4.Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_gelu_dense, gelu_dense, BIND.ARGS4.BFLOAT16.Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_gelu_dense_gradient, gelu_dense_gradient,
                               BIND.ARGS3.RETS3);
 #define POOLING INT("left").INT("stride").INT("top").INT("window").Ret<Array>()
@@ -1646,3 +1776,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_channel_attention, channel_attention,
                               BIND.ARGS2.INT("heads").Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_channel_attention_gradient, channel_attention_gradient,
                               BIND.ARGS3.INT("heads").RETS2);
+
+// Whether products in bfloat16 are faster here than in float32.
+extern "C" bool glomjax_bfloat16() { return kBfloat16; }

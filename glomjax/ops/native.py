@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jaxlib
@@ -33,15 +33,18 @@ _SOURCE = pathlib.Path(__file__).with_name("kernels.cc")
 _COMPILERS = ("c++", "g++", "clang++")  # or the one that the environment variable CXX names
 # No -ffast-math: it hides NaN and may change rounding for the whole process.
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared")
+_FAILURES = (OSError, ValueError, subprocess.SubprocessError)
 _setting = contextvars.ContextVar("glomjax.ops.native", default="auto")
+_products = contextvars.ContextVar("glomjax.ops.products", default="float32")
 
 
 @contextlib.contextmanager
 def setting(value: str) -> Iterator[None]:
     """Traces with native kernels where they serve ("auto") or without them ("off").
 
-    What a `jax.jit` has traced already stays as it is. Export programs for CPUs with "off": on
-    another machine there are no such kernels, and `jax.export` refuses to save calls of them.
+    What a `jax.jit` has traced already stays as it is. Export programs with "off": on another
+    machine there are no such kernels, `jax.export` refuses to save calls of them, and what computes
+    in bfloat16 here (see `activations`) need not be what does there.
     """
     token = _setting.set(value)
     try:
@@ -54,18 +57,59 @@ def status(precision: str = "float32") -> str:
     """One sentence for a log: whether native kernels serve here, or why not; "" off the CPU."""
     if jax.default_backend() != "cpu":
         return ""
-    wrong = "" if precision == "float32" else f"they compute in float32 and not in {precision}"
-    reason = _obstacle() or wrong or _library()[1]
+    reason = _obstacle() or _library().reason
+    if not reason and activations(precision) != "float32":
+        reason = f"this processor has no instruction for products in {precision}"
     if not reason:
-        return "native kernels: on"
+        return "native kernels: on" + (
+            f", products in {precision}" if precision != "float32" else ""
+        )
     return f"native kernels: off, {reason}; the operations run as XLA compiles them, more slowly"
+
+
+def must_build() -> bool:
+    """Whether `status` is about to build the kernels, which takes some seconds."""
+    if jax.default_backend() != "cpu" or _obstacle():
+        return False
+    try:
+        return not _target().path.exists()
+    except _FAILURES:
+        return False  # which `status` will say
+
+
+@contextlib.contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Traces with native products that round their factors to `precision`.
+
+    In bfloat16 they sum in float32, and take and give float32: see `activations`.
+    """
+    token = _products.set(precision)
+    try:
+        yield
+    finally:
+        _products.reset(token)
+
+
+def activations(precision: str) -> str:
+    """The type of what layers pass on where a network computes in `precision`.
+
+    Where the processor multiplies bfloat16 by an instruction of its own, native products of float32
+    arrays round their factors to it: they are faster than those of XLA.
+    """
+    serve = jax.default_backend() == "cpu" and not _obstacle()
+    return "float32" if precision == "bfloat16" and serve and _library().bfloat16 else precision
+
+
+def rounds() -> bool:
+    """Whether native products round their factors to bfloat16: within `products_in`."""
+    return _products.get() == "bfloat16"
 
 
 def serves(*args: jax.Array) -> bool:
     """Whether the native kernels may take these arguments: float32, on one CPU, none empty."""
     if any(x.dtype != np.float32 or x.size == 0 for x in args):
         return False
-    return jax.default_backend() == "cpu" and not _obstacle() and bool(_library()[0])
+    return jax.default_backend() == "cpu" and not _obstacle() and bool(_library().prefix)
 
 
 def call(name: str, plain: Callable[..., Any], *args: jax.Array, **attributes: Any) -> Any:
@@ -103,7 +147,7 @@ def _kernel(
 ) -> Any:
     result = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
     # Sequential under vmap: the kernels take whole batches, nobody maps them in a hot place.
-    function = jax.ffi.ffi_call(_library()[0] + name, result, vmap_method="sequential")
+    function = jax.ffi.ffi_call(_library().prefix + name, result, vmap_method="sequential")
     typed = {key: _typed(value) for key, value in attributes}
     return lax.platform_dependent(
         *args, cpu=lambda *args: function(*args, **typed), default=otherwise
@@ -127,23 +171,42 @@ def _obstacle() -> str:
     return ""
 
 
+class _Library(NamedTuple):
+    """The prefix of the registered names, or why there are none; and whether products in bfloat16
+    are faster than in float32."""
+
+    prefix: str = ""
+    reason: str = ""
+    bfloat16: bool = False
+
+
 @functools.cache
-def _library() -> tuple[str, str]:
-    """(prefix of the registered names, ""), or ("", why there is no library). Builds it once."""
+def _library() -> _Library:
+    """Builds it where it is not in the cache."""
     try:
-        prefix, path = _build()
-        library = ctypes.cdll.LoadLibrary(str(path))
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return "", _first_line(error)
+        target = _target()
+        if not target.path.exists():
+            _build(target)
+        library = ctypes.cdll.LoadLibrary(str(target.path))
+    except _FAILURES as error:
+        return _Library(reason=_first_line(error))
     for name in re.findall(r"HANDLER_SYMBOL\(\s*glomjax_(\w+)", _SOURCE.read_text("utf-8")):
         handler = jax.ffi.pycapsule(getattr(library, f"glomjax_{name}"))
-        jax.ffi.register_ffi_target(prefix + name, handler, platform="cpu")
-    return prefix, ""
+        jax.ffi.register_ffi_target(target.prefix + name, handler, platform="cpu")
+    library.glomjax_bfloat16.restype = ctypes.c_bool
+    return _Library(target.prefix, bfloat16=library.glomjax_bfloat16())
 
 
-def _build() -> tuple[str, pathlib.Path]:
-    """(prefix of names, library). The prefix has the hash: a cached program that was compiled
-    against other kernels does not fit these."""
+class _Target(NamedTuple):
+    """What is built. The prefix of the registered names has the hash: a cached program that was
+    compiled against other kernels does not fit these."""
+
+    prefix: str
+    path: pathlib.Path
+    compiler: list[str]
+
+
+def _target() -> _Target:
     compiler = _compiler()
     version = subprocess.run(
         [*compiler, "--version"], capture_output=True, check=True, timeout=60
@@ -158,17 +221,19 @@ def _build() -> tuple[str, pathlib.Path]:
     ):
         digest.update(hashlib.sha256(part).digest())
     name = digest.hexdigest()[:16]
-    path = cache_dir("native") / f"kernels-{name}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Built aside and renamed, so that another process never loads half a library.
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = pathlib.Path(folder) / path.name
-            include = jax.ffi.include_dir()
-            command = [*compiler, *_FLAGS, "-isystem", include, str(_SOURCE), "-o", str(built)]
-            subprocess.run(command, capture_output=True, check=True, timeout=600)
-            os.replace(built, path)
-    return f"glomjax_{name}_", path
+    return _Target(f"glomjax_{name}_", cache_dir("native") / f"kernels-{name}.so", compiler)
+
+
+def _build(target: _Target) -> None:
+    folder = target.path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    # Built aside and renamed, so that another process never loads half a library.
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        built = pathlib.Path(aside) / target.path.name
+        include = jax.ffi.include_dir()
+        command = [*target.compiler, *_FLAGS, "-isystem", include, str(_SOURCE), "-o", str(built)]
+        subprocess.run(command, capture_output=True, check=True, timeout=600)
+        os.replace(built, target.path)
 
 
 def _compiler() -> list[str]:

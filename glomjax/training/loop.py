@@ -152,6 +152,8 @@ class _Training:
         digest = self.splits.digest()
         run.check_data(digest)
         run.write_config(requested, config, digest)
+        if native.must_build():
+            terminal.say("native kernels: building them, once, with this machine's C++ compiler")
         run.write_environment(config)
         if kernels := native.status(config.precision):
             terminal.say(kernels)

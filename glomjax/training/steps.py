@@ -12,6 +12,7 @@ from flax import nnx
 from glomjax.data import augmentation
 from glomjax.data.preprocessing import Preprocessing
 from glomjax.models import nest
+from glomjax.ops import native
 
 Params = Mapping[str, jax.Array | np.ndarray]
 AUXILIARY_WEIGHT = 0.3  # of each auxiliary loss (Szegedy et al. 2015, section 5)
@@ -75,6 +76,11 @@ def init_state(
     return state, {path: jnp.array(value, copy=True) for path, value in trainable.items()}
 
 
+def _cast(x: jax.Array, precision: str) -> jax.Array:
+    """To the type that layers pass on where a network computes in `precision`."""
+    return x.astype(native.activations(precision))
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     preprocessing: Preprocessing,
@@ -126,12 +132,13 @@ def make_train_step(
 
     def forward(model: Any, images: jax.Array, rngs: nnx.Rngs) -> Any:
         if trains == "network":
-            inputs = preprocessing(images).astype(precision)
+            inputs = _cast(preprocessing(images), precision)
             return model(inputs, deterministic=False, rngs=rngs)
         if trains == "head":
-            images = model.embed(preprocessing(images).astype(precision))
-        return model.classify(images.astype(precision), deterministic=False, rngs=rngs)
+            images = model.embed(_cast(preprocessing(images), precision))
+        return model.classify(_cast(images, precision), deterministic=False, rngs=rngs)
 
+    @native.products_in(precision)
     def step(
         trainable: Params,
         frozen: Params,
@@ -231,20 +238,21 @@ def make_eval_step(
     `make_train_step`.
     """
 
+    @native.products_in(precision)
     def step(params: Params, inputs: jax.Array) -> jax.Array:
         model = nnx.merge(graphdef, nest(params))
         if symmetries:
             views = jax.lax.map(
-                lambda view: model(preprocessing(view).astype(precision)),
+                lambda view: model(_cast(preprocessing(view), precision)),
                 augmentation.symmetries(inputs),
             )
             outputs = jnp.mean(views.astype(jnp.float32), axis=0)
         elif part == "classify":
-            outputs = model.classify(inputs.astype(precision))
+            outputs = model.classify(_cast(inputs, precision))
         elif part == "embed":
-            outputs = model.embed(preprocessing(inputs).astype(precision))
+            outputs = model.embed(_cast(preprocessing(inputs), precision))
         else:
-            outputs = model(preprocessing(inputs).astype(precision))
+            outputs = model(_cast(preprocessing(inputs), precision))
         return constrain(outputs.astype(jnp.float32))
 
     return jax.jit(step, compiler_options=compile_options())

@@ -16,11 +16,9 @@ from glomjax.ops.attention import plain_channel_attention, plain_window_attentio
 from glomjax.ops.convolution import (
     plain_conv2d,
     plain_conv2d_branches,
-    plain_dense,
-    plain_gelu_dense,
-    plain_layer_norm_dense,
     plain_residual_depthwise_conv2d,
 )
+from glomjax.ops.dense import plain_dense, plain_gelu_dense, plain_layer_norm_dense
 from glomjax.ops.normalization import plain_layer_norm
 from glomjax.ops.pooling import plain_max_pool
 
@@ -219,6 +217,65 @@ def test_bfloat16_convolution_and_pool_agree_loosely_and_stay_bfloat16():
     op, plain, *kernel = convolution(7, 4, ((3, 3), (3, 3)))
     assert_agree(op, plain, arrays([(2, 13, 11, 3), *kernel], "bfloat16"))
     assert_agree(*pool(3, 2, "SAME"), arrays([(2, 9, 6, 5)], "bfloat16"))
+
+
+@pytest.fixture
+def rounded_products():
+    """Native products round their factors to bfloat16."""
+    with native.products_in("bfloat16"):
+        if not native.rounds() or native.activations("bfloat16") != "float32":
+            pytest.skip(native.status("bfloat16"))
+        yield
+
+
+def rounded(x):
+    return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+
+# Odd numbers of what is summed: rows for the kernel's gradient, inputs for the value.
+@pytest.mark.parametrize("shapes", [((75, 33), (33, 40), (40,)), ((300, 96), (96, 301), (301,))])
+def test_products_round_their_factors_alone(rounded_products, shapes):
+    x, kernel, bias = arrays(shapes)
+    (g,) = arrays([(shapes[0][0], shapes[1][1])], seed=7)
+    y, (dx, dkernel, dbias) = value_and_gradients(ops.dense, (x, kernel, bias))
+    x, kernel, short = rounded(x), rounded(kernel), rounded(g)
+    for ours, exact in (
+        (y, plain_dense(x, kernel, bias)),
+        (dx, short @ kernel.T),
+        (dkernel, x.T @ short),
+        (dbias, g.sum(0)),
+    ):
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_convolution_rounds_its_factors_alone(rounded_products, size):
+    x, kernel, bias = arrays([(2, 7, 9, 6), (size, size, 6, 34), (34,)])
+    (g,) = arrays([(2, 7, 9, 34)], seed=7)
+    y, (dx, dkernel, _) = value_and_gradients(ops.conv2d, (x, kernel, bias))
+    x, kernel, short = rounded(x), rounded(kernel), rounded(g)
+    exact, backward = jax.vjp(lambda x, kernel: plain_conv2d(x, kernel, bias), x, kernel)
+    for a, b in zip((y, dx, dkernel), (exact, *backward(short)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("case", ["layer_norm_dense_deep", "gelu_dense_deep"])
+def test_rounded_products_of_a_normalisation_or_gelu_agree_loosely(rounded_products, case):
+    op, plain, shapes = ELEMENTWISE[case]
+    args = arrays(shapes)
+    ours, theirs = value_and_gradients(op, args), value_and_gradients(plain, args)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-2 * np.abs(b).max())
+    assert not np.array_equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_rounded_product_hides_no_non_finite_number(rounded_products, bad):
+    x, kernel = arrays([(70, 40), (40, 33)])
+    y = ops.dense(x.at[3, 5].set(bad), kernel)
+    assert not np.isfinite(y[3]).any()
+    assert np.isfinite(y[:3]).all()
+    assert np.isfinite(y[4:]).all()
 
 
 @pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm"])
