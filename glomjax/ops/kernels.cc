@@ -87,7 +87,8 @@ inline Vec with_rest(Vec v, Index n, float other) {
 inline Index ceil_div(Index n, Index by) { return (n + by - 1) / by; }
 inline Index round_up(Index n, Index by = kLanes) { return ceil_div(n, by) * by; }
 
-// Two values of bfloat16, the first in the lower half: what products in bfloat16 take at once.
+// Two values of bfloat16, the first in the lower half: what products in bfloat16 take at once. Where
+// the processor has no instruction for them, none are used.
 enum class Pair : uint32_t {};
 
 inline PairVec load(const Pair* p) {
@@ -95,52 +96,47 @@ inline PairVec load(const Pair* p) {
   std::memcpy(&v, p, sizeof(v));
   return v;
 }
-inline PairVec load(const Pair* p, Index n) {
-  PairVec v{};
-  std::memcpy(&v, p, n * sizeof(Pair));
-  return v;
-}
 inline void store(Pair* p, PairVec v, Index n) { std::memcpy(p, &v, n * sizeof(Pair)); }
 inline PairVec splat(Pair value) { return static_cast<uint32_t>(value) - PairVec{}; }
-// v rounded to bfloat16, to the nearest and among two to the even one, in the lower half.
-inline PairVec to_bfloat16(Vec v) {
-  const PairVec bits = (PairVec)v;
-  const PairVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return v == v ? rounded : (bits >> 16) | 0x40;  // a NaN stays one
-}
-
 inline Vec multiply_add(Vec total, Vec a, Vec b) { return total + a * b; }
+// Factors as a product in float32 takes them.
+inline void convert(const float* from, Index n, float* to) {
+  std::memcpy(to, from, n * sizeof(float));
+}
 #ifdef __AVX512BF16__
 constexpr bool kBfloat16 = true;
+using Operand = Pair;
 inline Vec multiply_add(Vec total, PairVec a, PairVec b) {
   return (Vec)_mm512_dpbf16_ps((__m512)total, (__m512bh)a, (__m512bh)b);
 }
-using Operand = Pair;
+// Pairs of a value of each, rounded.
+inline PairVec round_pairs(Vec low, Vec high) {
+  alignas(64) static constexpr uint16_t kOrder[] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5,
+                                                    21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26,
+                                                    11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512bh halves = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+  return (PairVec)_mm512_permutexvar_epi16(_mm512_load_si512(kOrder), (__m512i)halves);
+}
+// n values side by side as pairs, an odd one with a 0.
+inline void convert(const float* from, Index n, Pair* to) {
+  for (Index i = 0; i < n; i += kLanes) {
+    const Index count = std::min<Index>(kLanes, n - i);
+    const Vec v = count == kLanes ? load(from + i) : load_some(from + i, count);
+    const __m256bh halves = _mm512_cvtneps_pbh((__m512)v);
+    std::memcpy(to + i / 2, &halves, (count + 1) / 2 * sizeof(Pair));
+  }
+}
 #else
 constexpr bool kBfloat16 = false;
 using Operand = float;
+inline PairVec round_pairs(Vec, Vec) { return PairVec{}; }
 #endif
+template <typename T>
+constexpr bool kPairs = std::is_same_v<T, Pair>;
 // Elements that hold n values.
 template <typename T>
 constexpr Index units(Index n) {
-  return std::is_same_v<T, Pair> ? (n + 1) / 2 : n;
-}
-// n values as elements: those of float as they are, of pairs side by side, an odd one with a 0.
-inline void convert(const float* from, Index n, float* to) { std::memcpy(to, from, n * 4); }
-inline void convert(const float* from, Index n, Pair* to) {
-  Index i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    uint32_t halves[2 * kLanes], pairs[kLanes];
-    const PairVec low = to_bfloat16(load(from + i)), high = to_bfloat16(load(from + i + kLanes));
-    std::memcpy(halves, &low, sizeof(low));
-    std::memcpy(halves + kLanes, &high, sizeof(high));
-    for (int k = 0; k < kLanes; ++k) pairs[k] = halves[2 * k] | halves[2 * k + 1] << 16;
-    std::memcpy(to + i / 2, pairs, sizeof(pairs));
-  }
-  for (; i < n; i += 2) {
-    const PairVec pair = to_bfloat16(load_some(from + i, std::min<Index>(2, n - i)));
-    to[i / 2] = static_cast<Pair>(pair[0] | pair[1] << 16);
-  }
+  return kPairs<T> ? (n + 1) / 2 : n;
 }
 
 // f(offset, lanes) over n floats: whole vectors, then what is left.
@@ -797,51 +793,66 @@ constexpr Index kAhead = 8;  // positions between what is read and what is asked
 // A block of positions x columns as panels of kWide columns, each [positions, kWide], the last one
 // filled up with zeros. Products read it from one end to the other.
 template <int kWide, typename T>
-struct Panels {
-  // Not a power of two: panels that a row is written to must not share a set of the cache.
-  static constexpr Index kStride = kDepth * kWide + kLineFloats;
-  Lines<T> values;
-  explicit Panels(Index columns) : values(ceil_div(columns, kWide) * kStride, T{}) {}
-  T* panel(Index column) { return values.data() + column / kWide * kStride; }
+class Panels {
+ public:
+  explicit Panels(Index columns)
+      : columns_(round_up(columns, kWide)),
+        values_(columns_ / kWide * kStride, T{}),
+        positions_(kPairs<T> ? 2 * columns_ : 0, 0.0f) {}
+
+  T* panel(Index column) { return values_.data() + column / kWide * kStride; }
+
   // Columns first, first + 1, ... of position k, zeros where `from` is null. `next` floats later
   // lies what will be read soon.
   void write(Index k, Index first, const float* from, Index n, Index next) {
     for (Index i = 0; from && i < n; i += kLineFloats) __builtin_prefetch(from + next + i);
-    while (n > 0) {
-      const Index start = first % kWide, row = kPairs ? k / 2 : k;
-      T* to = panel(first - start) + row * kWide;
-      Index count = std::min(n, kWide - start);
-      if (count < kWide) {
-        put(k, from, count, to + start);
-      } else {  // whole panels, whose width the compiler knows
-        for (count = 0; count + kWide <= n; count += kWide, to += kStride)
-          put(k, from ? from + count : nullptr, std::integral_constant<Index, kWide>(), to);
+    if constexpr (kPairs<T>) {
+      put(from, n, positions_.data() + k % 2 * columns_ + first);
+    } else {
+      while (n > 0) {
+        const Index start = first % kWide;
+        float* to = panel(first - start) + k * kWide;
+        Index count = std::min(n, kWide - start);
+        if (count < kWide)
+          put(from, count, to + start);
+        else  // whole panels, whose width the compiler knows
+          for (count = 0; count + kWide <= n; count += kWide, to += kStride)
+            put(from ? from + count : nullptr, kWide, to);
+        first += count;
+        n -= count;
+        if (from) from += count;
       }
-      first += count;
-      n -= count;
-      if (from) from += count;
+    }
+  }
+
+  // After the last column of position k; pairs are of two positions, the last maybe of one.
+  void finish(Index k, bool last) {
+    if constexpr (kPairs<T>) {
+      const float *low = positions_.data(), *high = low + columns_;
+      if (k % 2 == 0 && last) std::fill_n(positions_.data() + columns_, columns_, 0.0f);
+      if (k % 2 == 0 && !last) return;
+      for (Index column = 0; column < columns_; column += kWide)
+        for_vectors(kWide, [&](Index i, auto lanes) {
+          store(panel(column) + k / 2 * kWide + i,
+                round_pairs(load(low + column + i, lanes), load(high + column + i, lanes)), lanes);
+        });
     }
   }
 
  private:
-  static constexpr bool kPairs = std::is_same_v<T, Pair>;
+  // Not a power of two: panels that a row is written to must not share a set of the cache.
+  static constexpr Index kStride = kDepth * kWide + kLineFloats;
 
-  template <typename Count>
-  static void put(Index, const float* from, Count n, float* to) {
+  static void put(const float* from, Index n, float* to) {
     if (from)
       std::memcpy(to, from, n * sizeof(float));
     else
       std::memset(to, 0, n * sizeof(float));
   }
-  // Even positions are the lower halves; the upper ones are 0 until the next position comes.
-  template <typename Count>
-  static void put(Index k, const float* from, Count n, Pair* to) {
-    for_vectors(n, [&](Index i, auto lanes) {
-      const PairVec value = from ? to_bfloat16(load(from + i, lanes)) : PairVec{};
-      Pair* at = to + i;
-      store(at, k % 2 ? load(at, lanes) | value << 16 : value, lanes);
-    });
-  }
+
+  Index columns_;
+  Lines<T> values_;
+  Floats positions_;
 };
 
 // `weight_gradient` where minimal filtering serves. A task is a block of channels and outputs and a
@@ -975,6 +986,8 @@ void direct_weight_gradient(ffi::ThreadPool& pool, const Array& x, const Array& 
           patches.write(k, r + stop, nullptr, n - stop, 0);
           r += n;
         }
+        patches.finish(k, k + 1 == count);
+        gradients.finish(k, k + 1 == count);
       }
       if (row == 0) scatter(sums.row(0), wide, 1, nullptr, column_sums.row(0));
       for (Index j = 0; j < wide; j += kTileColumns)
@@ -1048,17 +1061,16 @@ struct Weights {
   // Rows k, an even one, to `end` of a panel, `stride` floats apart.
   void pack(const float* from, Index stride, Index panel, Index k, Index end) {
     const Index wide = columns(panel), n = std::min(wide, outputs - panel * kTileColumns);
-    for (constexpr Index kStep = std::is_same_v<T, Pair> ? 2 : 1; k < end;
+    for (constexpr Index kStep = kPairs<T> ? 2 : 1; k < end;
          k += kStep, from += kStep * stride) {
       T* to = at(panel, units<T>(k));
       for_vectors(n, [&](Index j, auto lanes) {
         const Vec first = load(from + j, lanes);
-        if constexpr (std::is_same_v<T, Pair>) {
-          const Vec second = k + 1 < end ? load(from + stride + j, lanes) : Vec{};
-          store(to + j, to_bfloat16(first) | to_bfloat16(second) << 16, lanes);
-        } else {
+        if constexpr (kPairs<T>)
+          store(to + j,
+                round_pairs(first, k + 1 < end ? load(from + stride + j, lanes) : Vec{}), lanes);
+        else
           store(to + j, first, lanes);
-        }
       });
       std::fill(to + n, to + wide, T{});
     }
@@ -1120,11 +1132,9 @@ class Convolution {
     const Index line = units<T>(((out_.width - 1) * stride_ + width_) * channels_);
     // What these rows read is copied, with its zeros, unless it can be read where it is.
     Lines<T> padded;
-    const T* patches;
-    if constexpr (std::is_same_v<T, float>)
+    const T* patches = nullptr;
+    if constexpr (!kPairs<T>)
       patches = flat && in_.channels == channels_ ? x_ + in_.at(b, first, 0) : nullptr;
-    else
-      patches = nullptr;
     if (!patches) {
       padded = read(b, first * stride_ - top_, (count - 1) * stride_ + height_, line);
       patches = padded.data();
@@ -1342,11 +1352,11 @@ void product_of(ffi::ThreadPool& pool, const Array& x, const Array& kernel, bool
       const Index depth = std::min(kSummed, in.width - k);
       for (Index r = 0; r < count; ++r) {
         T* to = a.data() + r * stride;
-        if constexpr (std::is_same_v<T, float>) {
-          read(first + r, k, depth, to);
-        } else {
+        if constexpr (kPairs<T>) {
           read(first + r, k, depth, values.data());
           convert(values.data(), depth, to);
+        } else {
+          read(first + r, k, depth, to);
         }
       }
       for (Index panel = 0; panel < weights.panels; ++panel)
