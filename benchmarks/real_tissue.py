@@ -28,6 +28,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--test", nargs="*", default=[], help="patients of the test split")
     parser.add_argument("--validation", nargs="*", default=[], help="patients to stop by")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--size", type=int, default=280, help="the image's height and width")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/real_tissue"))
     args = parser.parse_args()
 
@@ -43,6 +45,7 @@ def main() -> None:
         config = load_config(args.config, args.mode)
         config.seed = config.data.split_seed = seed
         config.data.source = str(source)
+        config.precision, config.image_size = args.precision, (args.size, args.size)
         metrics = train_and_evaluate(config, args.workdir / f"{args.config.stem}-seed{seed}")
         results.append(metrics)
     print("seed  epochs  best  n  patients  loss  accuracy  AUROC (95% interval)  collapsed")

@@ -71,7 +71,7 @@ def conv2d(
     pads = _pads(x, kernel, stride, padding)
     side_by_side = stride > 1 and kernel.shape[:2] == (stride, stride)
     if native.serves(x, kernel, bias) and not side_by_side:
-        return _convolutions(Geometry(stride, (pads,), relu, native.rounds()), x, kernel, bias)
+        return _convolutions(_Geometry(stride, (pads,), relu, native.rounds()), x, kernel, bias)
     if stride == 1:
         return _unit_stride_conv2d(x, kernel, bias, pads, relu)
     return lax.platform_dependent(
@@ -94,7 +94,7 @@ def conv2d_branches(*branches: Branch) -> jax.Array:
     arrays = [array for branch in branches for array in branch]
     if native.serves(*arrays):
         pads = tuple(_pads(x, kernel, 1, "SAME") for x, kernel, _ in branches)
-        return _convolutions(Geometry(1, pads, True, native.rounds()), *arrays)
+        return _convolutions(_Geometry(1, pads, True, native.rounds()), *arrays)
     return jnp.concatenate([conv2d(*branch, relu=True) for branch in branches], axis=-1)
 
 
@@ -227,7 +227,7 @@ def _correlation(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding)
     return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT)
 
 
-class Geometry(NamedTuple):
+class _Geometry(NamedTuple):
     """Of convolutions whose outputs lie side by side: one stride, the padding of each, whether they
     are rectified and whether products round their factors to bfloat16."""
 
@@ -238,17 +238,17 @@ class Geometry(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolutions(geometry: Geometry, *branches: jax.Array) -> jax.Array:
+def _convolutions(geometry: _Geometry, *branches: jax.Array) -> jax.Array:
     """Natively, of x, kernel and bias of each in turn."""
     return _convolve(geometry, (0,) * len(geometry.pads), *branches)
 
 
-def _convolutions_forward(geometry: Geometry, *branches: jax.Array) -> tuple[jax.Array, tuple]:
+def _convolutions_forward(geometry: _Geometry, *branches: jax.Array) -> tuple[jax.Array, tuple]:
     y = _convolutions(geometry, *branches)
     return y, (branches[::3], branches[1::3], y if geometry.relu else None)
 
 
-def _convolutions_backward(geometry: Geometry, residuals: tuple, g: jax.Array) -> tuple:
+def _convolutions_backward(geometry: _Geometry, residuals: tuple, g: jax.Array) -> tuple:
     xs, kernels, y = residuals
     rectified = native.call("bias_relu_gradient", relu_gradients, y, g) if geometry.relu else None
     g, dbias = rectified or (g, None)
@@ -267,7 +267,7 @@ def _convolutions_backward(geometry: Geometry, residuals: tuple, g: jax.Array) -
 _convolutions.defvjp(_convolutions_forward, _convolutions_backward)
 
 
-def _convolve(geometry: Geometry, channels: tuple[int, ...], *branches: jax.Array) -> jax.Array:
+def _convolve(geometry: _Geometry, channels: tuple[int, ...], *branches: jax.Array) -> jax.Array:
     """Each branch reads the channels of its x from one of `channels` on."""
 
     def plain(*branches: jax.Array) -> jax.Array:
@@ -305,7 +305,7 @@ def _convolve(geometry: Geometry, channels: tuple[int, ...], *branches: jax.Arra
 
 
 def _input_gradient(
-    geometry: Geometry, x: jax.Array, kernel: jax.Array, g: jax.Array, channel: int
+    geometry: _Geometry, x: jax.Array, kernel: jax.Array, g: jax.Array, channel: int
 ) -> jax.Array:
     """The gradient of a convolution's x from that of its output, channels of g from one on."""
     height, width, _, outputs = kernel.shape
@@ -329,7 +329,7 @@ def _input_gradient(
 
 
 def _weight_gradient(
-    geometry: Geometry, x: jax.Array, g: jax.Array, channel: int, shape: Sequence[int]
+    geometry: _Geometry, x: jax.Array, g: jax.Array, channel: int, shape: Sequence[int]
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of kernel (its `shape` [h, w, I, O]) and bias [O] of a convolution of x
     [B, H, W, I], from that of its output: the channels of g [B, H', W', ..] from one on."""

@@ -35,9 +35,9 @@ def plain_gelu_dense(
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """`plain_dense`. x [..., I], kernel [I, O], bias [O] -> [..., O]."""
-    if x.size >= _ROWS * x.shape[-1] and native.serves(x, kernel):
-        bias = jnp.zeros(kernel.shape[1:]) if bias is None else bias
-        return _dense(native.rounds(), x, kernel, bias)
+    given = jnp.zeros(kernel.shape[1:], kernel.dtype) if bias is None else bias
+    if x.size >= _ROWS * x.shape[-1] and native.serves(x, kernel, given):
+        return _dense(native.rounds(), x, kernel, given)
     return plain_dense(x, kernel, bias)
 
 
@@ -141,7 +141,7 @@ def _input_gradient(bfloat16: bool, g: jax.Array, kernel: jax.Array) -> jax.Arra
     def plain(g: jax.Array, kernel: jax.Array) -> jax.Array:
         return g @ kernel.T
 
-    return native.call("dense_gradient", plain, g, kernel, bfloat16=bfloat16)
+    return native.call("dense_input_gradient", plain, g, kernel, bfloat16=bfloat16)
 
 
 def _weight_gradient(bfloat16: bool, x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:

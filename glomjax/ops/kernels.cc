@@ -1,8 +1,9 @@
-// Native forms of the operations of glomjax.ops that XLA compiles badly for a CPU, float32.
+// Native forms of the operations of glomjax.ops that XLA compiles badly for a CPU, of float32
+// arrays.
 //
-// Called through jax.ffi (see native.py); what each computes is defined by its plain_* twin there.
-// Every sum is taken in an order that the shapes alone decide, never the number of threads, so that
-// results are equal from run to run. NaN and infinity propagate: no fast-math.
+// Called through jax.ffi (see native.py); what each computes is defined by its plain_* twin in a
+// module beside it. Every sum is taken in an order that the shapes alone decide, never the number
+// of threads, so that results are equal from run to run. NaN and infinity propagate: no fast-math.
 
 #include <algorithm>
 #include <atomic>
@@ -87,8 +88,8 @@ inline Vec with_rest(Vec v, Index n, float other) {
 inline Index ceil_div(Index n, Index by) { return (n + by - 1) / by; }
 inline Index round_up(Index n, Index by = kLanes) { return ceil_div(n, by) * by; }
 
-// Two values of bfloat16, the first in the lower half: what products in bfloat16 take at once. Where
-// the processor has no instruction for them, none are used.
+// Two values of bfloat16, the first in the lower half: what products in bfloat16 take at once.
+// Where the processor has no instruction for them, none are used.
 enum class Pair : uint32_t {};
 
 inline PairVec load(const Pair* p) {
@@ -111,8 +112,8 @@ inline Vec multiply_add(Vec total, PairVec a, PairVec b) {
 }
 // Pairs of a value of each, rounded.
 inline PairVec round_pairs(Vec low, Vec high) {
-  alignas(64) static constexpr uint16_t kOrder[] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5,
-                                                    21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26,
+  alignas(64) static constexpr uint16_t kOrder[] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                    21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
                                                     11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512bh halves = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
   return (PairVec)_mm512_permutexvar_epi16(_mm512_load_si512(kOrder), (__m512i)halves);
@@ -217,8 +218,8 @@ using Lines = std::vector<T, LineAllocator<T>>;
 using Floats = Lines<float>;
 
 // Asks Linux for large pages under a result, as NumPy does for its arrays: XLA gives a step fresh
-// memory each time, and a fault for every 4 KiB of it takes as long as many an operation. Whole large
-// pages, since what lies beside a result is mostly another one.
+// memory each time, and a fault for every 4 KiB of it takes as long as many an operation. Whole
+// large pages, since what lies beside a result is mostly another one.
 void prefer_large_pages(Result x) {
 #ifdef __linux__
   constexpr uintptr_t kPage = 2 << 20;
@@ -293,9 +294,8 @@ inline Index chunks(Index rows) { return ceil_div(rows, kRows); }
 // body(first row, end, task) for each chunk of rows.
 template <typename F>
 void parallel_rows(ffi::ThreadPool& pool, Index rows, const F& body) {
-  parallel(pool, chunks(rows), [&](Index task) {
-    body(task * kRows, std::min(rows, (task + 1) * kRows), task);
-  });
+  parallel(pool, chunks(rows),
+           [&](Index task) { body(task * kRows, std::min(rows, (task + 1) * kRows), task); });
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -389,8 +389,8 @@ ffi::Error layer_norm_gradient(ffi::ThreadPool pool, Array x, Array scale, Array
 
 // g is the gradient of the normalised rows, which the weights' gradient needs again.
 ffi::Error layer_norm_dense_gradient(ffi::ThreadPool pool, Array x, Array scale, Array bias,
-                                     Array g, float epsilon, Result dx, Result dscale,
-                                     Result dbias, Result y) {
+                                     Array g, float epsilon, Result dx, Result dscale, Result dbias,
+                                     Result y) {
   prefer_large_pages(y);
   layer_norm_backward(pool, x, scale, bias, g, epsilon, dx, dscale, dbias, y->typed_data());
   return ffi::Error::Success();
@@ -492,9 +492,8 @@ ffi::Error residual_depthwise_conv2d(ffi::ThreadPool pool, Array x, Array kernel
   return ffi::Error::Success();
 }
 
-ffi::Error residual_depthwise_conv2d_gradient(ffi::ThreadPool pool, Array x, Array kernel,
-                                              Array, Array g, Result dx, Result dkernel,
-                                              Result dbias) {
+ffi::Error residual_depthwise_conv2d_gradient(ffi::ThreadPool pool, Array x, Array kernel, Array,
+                                              Array g, Result dx, Result dkernel, Result dbias) {
   prefer_large_pages(dx);
   constexpr Index kMapRows = 8;  // of one task
   const Map map(x);
@@ -551,14 +550,14 @@ struct Matrix {
 constexpr int kTileRows = kLanes == 16 ? 12 : 6;  // of a tile that the registers hold
 constexpr int kTileColumns = 2 * kLanes;
 
-// What a product sums over: `inner` values side by side in a row of a, and again `step` floats on,
-// `times` in all; the rows of b follow one another.
+// What a product sums over: `inner` elements side by side in a row of a, and again `step` elements
+// on, `times` in all; the rows of b follow one another.
 struct Inner {
   Index inner, times = 1, step = 0;
 };
 
-// Where a product goes: `columns` floats of rows that lie `stride` floats apart. It is added to what
-// is there or to `bias`, and then rectified, where these are set.
+// Where a product goes: `columns` floats of rows that lie `stride` floats apart. What is there and
+// `bias` are added to it, and it is rectified, where these are set.
 struct Target {
   float* c;
   Index stride, columns;
@@ -567,7 +566,7 @@ struct Target {
   bool relu = false;
 
   Target from(Index row, Index column) const {
-    return {c + row * stride + column, stride, columns - column, add,
+    return {c + row * stride + column,   stride, columns - column, add,
             bias ? bias + column : bias, relu};
   }
   template <typename Lanes>
@@ -579,8 +578,8 @@ struct Target {
   }
 };
 
-// kM rows and kN vectors of a b, or a^T b, kept in registers over the inner extent: only if all loops
-// over them are unrolled. Of pairs, the inner extent counts those.
+// kM rows and kN vectors of a b, or a^T b, kept in registers over the inner extent: only if all
+// loops over them are unrolled.
 #define UNROLL _Pragma("GCC unroll 16")
 template <bool kTransposed, int kM, int kN, typename T>
 inline void tile(Inner over, const T* a, Index a_stride, const T* b, Index b_stride,
@@ -596,16 +595,18 @@ inline void tile(Inner over, const T* a, Index a_stride, const T* b, Index b_str
       UNROLL for (int n = 0; n < kN; ++n) right[n] = load(b + n * kLanes);
       UNROLL for (int m = 0; m < kM; ++m) {
         const auto left = splat(kTransposed ? a[k * a_stride + m] : a[m * a_stride + k]);
-        UNROLL for (int n = 0; n < kN; ++n)
-          total[m][n] = multiply_add(total[m][n], left, right[n]);
+        UNROLL for (int n = 0; n < kN; ++n) total[m][n] = multiply_add(total[m][n], left, right[n]);
       }
     }
   const Index last = to.columns - (kN - 1) * kLanes;  // lanes of the last vector that count
-  UNROLL for (int m = 0; m < kM; ++m) UNROLL for (int n = 0; n < kN; ++n)
+  UNROLL for (int m = 0; m < kM; ++m) {
+    UNROLL for (int n = 0; n < kN; ++n) {
       if (n + 1 < kN || last >= kLanes)
         to.put(m, n * kLanes, total[m][n], std::integral_constant<Index, kLanes>());
       else
         to.put(m, n * kLanes, total[m][n], last);
+    }
+  }
 }
 
 template <bool kTransposed, int kN, int kM = kTileRows, typename T>
@@ -713,8 +714,8 @@ inline void scatter(const float* from, Index n, float factor, float* to, float* 
 // Winograd's F(2x2, 3x3) for 3x3 filters at stride 1 (Lavin and Gray 2016): y = A^T (G g G^T *
 // B^T d B) A for a tile of 2 x 2 outputs y, the 4 x 4 pixels d under it and the filter g, with 16
 // products per channel in place of 36. The gradient of g is G^T (B^T d B * A dy A^T) G. The 16
-// elements of all that is transformed lie apart, so that sums over channels or tiles are products of
-// matrices.
+// elements of all that is transformed lie apart, so that sums over channels or tiles are products
+// of matrices.
 constexpr Index kLeastChannels = 32;  // of fewer, the transforms take too long
 bool winograd_serves(const Array& kernel, Index stride) {
   const auto size = kernel.dimensions();
@@ -786,9 +787,9 @@ void transform_gradient(const Map& out, const float* g, Index n, Index b, Index 
 // ---------------------------------------------------------------------------------------------
 
 constexpr Index kBlock = 288;  // rows and columns at most of a block of the gradient, for a task
-constexpr Index kBlocks = 12;  // enough for all threads; where there are fewer, positions are divided
+constexpr Index kBlocks = 12;  // enough for all threads: of fewer, positions are divided
 constexpr Index kDepth = 128;  // positions that are summed at once
-constexpr Index kAhead = 8;  // positions between what is read and what is asked for
+constexpr Index kAhead = 8;    // positions between what is read and what is asked for
 
 // A block of positions x columns as panels of kWide columns, each [positions, kWide], the last one
 // filled up with zeros. Products read it from one end to the other.
@@ -900,9 +901,9 @@ void winograd_weight_gradient(ffi::ThreadPool& pool, const Array& x, const Array
                                    {total.row(f * height) + j, total.stride, kTileColumns, true});
     }
     for (Index i = 0; i < 16 * height; ++i)
-      std::copy_n(total.row(i), wide,
-                  partial.data() + (part * 16 + i / height) * size +
-                      (row + i % height) * outputs + column);
+      std::copy_n(
+          total.row(i), wide,
+          partial.data() + (part * 16 + i / height) * size + (row + i % height) * outputs + column);
     if (row == 0)
       std::copy_n(column_sums.row(0), wide, bias_partial.data() + part * outputs + column);
   });
@@ -948,7 +949,7 @@ void direct_weight_gradient(ffi::ThreadPool& pool, const Array& x, const Array& 
   const Index down = ceil_div(rows, tall), across = ceil_div(columns, broad);
   const Index blocks = down * across, depths = ceil_div(positions, kDepth);
   const Index parts =
-      blocks < kBlocks ? std::min<Index>(ceil_div(kTasks, blocks), depths) : 1;
+      blocks < kBlocks ? std::max<Index>(1, std::min(ceil_div(kTasks, blocks), depths)) : 1;
   Floats partial(parts > 1 ? parts * rows * columns : 0), bias_partial(parts * columns);
   float* sums_of_parts = parts > 1 ? partial.data() : dkernel->typed_data();
 
@@ -992,8 +993,9 @@ void direct_weight_gradient(ffi::ThreadPool& pool, const Array& x, const Array& 
       if (row == 0) scatter(sums.row(0), wide, 1, nullptr, column_sums.row(0));
       for (Index j = 0; j < wide; j += kTileColumns)
         for (Index i = 0; i < height; i += kTileRows)
-          tile<true, kTileRows, 2>({units<T>(count)}, patches.panel(i), kTileRows, gradients.panel(j),
-                                   kTileColumns, {total.row(i) + j, total.stride, kTileColumns, true});
+          tile<true, kTileRows, 2>({units<T>(count)}, patches.panel(i), kTileRows,
+                                   gradients.panel(j), kTileColumns,
+                                   {total.row(i) + j, total.stride, kTileColumns, true});
     }
     for (Index i = 0; i < height; ++i)
       std::copy_n(total.row(i), wide, sums_of_parts + (part * rows + row + i) * columns + column);
@@ -1021,7 +1023,7 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, bool bfloat16
 // ---------------------------------------------------------------------------------------------
 
 constexpr Index kPositions = 96;  // of the output, at least, that a task reads the weights for
-constexpr Index kSummed = 512;  // products that are added up at once, where there are many
+constexpr Index kSummed = 512;    // products that are added up at once, where there are many
 
 // Weights [depth, outputs] in panels of columns, the last one maybe half as wide: each [depth, its
 // columns], filled up with zeros, which products read from one end to the other.
@@ -1061,14 +1063,13 @@ struct Weights {
   // Rows k, an even one, to `end` of a panel, `stride` floats apart.
   void pack(const float* from, Index stride, Index panel, Index k, Index end) {
     const Index wide = columns(panel), n = std::min(wide, outputs - panel * kTileColumns);
-    for (constexpr Index kStep = kPairs<T> ? 2 : 1; k < end;
-         k += kStep, from += kStep * stride) {
+    for (constexpr Index kStep = kPairs<T> ? 2 : 1; k < end; k += kStep, from += kStep * stride) {
       T* to = at(panel, units<T>(k));
       for_vectors(n, [&](Index j, auto lanes) {
         const Vec first = load(from + j, lanes);
         if constexpr (kPairs<T>)
-          store(to + j,
-                round_pairs(first, k + 1 < end ? load(from + stride + j, lanes) : Vec{}), lanes);
+          store(to + j, round_pairs(first, k + 1 < end ? load(from + stride + j, lanes) : Vec{}),
+                lanes);
         else
           store(to + j, first, lanes);
       });
@@ -1091,8 +1092,11 @@ struct Weights {
   void multiply_panel(Index panel, Index rows, Index k, Inner over, const T* a, Index a_stride,
                       const Target& to) const {
     const Index wide = columns(panel);
-    (wide == kTileColumns ? column_of_tiles<false, 2, T> : column_of_tiles<false, 1, T>)(
-        rows, over, a, a_stride, values.data() + panel * kTileColumns * depth + k * wide, wide, to);
+    (wide == kTileColumns
+         ? column_of_tiles<false, 2, T>
+         : column_of_tiles<false, 1, T>)(rows, over, a, a_stride,
+                                         values.data() + panel * kTileColumns * depth + k * wide,
+                                         wide, to);
   }
 };
 
@@ -1127,7 +1131,7 @@ class Convolution {
     const Index count = std::min(out_.height, first + rows_) - first;
     // Where filters do not overlap, all positions follow one another.
     const bool flat = height_ * width_ == 1 && stride_ == 1 && top_ == 0 && left_ == 0 &&
-                      in_.width == out_.width;
+                      in_.width == out_.width && in_.height >= out_.height;
     const Index runs = flat ? 1 : count, length = flat ? count * out_.width : out_.width;
     const Index line = units<T>(((out_.width - 1) * stride_ + width_) * channels_);
     // What these rows read is copied, with its zeros, unless it can be read where it is.
@@ -1189,9 +1193,8 @@ class Convolution {
 // The same for 3x3 filters at stride 1 by minimal filtering. A task is some tiles of an image.
 class WinogradConvolution {
  public:
-  WinogradConvolution(ffi::ThreadPool& pool, const Array& x, const Array& kernel,
-                      const Array& bias, Index top, Index left, Index channel, Map out,
-                      Index output)
+  WinogradConvolution(ffi::ThreadPool& pool, const Array& x, const Array& kernel, const Array& bias,
+                      Index top, Index left, Index channel, Map out, Index output)
       : in_(x),
         out_(out),
         channels_(kernel.dimensions()[2]),
@@ -1248,10 +1251,9 @@ class WinogradConvolution {
                       count * stride);
     for (Index panel = 0; panel < weights_.panels; ++panel) {
       for (Index f = 0; f < 16; ++f)
-        weights_.multiply_panel(panel, count, f * channels_, {channels_},
-                                pixels.data() + f * count * stride, stride,
-                                {products.data() + f * count * kTileColumns, kTileColumns,
-                                 weights_.columns(panel)});
+        weights_.multiply_panel(
+            panel, count, f * channels_, {channels_}, pixels.data() + f * count * stride, stride,
+            {products.data() + f * count * kTileColumns, kTileColumns, weights_.columns(panel)});
       const Index column = panel * kTileColumns;
       const Index n = std::min(weights_.columns(panel), weights_.outputs - column);
       for (Index t = 0; t < count; ++t)
@@ -1280,8 +1282,7 @@ class WinogradConvolution {
       UNROLL for (int i = 0; i < 2; ++i) {
         const Vec* m = rows[i];
         const Vec values[2] = {m[0] + m[1] + m[2] + offset, m[1] - m[2] - m[3] + offset};
-        UNROLL for (int k = 0; k < 2; ++k)
-          if (row + i < out_.height && column + k < out_.width)
+        UNROLL for (int k = 0; k < 2; ++k) if (row + i < out_.height && column + k < out_.width)
             store(y + out_.at(b, row + i, column + k) + output_ + output + j,
                   relu ? (values[k] < 0 ? Vec{} : values[k]) : values[k], lanes);
       }
@@ -1298,8 +1299,9 @@ class WinogradConvolution {
 // y [B, H', W', ..]: convolutions at one stride, each of its own x [B, H, W, ..] from a channel on,
 // with filters and bias [O]; their outputs side by side, rectified with `relu`.
 ffi::Error conv2d(ffi::ThreadPool pool, ffi::RemainingArgs args, bool bfloat16,
-                  ffi::Span<const int64_t> channel, ffi::Span<const int64_t> left, bool relu, int64_t stride,
-                  ffi::Span<const int64_t> top, Result y) {
+                  ffi::Span<const int64_t> channel, ffi::Span<const int64_t> left, bool relu,
+                  int64_t stride, ffi::Span<const int64_t> top, Result y) {
+  if (y->element_count() == 0) return ffi::Error::Success();
   prefer_large_pages(y);
   std::vector<std::variant<Convolution<float>, Convolution<Operand>, WinogradConvolution>>
       convolutions;
@@ -1340,7 +1342,7 @@ void product_of(ffi::ThreadPool& pool, const Array& x, const Array& kernel, bool
   prefer_large_pages(y);
   const Rows in(x), out(*y);
   const Weights<T> weights(pool, kernel.typed_data(), in.width, out.width, transposed);
-  const Index threads = pool.num_threads();
+  const Index threads = std::max<Index>(1, pool.num_threads());
   const Index tasks = std::min(in.count, round_up(ceil_div(in.count, kPositions), threads));
   parallel(pool, tasks, [&](Index task) {
     const Index first = in.count * task / tasks, count = in.count * (task + 1) / tasks - first;
@@ -1370,12 +1372,11 @@ void product_of(ffi::ThreadPool& pool, const Array& x, const Array& kernel, bool
 template <typename Read>
 void dense_of(ffi::ThreadPool& pool, const Array& x, const Array& kernel, bool transposed,
               const float* bias, bool bfloat16, Result& y, const Read& read) {
-  (kBfloat16 && bfloat16 ? product_of<Operand, Read> : product_of<float, Read>)(
-      pool, x, kernel, transposed, bias, y, read);
+  (kBfloat16 && bfloat16 ? product_of<Operand, Read>
+                         : product_of<float, Read>)(pool, x, kernel, transposed, bias, y, read);
 }
 
-ffi::Error dense(ffi::ThreadPool pool, Array x, Array kernel, Array bias, bool bfloat16,
-                 Result y) {
+ffi::Error dense(ffi::ThreadPool pool, Array x, Array kernel, Array bias, bool bfloat16, Result y) {
   const Index width = Rows(x).width;
   dense_of(pool, x, kernel, false, bias.typed_data(), bfloat16, y,
            [&](Index row, Index k, Index n, float* to) {
@@ -1385,22 +1386,25 @@ ffi::Error dense(ffi::ThreadPool pool, Array x, Array kernel, Array bias, bool b
 }
 
 // The gradient of a dense layer's input from g, that of its output.
-ffi::Error dense_gradient(ffi::ThreadPool pool, Array g, Array kernel, bool bfloat16, Result dx) {
+ffi::Error dense_input_gradient(ffi::ThreadPool pool, Array g, Array kernel, bool bfloat16,
+                                Result dx) {
   const Index width = Rows(g).width;
-  dense_of(pool, g, kernel, true, nullptr, bfloat16, dx, [&](Index row, Index k, Index n, float* to) {
-    std::copy_n(g.typed_data() + row * width + k, n, to);
-  });
+  dense_of(pool, g, kernel, true, nullptr, bfloat16, dx,
+           [&](Index row, Index k, Index n, float* to) {
+             std::copy_n(g.typed_data() + row * width + k, n, to);
+           });
   return ffi::Error::Success();
 }
 
 ffi::Error layer_norm_dense(ffi::ThreadPool pool, Array x, Array scale, Array bias, Array kernel,
                             bool bfloat16, float epsilon, Result y) {
   const Index width = Rows(x).width;
-  dense_of(pool, x, kernel, false, nullptr, bfloat16, y, [&](Index row, Index k, Index n, float* to) {
-    const float* from = x.typed_data() + row * width;
-    normalise(from + k, moments(from, width, epsilon), scale.typed_data() + k,
-              bias.typed_data() + k, n, to);
-  });
+  dense_of(pool, x, kernel, false, nullptr, bfloat16, y,
+           [&](Index row, Index k, Index n, float* to) {
+             const float* from = x.typed_data() + row * width;
+             normalise(from + k, moments(from, width, epsilon), scale.typed_data() + k,
+                       bias.typed_data() + k, n, to);
+           });
   return ffi::Error::Success();
 }
 
@@ -1584,8 +1588,7 @@ ffi::Error window_attention_gradient(ffi::ThreadPool pool, Array qkv, Array bias
       w.read(qkv, bias, head, b, window_row, window_column, query, key, value);
       for (Index l = 0; l < length; ++l) {
         const Index token = w.token(b, window_row, window_column, l);
-        const float* from =
-            token < 0 ? nullptr : g.typed_data() + token * w.channels + head * size;
+        const float* from = token < 0 ? nullptr : g.typed_data() + token * w.channels + head * size;
         for_vectors(size, [&](Index i, auto lanes) {
           store(up.row(l) + i, from ? load(from + i, lanes) : Vec{}, lanes);
         });
@@ -1678,10 +1681,10 @@ ffi::Error channel_attention(ffi::ThreadPool pool, Array qkv, Array bias, int64_
       c.read(qkv, bias, task, 0, t, count, 1, first);
       multiply(count, size, size, first, turned, second);
       for (Index i = 0; i < count; ++i)
-        scatter(second.row(i), size, 1,
-                y->typed_data() + (task / heads * c.tokens + t + i) * c.channels +
-                    task % heads * size,
-                nullptr);
+        scatter(
+            second.row(i), size, 1,
+            y->typed_data() + (task / heads * c.tokens + t + i) * c.channels + task % heads * size,
+            nullptr);
     }
   });
   return ffi::Error::Success();
@@ -1758,22 +1761,26 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d, residual_depthw
                               BIND.ARGS3.Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_residual_depthwise_conv2d_gradient,
                               residual_depthwise_conv2d_gradient, BIND.ARGS4.RETS3);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_weight_gradient, weight_gradient,
-                              BIND.ARGS2.BFLOAT16.INT("channel").INT("left").INT("stride").INT("top")
-                                  .RETS2);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    glomjax_weight_gradient, weight_gradient,
+    BIND.ARGS2.BFLOAT16.INT("channel").INT("left").INT("stride").INT("top").RETS2);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_conv2d, conv2d,
-                              BIND.RemainingArgs().BFLOAT16.INTS("channel").INTS("left").Attr<bool>("relu")
-                                  .INT("stride").INTS("top").Ret<Array>());
+                              BIND.RemainingArgs()
+                                  .BFLOAT16.INTS("channel")
+                                  .INTS("left")
+                                  .Attr<bool>("relu")
+                                  .INT("stride")
+                                  .INTS("top")
+                                  .Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_dense, dense, BIND.ARGS3.BFLOAT16.Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_dense_gradient, dense_gradient,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_dense_input_gradient, dense_input_gradient,
                               BIND.ARGS2.BFLOAT16.Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_dense, layer_norm_dense,
                               BIND.ARGS4.BFLOAT16.EPSILON.Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_layer_norm_dense_gradient, layer_norm_dense_gradient,
                               BIND.ARGS4.EPSILON.RETS2.RETS2);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_gelu_dense, gelu_dense, BIND.ARGS4.BFLOAT16.Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_gelu_dense_gradient, gelu_dense_gradient,
-                              BIND.ARGS3.RETS3);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_gelu_dense_gradient, gelu_dense_gradient, BIND.ARGS3.RETS3);
 #define POOLING INT("left").INT("stride").INT("top").INT("window").Ret<Array>()
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_max_pool, max_pool, BIND.Arg<Array>().POOLING);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(glomjax_max_pool_gradient, max_pool_gradient, BIND.ARGS3.POOLING);

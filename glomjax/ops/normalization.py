@@ -34,7 +34,7 @@ def layer_norm(
 ) -> jax.Array:
     """`plain_layer_norm`, kept apart from its neighbours on a CPU, forward and backward.
 
-    With `after`, a CPU computes it no sooner than that array: see `layer_norm_dense`.
+    With `after`, XLA computes it no sooner than that array on a CPU: see `layer_norm_dense`.
     """
     if native.serves(x, scale, bias):
         plain = partial(plain_layer_norm, epsilon=epsilon)

@@ -83,6 +83,8 @@ ELEMENTWISE = {
     "dense_deep": (*DENSE, ((65, 1337), (1337, 40), (40,))),
     "layer_norm_dense": (*NORM_DENSE, ((2, 5, 3, 7), (7,), (7,), (7, 9))),
     "layer_norm_dense_deep": (*NORM_DENSE, ((2, 49, 768), (768,), (768,), (768, 33))),
+    # More blocks of the kernel's gradient than are divided by rows.
+    "dense_of_many_blocks": (*DENSE, ((200, 1200), (1200, 600), (600,))),
     "gelu_dense": (*GELU_DENSE, ((2, 5, 3, 7), (7,), (7, 9), (9,))),
     "gelu_dense_deep": (*GELU_DENSE, ((2, 49, 1030), (1030,), (1030, 33), (33,))),
     # Heads of 32 as in every DaViT, windows of 9, 7 and 17, padded maps, and odd ones.
@@ -106,6 +108,8 @@ CONVOLUTIONS = {
     "uneven_padding": ((10, 9), 7, 3, ((0, 2), (1, 4))),
     "one_pixel": ((1, 1), 7, 2, "SAME"),
     "pointwise": ((5, 3), 1, 1, "SAME"),
+    "pointwise_padded_below": ((5, 3), 1, 1, ((0, 2), (0, 0))),
+    "pointwise_cropped_below": ((5, 3), 1, 1, ((0, -1), (0, 0))),
     "pointwise_strided": ((5, 4), 1, 2, "SAME"),
     "unit_stride": ((6, 5), 3, 1, "SAME"),
     "unit_stride_uneven_padding": ((6, 5), 3, 1, ((2, 0), (0, 1))),
@@ -181,23 +185,49 @@ def test_a_rectified_convolution_agrees_with_the_plain_one(strict_dtypes, case):
 # So many channels that minimal filtering serves; widths that fill no vector.
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (0, 3))])
-@pytest.mark.parametrize(("extent", "inputs", "outputs"), [((9, 7), 33, 47), ((6, 8), 64, 32)])
+@pytest.mark.parametrize(
+    ("extent", "inputs", "outputs"),
+    # The last one has more channels, outputs and tiles than a task takes.
+    [((9, 7), 33, 47), ((6, 8), 64, 32), ((23, 21), 100, 130)],
+)
 def test_a_wide_3x3_convolution_agrees(strict_dtypes, extent, inputs, outputs, padding, relu):
     op, plain, *_ = convolution(3, 1, padding, relu=relu)
     shapes = [(2, *extent, inputs), (3, 3, inputs, outputs), (outputs,)]
     assert_agree(op, plain, arrays(shapes))
 
 
+def test_a_deep_convolution_agrees(strict_dtypes):
+    # Its sum is taken in parts: rows 1 and 2 of the filter, 3 and 4, and 5.
+    op, plain, *_ = convolution(5, 1, "SAME", relu=True)
+    assert_agree(op, plain, arrays([(2, 7, 6, 48), (5, 5, 48, 40), (40,)]))
+
+
+def test_a_convolution_without_outputs_has_zero_gradients():
+    op, plain, *_ = convolution(3, 1, "VALID")
+    assert_agree(op, plain, arrays([(1, 2, 2, 3), (3, 3, 3, 5), (5,)]))
+
+
+def test_a_bias_of_another_type_is_taken_as_the_plain_definition_takes_it():
+    x, kernel, bias = arrays([(70, 8), (8, 4), (4,)])
+    bias = bias.astype(jnp.bfloat16)
+    np.testing.assert_allclose(ops.dense(x, kernel, bias), plain_dense(x, kernel, bias), atol=1e-5)
+
+
+def in_threes(operation):
+    """Of branches one after another, as arrays alone."""
+    return lambda *arrays: operation(*(arrays[i : i + 3] for i in range(0, len(arrays), 3)))
+
+
+# As in an Inception block, at widths that fill no vector, a half and more than a panel.
+BRANCHES = tuple(
+    shape
+    for inputs, outputs, size in ((7, 5, 1), (4, 18, 3), (2, 40, 5), (7, 33, 1), (32, 40, 3))
+    for shape in ((2, 6, 9, inputs), (size, size, inputs, outputs), (outputs,))
+)
+
+
 def test_branches_side_by_side_agree_with_the_plain_ones(strict_dtypes):
-    # As in an Inception block, at widths that fill no vector, a half and more than a panel.
-    shapes = []
-    for inputs, outputs, size in ((7, 5, 1), (3, 18, 3), (2, 40, 5), (7, 33, 1), (32, 40, 3)):
-        shapes += (2, 6, 9, inputs), (size, size, inputs, outputs), (outputs,)
-
-    def in_threes(operation):
-        return lambda *arrays: operation(*(arrays[i : i + 3] for i in range(0, len(arrays), 3)))
-
-    assert_agree(in_threes(ops.conv2d_branches), in_threes(plain_conv2d_branches), arrays(shapes))
+    assert_agree(in_threes(ops.conv2d_branches), in_threes(plain_conv2d_branches), arrays(BRANCHES))
 
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
@@ -257,6 +287,15 @@ def test_a_convolution_rounds_its_factors_alone(rounded_products, size):
     exact, backward = jax.vjp(lambda x, kernel: plain_conv2d(x, kernel, bias), x, kernel)
     for a, b in zip((y, dx, dkernel), (exact, *backward(short)), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+def test_rounded_branches_agree_loosely(rounded_products):
+    args = arrays(BRANCHES)
+    ours = value_and_gradients(in_threes(ops.conv2d_branches), args)
+    theirs = value_and_gradients(in_threes(plain_conv2d_branches), args)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        # A value near 0 may fall on either side of the ReLU.
+        assert np.linalg.norm(a - b) < 4e-2 * np.linalg.norm(b)
 
 
 @pytest.mark.parametrize("case", ["layer_norm_dense_deep", "gelu_dense_deep"])
@@ -436,6 +475,7 @@ def test_native_kernels_repeat_to_the_bit_and_are_in_the_program():
     ]
     stem, _, *kernel = convolution(7, 4, ((3, 3), (3, 3)))
     programs += [(stem, ((2, 40, 40, 3), *kernel)), (pool(3, 2, "SAME")[0], ((2, 9, 9, 5),))]
+    programs += [(in_threes(ops.conv2d_branches), BRANCHES)]
     for op, shapes in programs:
         args = arrays(shapes)
         if shapes[1:] and shapes[1][:2] == (5, 3):  # a depthwise filter that has no kernel
