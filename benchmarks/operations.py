@@ -148,13 +148,14 @@ def compiled(
     """A call of the compiled operation, or of it and its gradients, that waits for the result."""
     rng = np.random.default_rng(0)
     arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
-    function = op
-    if way == "gradient":
-        g = jnp.asarray(rng.standard_normal(jax.eval_shape(op, *arrays).shape), jnp.float32)
+    g = jnp.asarray(rng.standard_normal(jax.eval_shape(op, *arrays).shape), jnp.float32)
 
-        def function(*arrays: jax.Array) -> Any:
-            y, backward = jax.vjp(op, *arrays)
-            return y, backward(g)
+    # A function of its own for each: jax.jit keeps what it has traced of one.
+    def function(*arrays: jax.Array) -> Any:
+        if way == "value":
+            return op(*arrays)
+        y, backward = jax.vjp(op, *arrays)
+        return y, backward(g)
 
     with native.setting(setting):
         program = jax.jit(function).lower(*arrays).compile()
