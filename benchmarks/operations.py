@@ -3,8 +3,9 @@
     python benchmarks/operations.py --batch 8 --repeats 7
 
 Three programs of each, in turn in every repeat: with native kernels, without, and the plain
-definition as XLA compiles it. Prints the best milliseconds of each, and, where the operation is a
-product, the GFLOP/s of the native one, counted as the plain definition multiplies.
+definition as XLA compiles it, all with the options of a training step. Prints the best milliseconds
+of each, and, where the operation is a product, the GFLOP/s of the native one, counted as the plain
+definition multiplies.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from glomjax.ops.convolution import (
 from glomjax.ops.dense import plain_dense, plain_gelu_dense, plain_layer_norm_dense
 from glomjax.ops.normalization import plain_layer_norm
 from glomjax.ops.pooling import plain_max_pool
+from glomjax.training.steps import compile_options
 
 Operation = tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, ...], ...], float]
 
@@ -158,7 +160,7 @@ def compiled(
         return y, backward(g)
 
     with native.setting(setting):
-        program = jax.jit(function).lower(*arrays).compile()
+        program = jax.jit(function, compiler_options=compile_options()).lower(*arrays).compile()
     return lambda: jax.block_until_ready(program(*arrays))
 
 
