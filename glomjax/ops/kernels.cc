@@ -85,6 +85,7 @@ inline Vec with_rest(Vec v, Index n, float other) {
   for (Index k = n; k < kLanes; ++k) v[k] = other;
   return v;
 }
+inline Vec rectified(Vec v) { return v < 0 ? Vec{} : v; }  // a NaN stays
 inline Index ceil_div(Index n, Index by) { return (n + by - 1) / by; }
 inline Index round_up(Index n, Index by = kLanes) { return ceil_div(n, by) * by; }
 
@@ -312,8 +313,7 @@ Moments moments(const float* x, Index n, float epsilon) {
   Vec squares{};
   for_vectors(n, [&](Index i, auto lanes) {
     Vec centred = load(x + i, lanes) - mean;
-    if (lanes != kLanes)
-      for (Index k = lanes; k < kLanes; ++k) centred[k] = 0;
+    if (lanes != kLanes) centred = with_rest(centred, lanes, 0);
     squares += centred * centred;
   });
   return {mean, 1.0f / std::sqrt(sum(squares) / n + epsilon)};
@@ -574,7 +574,7 @@ struct Target {
     float* at = c + row * stride + column;
     if (add) v += load(at, lanes);
     if (bias) v += load(bias + column, lanes);
-    store(at, relu ? (v < 0 ? Vec{} : v) : v, lanes);
+    store(at, relu ? rectified(v) : v, lanes);
   }
 };
 
@@ -723,6 +723,35 @@ bool winograd_serves(const Array& kernel, Index stride) {
          std::min(size[2], size[3]) >= kLeastChannels;
 }
 
+// The products of these matrices with vectors.
+inline void times_bt(const Vec (&d)[4], Vec (&out)[4]) {
+  out[0] = d[0] - d[2];
+  out[1] = d[1] + d[2];
+  out[2] = d[2] - d[1];
+  out[3] = d[1] - d[3];
+}
+inline void times_g(const Vec (&g)[3], Vec (&out)[4]) {
+  out[0] = g[0];
+  out[1] = 0.5f * (g[0] + g[2] + g[1]);
+  out[2] = 0.5f * (g[0] + g[2] - g[1]);
+  out[3] = g[2];
+}
+inline void times_gt(const Vec (&u)[4], Vec (&out)[3]) {
+  out[0] = u[0] + 0.5f * (u[1] + u[2]);
+  out[1] = 0.5f * (u[1] - u[2]);
+  out[2] = 0.5f * (u[1] + u[2]) + u[3];
+}
+inline void times_a(const Vec (&y)[2], Vec (&out)[4]) {
+  out[0] = y[0];
+  out[1] = y[0] + y[1];
+  out[2] = y[0] - y[1];
+  out[3] = -y[1];
+}
+inline void times_at(const Vec (&m)[4], Vec (&out)[2]) {
+  out[0] = m[0] + m[1] + m[2];
+  out[1] = m[1] - m[2] - m[3];
+}
+
 // B^T d B of n channels of the 4 x 4 pixels of x from (row, column) on, each of the 16 elements
 // `next` floats after the last.
 void transform_input(const Map& in, const float* x, Index n, Index b, Index row, Index column,
@@ -737,19 +766,15 @@ void transform_input(const Map& in, const float* x, Index n, Index b, Index row,
   for_vectors(n, [&](Index c, auto lanes) {
     Vec rows[4][4];
     UNROLL for (int j = 0; j < 4; ++j) {
-      Vec d[4];
+      Vec d[4], column[4];
       UNROLL for (int i = 0; i < 4; ++i) d[i] = from[i][j] ? load(from[i][j] + c, lanes) : Vec{};
-      rows[0][j] = d[0] - d[2];
-      rows[1][j] = d[1] + d[2];
-      rows[2][j] = d[2] - d[1];
-      rows[3][j] = d[1] - d[3];
+      times_bt(d, column);
+      UNROLL for (int i = 0; i < 4; ++i) rows[i][j] = column[i];
     }
     UNROLL for (int i = 0; i < 4; ++i) {
-      const Vec* d = rows[i];
-      store(to + (4 * i) * next + c, d[0] - d[2], lanes);
-      store(to + (4 * i + 1) * next + c, d[1] + d[2], lanes);
-      store(to + (4 * i + 2) * next + c, d[2] - d[1], lanes);
-      store(to + (4 * i + 3) * next + c, d[1] - d[3], lanes);
+      Vec row[4];
+      times_bt(rows[i], row);
+      UNROLL for (int j = 0; j < 4; ++j) store(to + (4 * i + j) * next + c, row[j], lanes);
     }
   });
 }
@@ -761,23 +786,20 @@ void transform_gradient(const Map& out, const float* g, Index n, Index b, Index 
   const float* corner = g + out.at(b, row, column);
   const Index line = out.width * out.channels;
   for_vectors(n, [&](Index c, auto lanes) {
-    const Vec y[2][2] = {
-        {load(corner + c, lanes), right ? load(corner + out.channels + c, lanes) : Vec{}},
-        {below ? load(corner + line + c, lanes) : Vec{},
-         below && right ? load(corner + line + out.channels + c, lanes) : Vec{}}};
     Vec rows[4][2];
     UNROLL for (int k = 0; k < 2; ++k) {
-      rows[0][k] = y[0][k];
-      rows[1][k] = y[0][k] + y[1][k];
-      rows[2][k] = y[0][k] - y[1][k];
-      rows[3][k] = -y[1][k];
+      const bool inside = k == 0 || right;
+      const float* from = corner + k * out.channels + c;
+      const Vec y[2] = {inside ? load(from, lanes) : Vec{},
+                        inside && below ? load(from + line, lanes) : Vec{}};
+      Vec column[4];
+      times_a(y, column);
+      UNROLL for (int i = 0; i < 4; ++i) rows[i][k] = column[i];
     }
     UNROLL for (int i = 0; i < 4; ++i) {
-      const Vec* y = rows[i];
-      store(to + (4 * i) * next + c, y[0], lanes);
-      store(to + (4 * i + 1) * next + c, y[0] + y[1], lanes);
-      store(to + (4 * i + 2) * next + c, y[0] - y[1], lanes);
-      store(to + (4 * i + 3) * next + c, -y[1], lanes);
+      Vec row[4];
+      times_a(rows[i], row);
+      UNROLL for (int j = 0; j < 4; ++j) store(to + (4 * i + j) * next + c, row[j], lanes);
     }
   });
 }
@@ -915,16 +937,15 @@ void winograd_weight_gradient(ffi::ThreadPool& pool, const Array& x, const Array
         for (Index part = 0; part < parts; ++part)
           for (int i = 0; i < 4; ++i)
             u[i] += load(partial.data() + (part * 16 + 4 * i + k) * size + c * outputs + j, lanes);
-        rows[0][k] = u[0] + 0.5f * (u[1] + u[2]);
-        rows[1][k] = 0.5f * (u[1] - u[2]);
-        rows[2][k] = 0.5f * (u[1] + u[2]) + u[3];
+        Vec column[3];
+        times_gt(u, column);
+        for (int i = 0; i < 3; ++i) rows[i][k] = column[i];
       }
-      float* to = dkernel->typed_data() + c * outputs + j;
-      for (int i = 0; i < 3; ++i, to += 3 * size) {
-        const Vec* u = rows[i];
-        store(to, u[0] + 0.5f * (u[1] + u[2]), lanes);
-        store(to + size, 0.5f * (u[1] - u[2]), lanes);
-        store(to + 2 * size, 0.5f * (u[1] + u[2]) + u[3], lanes);
+      for (int i = 0; i < 3; ++i) {
+        Vec row[3];
+        times_gt(rows[i], row);
+        for (int k = 0; k < 3; ++k)
+          store(dkernel->typed_data() + (3 * i + k) * size + c * outputs + j, row[k], lanes);
       }
     });
   });
@@ -1076,9 +1097,10 @@ struct Weights {
       std::fill(to + n, to + wide, T{});
     }
   }
-  T* at(Index panel, Index k) {
-    return values.data() + panel * kTileColumns * depth + k * columns(panel);
+  Index offset(Index panel, Index k) const {
+    return panel * kTileColumns * depth + k * columns(panel);
   }
+  T* at(Index panel, Index k) { return values.data() + offset(panel, k); }
   Index columns(Index panel) const {
     return outputs - panel * kTileColumns > kLanes ? kTileColumns : kLanes;
   }
@@ -1092,11 +1114,9 @@ struct Weights {
   void multiply_panel(Index panel, Index rows, Index k, Inner over, const T* a, Index a_stride,
                       const Target& to) const {
     const Index wide = columns(panel);
-    (wide == kTileColumns
-         ? column_of_tiles<false, 2, T>
-         : column_of_tiles<false, 1, T>)(rows, over, a, a_stride,
-                                         values.data() + panel * kTileColumns * depth + k * wide,
-                                         wide, to);
+    const T* b = values.data() + offset(panel, k);
+    (wide == kTileColumns ? column_of_tiles<false, 2, T>
+                          : column_of_tiles<false, 1, T>)(rows, over, a, a_stride, b, wide, to);
   }
 };
 
@@ -1219,14 +1239,13 @@ class WinogradConvolution {
             Vec g[3];
             for (int i = 0; i < 3; ++i)
               g[i] = load(filters + ((i * 3 + k) * channels_ + c) * outputs + first + j, lanes);
-            rows[0][k] = g[0];
-            rows[1][k] = 0.5f * (g[0] + g[2] + g[1]);
-            rows[2][k] = 0.5f * (g[0] + g[2] - g[1]);
-            rows[3][k] = g[2];
+            Vec column[4];
+            times_g(g, column);
+            for (int i = 0; i < 4; ++i) rows[i][k] = column[i];
           }
           for (int i = 0; i < 4; ++i) {
-            const Vec* g = rows[i];
-            const Vec u[4] = {g[0], 0.5f * (g[0] + g[2] + g[1]), 0.5f * (g[0] + g[2] - g[1]), g[2]};
+            Vec u[4];
+            times_g(rows[i], u);
             for (int k = 0; k < 4; ++k)
               store(weights_.at(panel, (4 * i + k) * channels_ + c) + j, u[k], lanes);
           }
@@ -1275,16 +1294,20 @@ class WinogradConvolution {
       UNROLL for (int k = 0; k < 4; ++k) {
         Vec m[4];
         UNROLL for (int i = 0; i < 4; ++i) m[i] = load(from + (4 * i + k) * next + j);
-        rows[0][k] = m[0] + m[1] + m[2];
-        rows[1][k] = m[1] - m[2] - m[3];
+        Vec column[2];
+        times_at(m, column);
+        UNROLL for (int i = 0; i < 2; ++i) rows[i][k] = column[i];
       }
       const Vec offset = load(bias_ + output + j, lanes);
       UNROLL for (int i = 0; i < 2; ++i) {
-        const Vec* m = rows[i];
-        const Vec values[2] = {m[0] + m[1] + m[2] + offset, m[1] - m[2] - m[3] + offset};
-        UNROLL for (int k = 0; k < 2; ++k) if (row + i < out_.height && column + k < out_.width)
+        Vec values[2];
+        times_at(rows[i], values);
+        UNROLL for (int k = 0; k < 2; ++k) {
+          const Vec v = values[k] + offset;
+          if (row + i < out_.height && column + k < out_.width)
             store(y + out_.at(b, row + i, column + k) + output_ + output + j,
-                  relu ? (values[k] < 0 ? Vec{} : values[k]) : values[k], lanes);
+                  relu ? rectified(v) : v, lanes);
+        }
       }
     });
   }
@@ -1376,23 +1399,22 @@ void dense_of(ffi::ThreadPool& pool, const Array& x, const Array& kernel, bool t
                          : product_of<float, Read>)(pool, x, kernel, transposed, bias, y, read);
 }
 
+// Rows of x as they are.
+auto rows_of(const Array& x) {
+  return [from = x.typed_data(), width = Rows(x).width](Index row, Index k, Index n, float* to) {
+    std::copy_n(from + row * width + k, n, to);
+  };
+}
+
 ffi::Error dense(ffi::ThreadPool pool, Array x, Array kernel, Array bias, bool bfloat16, Result y) {
-  const Index width = Rows(x).width;
-  dense_of(pool, x, kernel, false, bias.typed_data(), bfloat16, y,
-           [&](Index row, Index k, Index n, float* to) {
-             std::copy_n(x.typed_data() + row * width + k, n, to);
-           });
+  dense_of(pool, x, kernel, false, bias.typed_data(), bfloat16, y, rows_of(x));
   return ffi::Error::Success();
 }
 
 // The gradient of a dense layer's input from g, that of its output.
 ffi::Error dense_input_gradient(ffi::ThreadPool pool, Array g, Array kernel, bool bfloat16,
                                 Result dx) {
-  const Index width = Rows(g).width;
-  dense_of(pool, g, kernel, true, nullptr, bfloat16, dx,
-           [&](Index row, Index k, Index n, float* to) {
-             std::copy_n(g.typed_data() + row * width + k, n, to);
-           });
+  dense_of(pool, g, kernel, true, nullptr, bfloat16, dx, rows_of(g));
   return ffi::Error::Success();
 }
 

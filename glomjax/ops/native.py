@@ -209,6 +209,7 @@ class _Target(NamedTuple):
     compiler: list[str]
 
 
+@functools.cache
 def _target() -> _Target:
     compiler = _compiler()
     version = subprocess.run(

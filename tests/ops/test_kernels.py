@@ -12,9 +12,11 @@ from glomjax.ops import native
 def unbuilt(tmp_path, monkeypatch):
     """A process that has built nothing yet, with a cache of its own."""
     monkeypatch.setenv("GLOMJAX_CACHE", str(tmp_path))
-    native._library.cache_clear()
+    for cached in (native._library, native._target):
+        cached.cache_clear()
     yield tmp_path
-    native._library.cache_clear()
+    for cached in (native._library, native._target):
+        cached.cache_clear()
 
 
 @pytest.mark.parametrize(
