@@ -20,7 +20,7 @@ from flax import nnx
 from glomjax.data.preprocessing import IMAGENET
 from glomjax.models import create_model, params_of
 from glomjax.training import freezing
-from glomjax.training.steps import make_eval_step, make_train_step, zero_sums
+from glomjax.training.steps import make_eval_step, make_train_step, run_once, zero_sums
 
 REGIMES = (
     ("full", ""),
@@ -79,7 +79,7 @@ class Step:
         (phase,) = freezing.plan(model, regime, until=until)
         freezing.silence_frozen(model, phase.labels)
         graphdef, _ = nnx.split(model, nnx.Param)
-        params = jax.jit(lambda: params_of(create()))()
+        params = run_once(lambda: params_of(create()))
         if trains == "head_on_features":
             embed = make_eval_step(graphdef, IMAGENET, part="embed")
             batch = batch | {"image": np.asarray(embed(params, batch["image"]))}

@@ -15,7 +15,14 @@ from glomjax.ops import native
 from glomjax.training import default_config, freezing
 from glomjax.training.optimizers import make_optimizer
 from glomjax.training.sharding import Placement
-from glomjax.training.steps import make_eval_step, make_train_step, zero_sums
+from glomjax.training.steps import (
+    compile_now,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    run_once,
+    zero_sums,
+)
 from stacks import protocol
 
 
@@ -41,7 +48,7 @@ class GlomjaxStack(protocol.Stack):
             if isinstance(module, nnx.Dropout):
                 module.rate = 0.0  # GoogLeNet's is no option
         (phase,) = freezing.plan(self.model, spec["regime"])
-        params = jax.jit(lambda: params_of(create()))()
+        params = run_once(lambda: params_of(create()))
         self.initial = {path: np.asarray(value) for path, value in params.items()}
         put = self.placement.put
         self.trainable = {path: put(self.initial[path]) for path in phase.trainable}
@@ -53,7 +60,7 @@ class GlomjaxStack(protocol.Stack):
         graphdef, _ = nnx.split(self.model, nnx.Param)
         if self.task == "train":
             optimizer = make_optimizer(default_config(), freezing.thaw_groups((phase,)))
-            self.state = put(optimizer.init(self.trainable))
+            self.state = put(init_state(optimizer, self.trainable))
             self.step: Any = make_train_step(
                 graphdef,
                 IMAGENET,
@@ -106,7 +113,7 @@ class GlomjaxStack(protocol.Stack):
 
     def compile(self) -> None:
         with native.setting(self.spec["native"]):
-            self.compiled = self.step.lower(*self._arguments()).compile()
+            self.compiled = compile_now(self.step, *self._arguments())
 
     def once(self) -> list[float]:
         if self.task == "infer":

@@ -8,15 +8,25 @@ from jax import lax
 
 from glomjax.ops import native
 from glomjax.ops.boundary import isolated
+from glomjax.ops.reduction import column_sum
 
 
+@jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """x + bias in x's type. x [..., C], bias [C].
-
-    Added in float32, so that the bias' gradient, a sum over all positions, is summed in it too.
-    """
+    """x + bias, added in float32, in x's type. x [..., C], bias [C]."""
     wide = bias.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
     return (x.astype(jnp.float32) + wide).astype(x.dtype)
+
+
+def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return add_bias(x, bias), bias
+
+
+def _add_bias_backward(bias: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return g, column_sum(g).astype(bias.dtype)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def plain_bias_gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -105,5 +115,4 @@ def relu_gradients(y: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _with_column_sum(dx: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-    axes = tuple(range(dx.ndim - 1))
-    return dx, jnp.sum(dx, axis=axes, dtype=jnp.float32).astype(dtype)
+    return dx, column_sum(dx).astype(dtype)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from glomjax.ops import native
 from glomjax.ops.activation import add_bias
+from glomjax.ops.boundary import isolated
+from glomjax.ops.reduction import column_sum
 
 
 def plain_window_attention(
@@ -26,10 +28,11 @@ def plain_window_attention(
     grid_h, grid_w = (height + down) // rows, (width + right) // columns
     windows = padded.reshape(batch, grid_h, rows, grid_w, columns, channels)
     windows = windows.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, channels)
-    query, key, value = _split(windows, bias, heads)  # [B*windows, L, heads, size]
-    scores = jnp.einsum("blhd,bmhd->bhlm", query * (1 / math.sqrt(query.shape[-1])), key)
+    # [B*windows, heads, L, size], of which XLA:CPU multiplies matrices without turning them.
+    query, key, value = (jnp.swapaxes(part, 1, 2) for part in _split(windows, bias, heads))
+    scores = jnp.einsum("bhld,bhmd->bhlm", query * (1 / math.sqrt(query.shape[-1])), key)
     weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(qkv.dtype)
-    y = jnp.einsum("bhlm,bmhd->blhd", weights, value)
+    y = jnp.swapaxes(jnp.einsum("bhlm,bhmd->bhld", weights, value), 1, 2)
     y = y.reshape(batch, grid_h, grid_w, rows, columns, channels // 3).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(*padded.shape[:3], channels // 3)[:, :height, :width, :]
 
@@ -67,7 +70,24 @@ def channel_attention(qkv: jax.Array, bias: jax.Array, heads: int) -> jax.Array:
     return plain_channel_attention(qkv, bias, heads)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _split(qkv: jax.Array, bias: jax.Array, heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """[..., L, 3 C] and its bias -> query, key and value, [..., L, heads, size] each."""
     parts = add_bias(qkv, bias).reshape(*qkv.shape[:-1], 3, heads, qkv.shape[-1] // (3 * heads))
     return parts[..., 0, :, :], parts[..., 1, :, :], parts[..., 2, :, :]
+
+
+def _split_forward(qkv: jax.Array, bias: jax.Array, heads: int) -> tuple[tuple, jax.Array]:
+    return _split(qkv, bias, heads), bias
+
+
+def _split_backward(heads: int, bias: jax.Array, gradients: tuple) -> tuple[jax.Array, jax.Array]:
+    def joined(*gradients: jax.Array) -> tuple[jax.Array, jax.Array]:
+        dqkv = jnp.stack(gradients, axis=-3)
+        dqkv = dqkv.reshape(*dqkv.shape[:-3], bias.size)
+        return dqkv, column_sum(dqkv).astype(bias.dtype)
+
+    return isolated(joined, bias, *gradients)
+
+
+_split.defvjp(_split_forward, _split_backward)

@@ -12,6 +12,7 @@ from glomjax.ops import native
 from glomjax.ops.activation import add_bias, bias_relu, plain_bias_relu, relu_gradients
 from glomjax.ops.boundary import isolated
 from glomjax.ops.dense import dense
+from glomjax.ops.reduction import column_sum
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = str | Sequence[tuple[int, int]]
@@ -153,14 +154,16 @@ def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _tap_gradients(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
-    """d loss / d kernel: all taps in one variadic reduction, so that g is read once."""
+    """d loss / d kernel: all taps in one variadic reduction, so that g is read once. It sums rows
+    alone, since XLA:CPU divides a reduction over everything but channels among no threads."""
     height, width = kernel.shape[:2]
     g = g.astype(jnp.float32)
     products = tuple(view.astype(jnp.float32) * g for _, _, view in _taps(x, height, width))
     zeros = tuple(jnp.zeros((), jnp.float32) for _ in products)
-    sums = lax.reduce(
-        products, zeros, lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)), (0, 1, 2)
+    rows = lax.reduce(
+        products, zeros, lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)), (2,)
     )
+    sums = [column_sum(row) for row in rows]
     return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -8,6 +8,7 @@ from jax import lax
 
 from glomjax.ops import native
 from glomjax.ops.boundary import isolated
+from glomjax.ops.reduction import column_sum
 
 EPSILON = 1e-5
 
@@ -61,8 +62,7 @@ def _backward(epsilon: float, residuals: tuple, g: jax.Array) -> tuple:
     def backward(x: jax.Array, scale: jax.Array, g: jax.Array) -> tuple:
         normalised, inverse_std = _normalise(x, epsilon)
         g = g.astype(jnp.float32)
-        axes = tuple(range(x.ndim - 1))
-        dscale, dbias = jnp.sum(g * normalised, axis=axes), jnp.sum(g, axis=axes)
+        dscale, dbias = column_sum(g * normalised), column_sum(g)
         g = g * _wide(scale, x.shape)
         mean_g = jnp.mean(g, axis=-1, keepdims=True)
         mean_gn = jnp.mean(g * normalised, axis=-1, keepdims=True)

@@ -49,7 +49,14 @@ from glomjax.training.optimizers import class_weights, learning_rate, make_optim
 from glomjax.training.progress import TensorBoard, Terminal
 from glomjax.training.run_folder import RunFolder, to_json
 from glomjax.training.sharding import Placement
-from glomjax.training.steps import init_state, make_eval_step, make_train_step, zero_sums
+from glomjax.training.steps import (
+    compile_now,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    run_once,
+    zero_sums,
+)
 from glomjax.training.summary import summarize
 
 Arrays = dict[str, Any]
@@ -158,8 +165,7 @@ class _Training:
         if kernels := native.status(config.precision):
             terminal.say(kernels)
         run.write("splits.csv", self.splits.to_csv())
-        # One compiled program for all initial values: op by op, it takes longer than an epoch.
-        params = jax.device_get(jax.jit(lambda: params_of(create()))())
+        params = jax.device_get(run_once(lambda: params_of(create())))
         if source and not checkpoints.exists(run.last):
             loaded = nnx.merge(graphdef, nest(params))
             load_initial_weights(loaded, source, splits.classes, self.preprocessing, terminal)
@@ -193,6 +199,7 @@ class _Training:
         self.trainable: Arrays = placement.put(params)
         self.frozen: Arrays = {}
         self.opt_state: Any = None
+        self.compiled = False
         self.sums: Any = placement.put(zero_sums())
         text = summarize(self.model, params, self.phases[0].labels, tuple(config.image_size))
         run.write("summary.txt", text)
@@ -332,7 +339,7 @@ class _Training:
                 if self.placement.processes > 1:
                     # All must do the same after the same step, so the step itself carries it round.
                     rows["request"] = np.full(len(rows["mask"]), self._wish(), np.int32)
-                self.trainable, self.opt_state, self.sums = self.train_step(
+                arguments = (
                     self.trainable,
                     self.frozen,
                     self.opt_state,
@@ -341,6 +348,10 @@ class _Training:
                     self._learning_rate(position.step),
                     jax.random.fold_in(self.key, position.step),
                 )
+                if not self.compiled:
+                    compile_now(self.train_step, *arguments)
+                    self.compiled = True
+                self.trainable, self.opt_state, self.sums = self.train_step(*arguments)
                 position.step, position.batch = position.step + 1, position.batch + 1
                 position.seconds = time.monotonic() - start
                 in_flight.append(self.sums)
@@ -514,6 +525,7 @@ class _Training:
             ema_decay=config.ema_decay,
             constrain=self.placement.constrain,
         )
+        self.compiled = False
 
     def _use_features(self, graphdef: nnx.GraphDef) -> None:
         """Training and validation read what lies before the head from a cache; the test, which is

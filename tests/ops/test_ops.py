@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glomjax import ops
+from glomjax.models import davit
 from glomjax.ops import native
 from glomjax.ops.activation import plain_bias_gelu, plain_bias_relu
 from glomjax.ops.attention import plain_channel_attention, plain_window_attention
@@ -21,6 +22,7 @@ from glomjax.ops.convolution import (
 from glomjax.ops.dense import plain_dense, plain_gelu_dense, plain_layer_norm_dense
 from glomjax.ops.normalization import plain_layer_norm
 from glomjax.ops.pooling import plain_max_pool
+from glomjax.ops.reduction import column_sum, plain_column_sum
 
 
 @pytest.fixture(params=["auto", "off"], autouse=True)
@@ -115,7 +117,10 @@ CONVOLUTIONS = {
     "unit_stride_uneven_padding": ((6, 5), 3, 1, ((2, 0), (0, 1))),
     "wider_than_a_tile": ((9, 29), 5, 1, "SAME"),
 }
+BLOCKS = ["layer_norm_dense", "gelu_dense", "windows", "channels"]
 POOLS = [(3, 2), (2, 2), (3, 1)]
+# Of 32 channels each, in all stages of the six DaViTs.
+HEADS = {heads for _, _, stages in davit.SIZES.values() for heads in stages}
 
 
 def arrays(shapes, dtype="float32", seed=0):
@@ -166,6 +171,22 @@ def pool(window, stride, padding):
 def test_float32_agrees_with_the_plain_definition(strict_dtypes, case):
     op, plain, shapes = ELEMENTWISE[case]
     assert_agree(op, plain, arrays(shapes))
+
+
+@pytest.mark.parametrize("window", [7, 9])
+@pytest.mark.parametrize("heads", sorted(HEADS))
+def test_every_width_of_every_davit_agrees(strict_dtypes, heads, window):
+    """The operations of a block at the widths and windows that the six networks have."""
+    if native.status() != "native kernels: on":
+        pytest.skip("without them, these shapes are no cases of their own")
+    width = 32 * heads
+    shapes = (1, window, window, 3 * width), (3 * width,)
+    assert_agree(*windows(heads, window, window), arrays(shapes))
+    assert_agree(*channels(heads), arrays([(1, window**2, 3 * width), (3 * width,)]))
+    x, vector = (1, window, window, width), (width,)
+    assert_agree(*DEPTHWISE, arrays([x, (3, 3, 1, width), vector]))
+    assert_agree(*NORM_DENSE, arrays([x, vector, vector, (width, 3 * window)]))
+    assert_agree(*GELU_DENSE, arrays([(*x[:3], 4 * width), (4 * width,), (4 * width, 9), (9,)]))
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
@@ -235,6 +256,15 @@ def test_branches_side_by_side_agree_with_the_plain_ones(strict_dtypes):
 def test_a_max_pool_agrees_with_the_plain_one(strict_dtypes, window, stride, padding):
     op, plain = pool(window, stride, padding)
     assert_agree(op, plain, arrays([(2, 9, 6, 5)]))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 5), (4, 7, 9, 5), (2, 0, 9, 5), (1, 1, 1, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_column_sum_is_the_plain_one_in_float32(shape, dtype):
+    (x,) = arrays([shape], dtype)
+    ours, plain = (jax.jit(f)(x) for f in (column_sum, plain_column_sum))
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, plain, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise", "layer_norm_dense"])
@@ -324,7 +354,7 @@ def test_float32_parameters_serve_bfloat16_activations(case):
     assert_agree(op, plain, args)
 
 
-@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise", "dense", "gelu_dense"])
+@pytest.mark.parametrize("case", ["gelu", "relu", "layer_norm", "depthwise", "dense", *BLOCKS])
 def test_an_empty_batch_gives_an_empty_output_and_zero_parameter_gradients(case):
     op, plain, ((_, *rest), *parameters) = ELEMENTWISE[case]
     assert_agree(op, plain, arrays([(0, *rest), *parameters]))
@@ -344,6 +374,21 @@ def test_non_finite_numbers_show_where_the_plain_definition_shows_them(case):
     ours, theirs = (jax.jit(f)(x, *parameters) for f in (op, plain))
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     assert not np.isfinite(ours).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("case", ["windows", "channels"])
+def test_attention_hides_no_non_finite_number(case, bad):
+    """In a query, a key and a value in turn, each of another head; values and gradients."""
+    op, plain, shapes = ELEMENTWISE[case]
+    qkv, bias = arrays(shapes)
+    third = qkv.shape[-1] // 3
+    for part, channel in enumerate((1, third + 33, 2 * third + 2)):
+        args = qkv.reshape(-1, 3 * third).at[4 + part, channel].set(bad).reshape(qkv.shape), bias
+        ours, theirs = value_and_gradients(op, args), value_and_gradients(plain, args)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))
+        assert not np.isfinite(ours[0]).all()
 
 
 @pytest.mark.parametrize("case", ["gelu", "layer_norm", "depthwise"])

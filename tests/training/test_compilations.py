@@ -55,6 +55,7 @@ class Recorder:
                 self.after.append(jax.device_get(new[0]))
                 return new
 
+            recorded.lower = step.lower
             return recorded
 
         def evaluate(*args, **options):

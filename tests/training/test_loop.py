@@ -275,6 +275,7 @@ def test_every_draw_of_an_epoch_is_augmented_by_its_number_alone(tmp_path, monke
                 draws.append((np.asarray(batch["draw"])[real], np.asarray(batch["label"])[real]))
                 return compiled(trainable, frozen, opt_state, sums, batch, rate, key)
 
+            stepped.lower = compiled.lower
             return stepped
 
         config = tiny_config(batch_size=size, num_epochs=2, **{"augmentation.stain": 0.1})
@@ -400,6 +401,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_and_names_its_
                 trainable = {path: value * np.nan for path, value in trainable.items()}
             return compiled(trainable, frozen, opt_state, sums, batch, rate, key)
 
+        stepped.lower = compiled.lower
         return stepped
 
     monkeypatch.setattr(loop, "make_train_step", exploding)
@@ -747,6 +749,7 @@ def test_a_run_on_a_manifest_records_how_its_images_came_in(patches, tmp_path, m
                     seen[image.tobytes()] = float(weight)
             return step(*values)
 
+        watched.lower = step.lower
         return watched
 
     monkeypatch.setattr(loop, "make_train_step", spy)

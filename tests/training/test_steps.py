@@ -1,5 +1,9 @@
 """The training step: rates, decay, losses, parts of a batch, moving averages, and bfloat16."""
 
+import platform
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +17,7 @@ from glomjax.ops import native
 from glomjax.training import default_config
 from glomjax.training.optimizers import make_optimizer
 from glomjax.training.steps import (
+    compile_now,
     cross_entropy,
     init_state,
     make_eval_step,
@@ -375,3 +380,54 @@ def test_bfloat16_multiplies_in_it_and_takes_statistics_in_float32(halves):
         assert seen.get(name, {"float32"}) == {"float32"}, name
     if any(path.endswith("/scale") for path in params):
         assert {"exp", "rsqrt"} <= seen.keys()
+
+
+def test_a_step_compiled_in_advance_is_not_compiled_again(network):
+    graphdef, params = network
+    given = {path: np.array(value) for path, value in params.items()}
+    step = make_train_step(graphdef, IMAGENET, optax.identity())
+    arguments = given, {}, optax.EmptyState(), zero_sums(), BATCH, RATE, jax.random.key(0)
+    compiled = []
+
+    def listener(event, seconds, **about):
+        compiled.append(event) if event.endswith("backend_compile_duration") else None
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        compile_now(step, *arguments)
+        in_advance = len(compiled)
+        step(*arguments)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert in_advance > 0
+    assert len(compiled) == in_advance
+
+
+HOLD_AND_HAND_BACK = """
+import ctypes
+from glomjax.training.steps import _hand_back_memory
+
+def resident():
+    with open("/proc/self/status") as file:
+        (line,) = (line for line in file if line.startswith("VmRSS"))
+    return int(line.split()[1])
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+blocks = [libc.malloc(ctypes.c_size_t(2**16)) for _ in range(3000)]
+for block in blocks:
+    ctypes.memset(block, 1, 2**16)
+for block in blocks[:-1]:  # the last keeps the heap from shrinking by itself
+    libc.free(block)
+before = resident()
+_hand_back_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is asked for memory")
+def test_what_has_been_freed_is_given_back_to_the_system():
+    command = [sys.executable, "-c", HOLD_AND_HAND_BACK]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 150_000  # of 187 MB, in kB
