@@ -11,11 +11,19 @@ from glomjax.ops.boundary import isolated
 from glomjax.ops.reduction import column_sum
 
 
-@jax.custom_vjp
-def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """x + bias, added in float32, in x's type. x [..., C], bias [C]."""
+def plain_add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x + bias in x's type. x [..., C], bias [C].
+
+    Added in float32, so that the bias' gradient, a sum over all positions, is summed in it too.
+    """
     wide = bias.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
     return (x.astype(jnp.float32) + wide).astype(x.dtype)
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """`plain_add_bias`, whose gradient is a `column_sum`. x [..., C], bias [C] -> [..., C]."""
+    return plain_add_bias(x, bias)
 
 
 def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -9,7 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from glomjax.ops import native
-from glomjax.ops.activation import add_bias, bias_relu, plain_bias_relu, relu_gradients
+from glomjax.ops.activation import (
+    add_bias,
+    bias_relu,
+    plain_add_bias,
+    plain_bias_relu,
+    relu_gradients,
+)
 from glomjax.ops.boundary import isolated
 from glomjax.ops.dense import dense
 from glomjax.ops.reduction import column_sum
@@ -32,7 +38,7 @@ def plain_conv2d(
 ) -> jax.Array:
     """Cross-correlation of x [B, H, W, I] with kernel [h, w, I, O], + bias [O], then ReLU where
     `relu`; padding as TensorFlow's."""
-    activate = plain_bias_relu if relu else add_bias
+    activate = plain_bias_relu if relu else plain_add_bias
     return activate(_correlation(x, kernel, stride, padding), bias)
 
 
@@ -50,7 +56,7 @@ def plain_depthwise_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def plain_residual_depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """x + (`plain_depthwise_conv2d` + bias): DaViT's position encoding. bias [C]."""
-    return x + add_bias(plain_depthwise_conv2d(x, kernel), bias)
+    return x + plain_add_bias(plain_depthwise_conv2d(x, kernel), bias)
 
 
 def conv2d(

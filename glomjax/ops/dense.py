@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from glomjax.ops import native
-from glomjax.ops.activation import add_bias, bias_gelu, plain_bias_gelu
+from glomjax.ops.activation import add_bias, bias_gelu, plain_add_bias, plain_bias_gelu
 from glomjax.ops.normalization import EPSILON, layer_norm, plain_layer_norm
 
 _ROWS = 64  # of fewer, a native product waits for the rearranging of its weights
@@ -16,7 +16,7 @@ _ROWS = 64  # of fewer, a native product waits for the rearranging of its weight
 def plain_dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """x @ kernel, + bias where there is one. x [..., I], kernel [I, O], bias [O] -> [..., O]."""
     y = x @ kernel
-    return y if bias is None else add_bias(y, bias)
+    return y if bias is None else plain_add_bias(y, bias)
 
 
 def plain_layer_norm_dense(
@@ -38,7 +38,8 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax
     given = jnp.zeros(kernel.shape[1:], kernel.dtype) if bias is None else bias
     if x.size >= _ROWS * x.shape[-1] and native.serves(x, kernel, given):
         return _dense(native.rounds(), x, kernel, given)
-    return plain_dense(x, kernel, bias)
+    y = x @ kernel
+    return y if bias is None else add_bias(y, bias)
 
 
 def layer_norm_dense(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from glomjax import ops
 from glomjax.models import davit
 from glomjax.ops import native
-from glomjax.ops.activation import plain_bias_gelu, plain_bias_relu
+from glomjax.ops.activation import plain_add_bias, plain_bias_gelu, plain_bias_relu
 from glomjax.ops.attention import plain_channel_attention, plain_window_attention
 from glomjax.ops.convolution import (
     plain_conv2d,
@@ -63,6 +63,7 @@ GELU_DENSE = ops.gelu_dense, plain_gelu_dense
 DEPTHWISE = ops.residual_depthwise_conv2d, plain_residual_depthwise_conv2d
 # (operation, plain definition, shapes of the arguments) without convolutions and pools.
 ELEMENTWISE = {
+    "bias": (ops.add_bias, plain_add_bias, ((2, 5, 3, 7), (7,))),
     "gelu": (ops.bias_gelu, plain_bias_gelu, ((2, 5, 3, 7), (7,))),
     "gelu_rows": (ops.bias_gelu, plain_bias_gelu, ((3, 13), (13,))),
     "gelu_1x1": (ops.bias_gelu, plain_bias_gelu, ((1, 1, 1, 1), (1,))),
@@ -512,7 +513,7 @@ def test_max_pools_of_any_window_agree_with_ties(extent, window, stride, padding
 def test_native_kernels_repeat_to_the_bit_and_are_in_the_program():
     if native.status() != "native kernels: on":
         pytest.skip("without them")
-    alone = (ops.bias_relu, ops.bias_gelu)  # their kernels are parts of others
+    alone = (ops.add_bias, ops.bias_relu, ops.bias_gelu)  # they have none but as parts of others
     programs = [
         (op, shapes)
         for case, (op, _, shapes) in ELEMENTWISE.items()
