@@ -8,7 +8,7 @@ from jax import lax
 
 from glomjax.ops import native
 from glomjax.ops.boundary import isolated
-from glomjax.ops.reduction import column_sum
+from glomjax.ops.reduction import with_column_sum
 
 
 def plain_add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -31,7 +31,7 @@ def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def _add_bias_backward(bias: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return g, column_sum(g).astype(bias.dtype)
+    return with_column_sum(g, bias.dtype)
 
 
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)
@@ -71,7 +71,7 @@ def _bias_gelu_forward(
 
 def _bias_gelu_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, None]:
     slope, bias = residuals
-    dx, dbias = isolated(lambda g, slope: _with_column_sum(g * slope, bias.dtype), bias, g, slope)
+    dx, dbias = isolated(lambda g, slope: with_column_sum(g * slope, bias.dtype), bias, g, slope)
     return dx, dbias, None
 
 
@@ -119,8 +119,4 @@ def _gelu(z: jax.Array) -> tuple[jax.Array, jax.Array]:
 def relu_gradients(y: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Those of x and bias [C] from `bias_relu`'s output y [..., C] and its gradient g."""
     # A NaN output is not <= 0, so its gradient passes and the NaN stays visible.
-    return _with_column_sum(jnp.where(y <= 0, jnp.zeros_like(g), g), jnp.dtype(jnp.float32))
-
-
-def _with_column_sum(dx: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-    return dx, column_sum(dx).astype(dtype)
+    return with_column_sum(jnp.where(y <= 0, jnp.zeros_like(g), g), jnp.dtype(jnp.float32))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from glomjax.ops import native
 from glomjax.ops.activation import plain_add_bias
 from glomjax.ops.boundary import isolated
-from glomjax.ops.reduction import column_sum
+from glomjax.ops.reduction import with_column_sum
 
 Parts = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -77,8 +77,7 @@ def _split_forward(qkv: jax.Array, bias: jax.Array, heads: int) -> tuple[Parts, 
 def _split_backward(heads: int, bias: jax.Array, gradients: Parts) -> tuple[jax.Array, jax.Array]:
     def joined(*gradients: jax.Array) -> tuple[jax.Array, jax.Array]:
         dqkv = jnp.stack(gradients, axis=-3)
-        dqkv = dqkv.reshape(*dqkv.shape[:-3], bias.size)
-        return dqkv, column_sum(dqkv).astype(bias.dtype)
+        return with_column_sum(dqkv.reshape(*dqkv.shape[:-3], bias.size), bias.dtype)
 
     return isolated(joined, bias, *gradients)
 

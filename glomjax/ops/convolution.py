@@ -18,7 +18,7 @@ from glomjax.ops.activation import (
 )
 from glomjax.ops.boundary import isolated
 from glomjax.ops.dense import dense
-from glomjax.ops.reduction import column_sum
+from glomjax.ops.reduction import column_sum, plain_column_sum
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = str | Sequence[tuple[int, int]]
@@ -349,7 +349,7 @@ def _weight_gradient(
         g = g[..., channel : channel + shape[3]]
         correlation = partial(_correlation, x, stride=stride, padding=pads)
         (dkernel,) = jax.vjp(correlation, jnp.zeros(shape, x.dtype))[1](g)
-        return dkernel, jnp.sum(g, axis=(0, 1, 2))
+        return dkernel, plain_column_sum(g)
 
     return native.call(
         "weight_gradient",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from glomjax.ops import native
 from glomjax.ops.activation import add_bias, bias_gelu, plain_add_bias, plain_bias_gelu
 from glomjax.ops.normalization import EPSILON, layer_norm, plain_layer_norm
+from glomjax.ops.reduction import plain_column_sum
 
 _ROWS = 64  # of fewer, a native product waits for the rearranging of its weights
 
@@ -149,7 +150,7 @@ def _weight_gradient(bfloat16: bool, x: jax.Array, g: jax.Array) -> tuple[jax.Ar
     """Of kernel [I, O] and bias [O], from x [..., I] and the gradient of the output, g [..., O]."""
 
     def plain(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jnp.einsum("bhwi,bhwo->io", x, g)[None, None], jnp.sum(g, axis=(0, 1, 2))
+        return jnp.einsum("bhwi,bhwo->io", x, g)[None, None], plain_column_sum(g)
 
     # The kernel takes convolutions: this is one of 1x1 filters.
     x, g = (array.reshape(-1, 1, 1, array.shape[-1]) for array in (x, g))

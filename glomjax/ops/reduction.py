@@ -24,3 +24,8 @@ def column_sum(x: jax.Array) -> jax.Array:
         return jnp.sum(lax.dot_general(ones, rows, (((1,), (1,)), ((0,), (0,)))), axis=0)
 
     return lax.platform_dependent(x, cpu=on_cpu, default=plain_column_sum)
+
+
+def with_column_sum(x: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """The gradients of what a bias was added to, x itself, and of that bias, of type `dtype`."""
+    return x, column_sum(x).astype(dtype)

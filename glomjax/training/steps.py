@@ -26,9 +26,11 @@ CPU_OPTIONS: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 CPU_OPTIONS_ONCE: dict[str, Any] = {"xla_backend_optimization_level": 1}
 
 
-def compile_options() -> dict[str, Any] | None:
-    """XLA options of both steps for the current backend."""
-    return CPU_OPTIONS if jax.default_backend() == "cpu" else None
+def compile_options(*, once: bool = False) -> dict[str, Any] | None:
+    """XLA options for the current backend, of both steps or of what runs `once`."""
+    if jax.default_backend() != "cpu":
+        return None
+    return CPU_OPTIONS_ONCE if once else CPU_OPTIONS
 
 
 def compile_now(function: Any, *arguments: Any) -> jax.stages.Compiled:
@@ -50,8 +52,8 @@ def run_once(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Op by op, what a run starts from would take a second a layer and leave a program for each shape.
     """
-    options = CPU_OPTIONS_ONCE if jax.default_backend() == "cpu" else None
-    compiled = compile_now(jax.jit(function, compiler_options=options), *arguments)
+    program = jax.jit(function, compiler_options=compile_options(once=True))
+    compiled = compile_now(program, *arguments)
     results = jax.block_until_ready(compiled(*arguments))
     del compiled
     _hand_back_memory()
