@@ -25,10 +25,12 @@ import math
 import os
 import pathlib
 import platform
+import queue
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,9 +98,16 @@ NETWORKS = {
 
 
 class Worker:
-    """A stack's process, and what is asked of it."""
+    """A stack's process, and what is asked of it; `variables` are environment variables of it."""
 
-    def __init__(self, name: str, stack: Stack, folder: pathlib.Path, devices: int = 1):
+    def __init__(
+        self,
+        name: str,
+        stack: Stack,
+        folder: pathlib.Path,
+        devices: int = 1,
+        variables: Mapping[str, str] | None = None,
+    ):
         self.name = name
         self.log = folder / f"{name}.log"
         python = environments.python_of(stack.environment) if stack.environment else sys.executable
@@ -106,29 +115,63 @@ class Worker:
             self.process = subprocess.Popen(
                 [str(python), "-m", "stacks", stack.module],
                 cwd=FOLDER,
-                env=_environment(stack, folder, devices),
+                env=_environment(stack, folder, devices) | dict(variables or {}),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
             )
+        self.replies: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        """Lines as they come, and "" where the process has ended."""
+        assert self.process.stdout is not None
+        with self.process.stdout as stdout:
+            for line in stdout:
+                self.replies.put(line)
+        self.replies.put("")
 
     def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # of a request that it never read
+            self.process.stdin.close()
+        self.process.wait()
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         """The reply to a command of `stacks.protocol`. Raises UserError where it failed."""
+        self.send(command, **arguments)
+        return self.receive(command)
+
+    def send(self, command: str, **arguments: Any) -> None:
+        """Asks without waiting; replies come in the order of the commands."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        line = ""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
             self.process.stdin.flush()
-            line = self.process.stdout.readline()
+
+    def receive(self, command: str, seconds: float | None = None) -> dict[str, Any]:
+        """The next reply, which is that to `command`.
+
+        Raises:
+          UserError: the command failed, or there was no reply within `seconds`.
+        """
+        try:
+            line = self.replies.get(timeout=seconds)
+        except queue.Empty:
+            self.process.kill()
+            raise UserError(
+                f"{self.name} was still at {command!r} after {seconds:.0f} s, and was ended"
+            ) from None
+        if not line:
+            self.replies.put("")  # what comes next would wait for a process that has ended
         reply = json.loads(line) if line else {"error": f"ended ({self.process.wait()})"}
         if "error" in reply:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
@@ -467,8 +510,8 @@ def _environment(stack: Stack, folder: pathlib.Path, devices: int) -> dict[str, 
     env |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
     if not stack.environment:
         env |= {"PYTHONPATH": str(FOLDER.parent), "JAX_ENABLE_COMPILATION_CACHE": "0"}
-        env["JAX_PLATFORMS"] = "cpu"
         if devices > 1:
+            env["JAX_PLATFORMS"] = "cpu"
             flags = f"{env.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
             env["XLA_FLAGS"] = flags.strip()
     return env

@@ -1,6 +1,9 @@
 """This project's own step and inference, made of the parts that a run uses."""
 
+import contextlib
+import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import flax
@@ -8,6 +11,7 @@ import jax
 import jaxlib
 import numpy as np
 from flax import nnx
+from jax.interpreters import partial_eval
 
 from glomjax.data.preprocessing import IMAGENET
 from glomjax.models import create_model, params_of
@@ -32,6 +36,7 @@ CALM_SIZE = 280  # of images up to which initial values are left as they are
 
 class GlomjaxStack(protocol.Stack):
     def build(self, spec: dict[str, Any]) -> dict[str, Any]:
+        vars(self).clear()  # of a network before this one
         self.task = spec["task"]
         self.rate = np.float32(spec["learning_rate"])
         self.placement = Placement(spec["devices"])
@@ -42,6 +47,7 @@ class GlomjaxStack(protocol.Stack):
             "alexnet_mini": {},
             "googlenet": {"preset": "notebook", "aux_heads": False},
         }.get(spec["architecture"], davit)
+        options |= spec.get("options", {})
         size = (spec["size"], spec["size"])
 
         def create() -> nnx.Module:
@@ -118,34 +124,100 @@ class GlomjaxStack(protocol.Stack):
                 "threads": self.spec["threads"],
             },
             "versions": {m.__name__: m.__version__ for m in (jax, jaxlib, flax, np)},
-            "settings": {"native": self.native, "devices": self.placement.devices},
+            "settings": {
+                "native": self.native,
+                "devices": self.placement.devices,
+                "device": {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend()),
+            },
         }
 
     def compile(self) -> None:
-        with native.setting(self.spec["native"]):
+        self.batch = self.placement.batch(self.rows)
+        self.key = jax.random.key(0)
+        self.sums = self.placement.put(zero_sums())
+        with self._tracing():
             self.compiled = compile_now(self.step, *self._arguments())
 
     def once(self) -> list[float]:
         if self.task == "infer":
             return np.asarray(self.compiled(*self._arguments()))[:, 0].tolist()
-        self.trainable, self.state, sums = self.compiled(*self._arguments())
-        jax.block_until_ready((self.trainable, self.state))
-        return [float(sums["loss"]) / float(sums["count"])]
+        self.sums = self.placement.put(zero_sums())
+        self.dispatch()
+        self.wait()
+        return [float(self.sums["loss"]) / float(self.sums["count"])]
+
+    def dispatch(self) -> None:
+        if self.task == "infer":
+            self.logits = self.compiled(*self._arguments())
+        else:
+            self.trainable, self.state, self.sums = self.compiled(*self._arguments())
+
+    def wait(self) -> None:
+        jax.block_until_ready(self.logits if self.task == "infer" else (self.trainable, self.state))
+
+    def flops(self) -> dict[str, float]:
+        """Floating-point operations of the products and convolutions of a step."""
+        with self._tracing():
+            jaxpr = self.step.trace(*self._arguments()).jaxpr.jaxpr
+        # Backward passes trace values that nothing uses and that XLA leaves out as well.
+        jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+        return {"flops": count(jaxpr)}
+
+    def memory(self) -> dict[str, float]:
+        if jax.default_backend() == "cpu":
+            return super().memory()
+        # The allocator's own peak cannot be set back, and would be that of all networks so far.
+        needs: Any = self.compiled.memory_analysis()
+        held = needs.argument_size_in_bytes + needs.output_size_in_bytes
+        held += needs.temp_size_in_bytes - needs.alias_size_in_bytes
+        return {"peak_mb": held / 1e6}
+
+    @contextlib.contextmanager
+    def _tracing(self) -> Iterator[None]:
+        precision = self.spec.get("matmul_precision")
+        with native.setting(self.spec["native"]), jax.default_matmul_precision(precision):
+            yield
 
     def _arguments(self) -> tuple[Any, ...]:
-        batch = self.placement.batch(self.rows)
         if self.task == "infer":
-            return {**self.trainable, **self.frozen}, batch["image"]
-        sums = self.placement.put(zero_sums())
+            return {**self.trainable, **self.frozen}, self.batch["image"]
         return (
             self.trainable,
             self.frozen,
             self.state,
-            sums,
-            batch,
+            self.sums,
+            self.batch,
             self.rate,
-            jax.random.key(0),
+            self.key,
         )
+
+
+def count(jaxpr: Any) -> float:
+    """Floating-point operations of all products and convolutions, two to a multiplication.
+
+    Of the branches of a conditional (`jax.lax.platform_dependent` is one) the largest counts, and
+    what a loop repeats counts as often. What works on single elements is left out, as in other
+    counts of what a network costs.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        params, name = equation.params, equation.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            total += 2.0 * math.prod(out) * math.prod(left[i] for i in contracted)
+        elif name == "conv_general_dilated":
+            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+            outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
+            dilution = math.prod(params["lhs_dilation"])  # by zeros, in gradients of strides
+            total += 2.0 * math.prod(out) * math.prod(kernel) / outputs / dilution
+        elif name == "cond":
+            total += max(count(branch.jaxpr) for branch in params["branches"])
+        else:
+            inner = [getattr(value, "jaxpr", value) for value in params.values()]
+            repeats = params.get("length", 1) if name == "scan" else 1
+            total += repeats * sum(count(value) for value in inner if hasattr(value, "eqns"))
+    return total
 
 
 create = GlomjaxStack

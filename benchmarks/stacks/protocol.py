@@ -15,7 +15,11 @@ import time
 import traceback
 from typing import Any, TextIO
 
-COMMANDS = ("build", "export", "load", "describe", "prepare", "run", "memory", "stop")
+COMMANDS = (
+    *("build", "export", "load", "describe", "prepare", "run", "stream", "flops", "memory"),
+    *("golden", "products", "demo"),  # of the worker in checks.py
+    "stop",
+)
 CHECKED_STEPS = 4  # the losses before the first update and after each of three
 
 # Filters of GoogLeNet's blocks, for the stacks that have no such network: 1x1, 3x3 reduce, 3x3,
@@ -65,6 +69,14 @@ class Stack:
         """One training step, which gives [loss before the update], or one batch's logits [B]."""
         raise NotImplementedError
 
+    def dispatch(self) -> None:
+        """Starts what `once` does, and waits for nothing that the device has still to do."""
+        raise NotImplementedError
+
+    def wait(self) -> None:
+        """Waits for all that was dispatched."""
+        raise NotImplementedError
+
     def prepare(self) -> dict[str, Any]:
         """Compiles and takes the first steps."""
         _reset_peak_memory()
@@ -97,6 +109,20 @@ class Stack:
             outcome = self.once()
             seconds.append(time.perf_counter() - begun)
         return {"seconds": seconds, "outcome": outcome}
+
+    def stream(self, steps: int) -> dict[str, Any]:
+        """The seconds of so many steps, dispatched one after another without waiting, from the
+        first to the end of the last: how a training loop keeps a GPU busy.
+
+        One more comes first, unmeasured.
+        """
+        self.dispatch()
+        self.wait()
+        begun = time.perf_counter()
+        for _ in range(steps):
+            self.dispatch()
+        self.wait()
+        return {"seconds": time.perf_counter() - begun}
 
     def memory(self) -> dict[str, float]:
         """The largest resident size since `prepare` began (since the start where that cannot be

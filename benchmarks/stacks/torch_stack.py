@@ -5,6 +5,7 @@ Adam's fused kernel and, for compiled inference on a CPU, weights frozen into th
 build has a GPU, it runs there.
 """
 
+import gc
 import sys
 import time
 import types
@@ -20,6 +21,17 @@ from stacks import protocol
 
 class TorchStack(protocol.Stack):
     def build(self, spec: dict[str, Any]) -> dict[str, Any]:
+        vars(self).clear()  # of a network before this one
+        if spec["compiles"]:
+            torch._dynamo.reset()  # or it would refuse to compile another network of this class
+        if torch.cuda.is_available():
+            gc.collect()
+            # JAX rounds the factors of float32 products to TF32 by default, and so does this.
+            rounds = spec.get("matmul_precision") is None
+            torch.set_float32_matmul_precision("high" if rounds else "highest")
+            torch.backends.cudnn.allow_tf32 = rounds
+            torch.backends.cudnn.benchmark = True
+        self._hand_back_memory()
         self.task, self.spec = spec["task"], spec
         self.compiles = spec["compiles"]
         self.autocasts = spec["precision"] == "bfloat16"
@@ -85,6 +97,8 @@ class TorchStack(protocol.Stack):
         }
 
     def compile(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         if self.compiles:
             if self.task == "infer" and self.device == "cpu":
                 torch._inductor.config.freezing = True
@@ -93,14 +107,43 @@ class TorchStack(protocol.Stack):
             self.forward = self.model
 
     def once(self) -> list[float]:
+        self.dispatch()
+        return self.outcome.tolist()
+
+    def dispatch(self) -> None:
         if self.task == "infer":
             with torch.no_grad():
-                return self._logits(self.forward).tolist()
+                self.outcome = self._logits(self.forward)
+            return
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(self.forward)
         loss.backward()
         self.optimizer.step()
-        return [loss.item()]
+        self.outcome = loss.detach()[None]
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def prepare(self) -> dict[str, Any]:
+        report = super().prepare()
+        self._hand_back_memory()
+        return report
+
+    def stream(self, steps: int) -> dict[str, Any]:
+        report = super().stream(steps)
+        self._hand_back_memory()
+        return report
+
+    def memory(self) -> dict[str, float]:
+        if self.device == "cpu":
+            return super().memory()
+        return {"peak_mb": torch.cuda.max_memory_allocated() / 1e6}
+
+    def _hand_back_memory(self) -> None:
+        """On a GPU: another stack has its turn on it."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _logits(self, forward: Any) -> torch.Tensor:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.autocasts):
@@ -142,6 +185,7 @@ def _network(spec: dict[str, Any]) -> nn.Module:
             num_classes=1,
             window_size=spec["window"],
             head_norm_first=spec["head_norm_first"],
+            **spec.get("options", {}),
         )
     if spec["architecture"] == "alexnet_mini":
         return AlexNetMini(spec["size"])
