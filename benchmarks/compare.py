@@ -97,6 +97,10 @@ NETWORKS = {
 }
 
 
+class Overdue(UserError):
+    """A worker gave no reply in time."""
+
+
 class Worker:
     """A stack's process, and what is asked of it; `variables` are environment variables of it."""
 
@@ -161,13 +165,14 @@ class Worker:
         """The next reply, which is that to `command`.
 
         Raises:
-          UserError: the command failed, or there was no reply within `seconds`.
+          UserError: the command failed.
+          Overdue: there was no reply within `seconds`, and the process has been ended.
         """
         try:
             line = self.replies.get(timeout=seconds)
         except queue.Empty:
             self.process.kill()
-            raise UserError(
+            raise Overdue(
                 f"{self.name} was still at {command!r} after {seconds:.0f} s, and was ended"
             ) from None
         if not line:

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """All cells that there is time for; the exit code."""
     begun = time.monotonic()
-    cells = all_cells()
+    cells = all_cells(args.toy)
     chosen = [cell for cell in cells if cell.name.startswith(tuple(args.cells))]
     if not chosen:
         names = ", ".join(cell.name for cell in cells)
@@ -94,13 +94,14 @@ def run(args: argparse.Namespace) -> int:
             for cell in chosen:
                 now = time.monotonic()
                 ends = begun + 60 * args.minutes
-                if now + cell.seconds > ends and not args.toy:
+                if now + cell.seconds > ends:
                     left_out.append(cell.name)
                     continue
                 session.ends = min(ends, now + 3 * cell.seconds)
                 try:
                     row = cell.run(session)
                 except Exception as error:  # the next cell may still be measured
+                    session.close()  # a worker may still be at what was asked of it
                     row = {"error": f"{type(error).__name__}: {error}"[-2000:]}
                 row = {"cell": cell.name, "seconds": time.monotonic() - now} | row
                 report["cells"].append(row)
@@ -197,7 +198,7 @@ def tables(reports: Sequence[dict[str, Any]]) -> str:
         rows = list(found)
         if len(rows) > 2:
             parts.append("\n".join(rows))
-    failed = [f"{row['cell']}: {row['error'].strip()}" for row in cells.values() if "error" in row]
+    failed = [line(row) for row in cells.values() if "error" in row]
     return "\n\n".join(parts + failed)
 
 
@@ -207,7 +208,10 @@ def golden_table(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
     for cell in cells:
         for name, case in cell.get("cases", {}).items():
             found = []
-            for differences in (case["highest"], case["default"]):
+            for differences in (case.get("highest"), case.get("default")):
+                if not differences:
+                    found.append("failed")
+                    continue
                 logits = max(value for key, value in differences.items() if key != "features")
                 features = differences.get("features")
                 found.append(
@@ -267,7 +271,7 @@ def demo_table(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for cell in cells:
         if "test" in cell:
-            low, high = cell["auroc_interval"]
+            low, high = (cell["auroc_interval"][end] for end in ("low", "high"))
             yield (
                 f"| {cell['cell']} | {cell['epochs']} | {cell['test']['loss']:.3f} "
                 f"| {cell['test']['auroc']:.3f} ({low:.3f} to {high:.3f}) "

@@ -56,6 +56,7 @@ class TorchStack(protocol.Stack):
             trained = [p for p in self.model.parameters() if p.requires_grad]
             rate = self.spec["learning_rate"]
             self.optimizer = torch.optim.Adam(trained, lr=rate, eps=1e-7, fused=True)
+        self._hand_back_memory()
 
     def export(self, path: str) -> dict[str, Any]:
         """Writes the network for ONNX Runtime."""
