@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import json
 import math
+import os
 import pathlib
 import statistics
 import tempfile
@@ -59,7 +60,7 @@ class Checks(protocol.Stack):
         failed: dict[str, str] = {}
         report: dict[str, dict[str, Any]] = {}
         jobs = []
-        with concurrent.futures.ThreadPoolExecutor() as pool:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for case in _toy_cases() if toy else _cases():
                 for name, precision in PRECISIONS.items():
                     with jax.default_matmul_precision(precision):

@@ -1,8 +1,8 @@
-"""What `compare.py` and its workers say to each other: lines of JSON on stdin and stdout.
+"""What `compare.py` and `device.py` say to workers, and these to them: lines of JSON.
 
-A request is {"command": one of `COMMANDS`, and its arguments}; the reply is what the method of that
-name returns, or {"error": one line}. Between requests a worker waits on stdin and uses no CPU. No
-third-party imports: this runs under the Python of every stack.
+A request on stdin is {"command": one of `COMMANDS`, and its arguments}; the reply on stdout is what
+the method of that name returns, or {"error": one line}. Between requests a worker waits on stdin
+and uses no CPU. No third-party imports: this runs under the Python of every stack.
 """
 
 import contextlib
