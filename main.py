@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         config, workdir = parse(argv)
         import jax
 
-        from glomjax.cache import cache_dir
+        from glomjax.files import cache_dir
         from glomjax.training import Interrupted, clear, initialize, train_and_evaluate
 
         initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)

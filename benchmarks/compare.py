@@ -38,8 +38,8 @@ from typing import Any
 import numpy as np
 from stacks import environments, weights
 
-from glomjax.data.preprocessing import IMAGENET
 from glomjax.errors import UserError
+from glomjax.preprocessing.preprocessing import IMAGENET
 
 FOLDER = pathlib.Path(__file__).parent
 OURS = "glomjax"

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from glomjax.data.preprocessing import IMAGENET
 from glomjax.models import create_model, params_of
+from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import freezing
 from glomjax.training.steps import make_eval_step, make_train_step, run_once, zero_sums
 

@@ -16,10 +16,11 @@ from collections.abc import Callable
 import numpy as np
 from freezing import Step
 
-from glomjax.data import pipeline, stain_normalization
-from glomjax.data.decoding import decode_image
+from glomjax.data import pipeline
 from glomjax.data.pipeline import Batches, DecodedImages
 from glomjax.data.sources import load_source
+from glomjax.preprocessing import stain_normalization
+from glomjax.preprocessing.decoding import decode_image
 
 SIZE = (280, 280)
 BATCH = 8

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from glomjax.cache import cache_dir
+from glomjax.files import cache_dir
 from glomjax.training import train_and_evaluate
 
 

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from real_tissue import load_config
 
-from glomjax.cache import cache_dir
 from glomjax.evaluation import auroc
+from glomjax.files import cache_dir
 from glomjax.training import train_and_evaluate
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "alexnet_mini.py"

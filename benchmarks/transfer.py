@@ -20,8 +20,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
-from glomjax.cache import cache_dir
 from glomjax.data.sources import load_source
+from glomjax.files import cache_dir
 from glomjax.training import default_config, train_and_evaluate
 
 REGIMES = ("scratch", "head_only", "partial", "full")

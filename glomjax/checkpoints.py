@@ -6,7 +6,6 @@ file with a flipped bit without a word, so a folder without a matching manifest 
 """
 
 import concurrent.futures
-import hashlib
 import json
 import os
 import pathlib
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 
 from glomjax.errors import UserError
+from glomjax.files import checksum
 
 Arrays = Mapping[str, jax.Array | np.ndarray]
 
@@ -117,7 +117,7 @@ def fingerprint(folder: pathlib.Path) -> str:
     found = _newest(folder)
     if found is None:
         raise UserError(f"'{folder}' holds no checkpoint")
-    return hashlib.sha256((found / "manifest.json").read_bytes()).hexdigest()
+    return checksum(found / "manifest.json")
 
 
 def restore(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -212,5 +212,4 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _digest(file: pathlib.Path) -> str:
-    with open(file, "rb") as stream:
-        return f"{file.stat().st_size}:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+    return f"{file.stat().st_size}:{checksum(file)}"

@@ -10,7 +10,7 @@ import jax
 import pytest
 from flax import nnx
 
-from glomjax.cache import cache_dir
+from glomjax.files import cache_dir
 from glomjax.models import create_model, googlenet
 
 # How long an example takes says nothing on a shared machine.

@@ -18,9 +18,9 @@ from flax import nnx
 
 from glomjax import __main__ as cli
 from glomjax import checkpoints, pretrained
-from glomjax.data.preprocessing import IMAGENET
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
+from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.pretrained import PUBLISHED, load_weights, read_weights
 
 ROOT = pathlib.Path(cli.__file__).parents[1]

@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 from jax import export
 
-from glomjax.data.preprocessing import IMAGENET
 from glomjax.models import params_of
 from glomjax.ops import native
+from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training.steps import make_eval_step, make_train_step, zero_sums
 
 PLATFORMS = ("cuda", "tpu")

@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from glomjax.data.preprocessing import IMAGENET
 from glomjax.models import params_of
+from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training.steps import cross_entropy, make_eval_step, make_train_step, zero_sums
 
 ADAM = optax.scale_by_adam()

@@ -12,7 +12,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import main
-from glomjax.data.manifest import COLUMN_SYNONYMS
+from glomjax.data.sources.manifest import COLUMN_SYNONYMS
 from glomjax.training.config import check_config
 
 ROOT = pathlib.Path(main.__file__).parent

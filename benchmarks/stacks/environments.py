@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 
-from glomjax.cache import cache_dir
 from glomjax.errors import UserError
+from glomjax.files import cache_dir
 
 # {environment: (packages, packages installed without what they ask for)}
 PACKAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

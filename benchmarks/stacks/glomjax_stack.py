@@ -13,10 +13,10 @@ import numpy as np
 from flax import nnx
 from jax.interpreters import partial_eval
 
-from glomjax.data.preprocessing import IMAGENET
 from glomjax.models import create_model, params_of
 from glomjax.models.layers import DropPath
 from glomjax.ops import native
+from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import default_config, freezing
 from glomjax.training.optimizers import make_optimizer
 from glomjax.training.sharding import Placement

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import grain
 import numpy as np
 
-from glomjax.data.decoding import fit_image, open_image
 from glomjax.data.examples import Examples
 from glomjax.errors import UserError
+from glomjax.preprocessing.decoding import fit_image, open_image
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")

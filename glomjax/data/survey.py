@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from glomjax.data import duplicates, stain_normalization
+from glomjax.data import duplicates
 from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import DecodedImages
 from glomjax.errors import UserError, first_few
+from glomjax.preprocessing import stain_normalization
 
 _SAME_SPACING = 1.05  # ratio; microscopes are not calibrated better
 

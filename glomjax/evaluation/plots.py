@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glomjax.errors import UserError
-from glomjax.evaluation.report import write_file
+from glomjax.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from glomjax.errors import UserError
 from glomjax.evaluation.metrics import probabilities
+from glomjax.files import jsonable, write_file
 
 
 def write_report(
@@ -70,36 +69,3 @@ def write_report(
     write_file(Path(folder) / "predictions.csv", table.getvalue().encode())
     # The metrics come last: where they are, everything is.
     write_file(Path(folder) / "test_metrics.json", (text + "\n").encode())
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file in one step: a reader, or a crash, never sees half of it.
-
-    Raises:
-      UserError: the file or its folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); give a folder that can be written"
-        ) from error
-
-
-def jsonable(value: Any) -> Any:
-    """Plain Python values, with None for NaN and infinities, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return jsonable(value.tolist())
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

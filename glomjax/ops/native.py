@@ -26,7 +26,7 @@ import jaxlib
 import numpy as np
 from jax import lax
 
-from glomjax.cache import cache_dir
+from glomjax.files import cache_dir
 
 SETTINGS = ("auto", "off")
 _SOURCE = pathlib.Path(__file__).with_name("kernels.cc")

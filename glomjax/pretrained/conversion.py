@@ -6,9 +6,9 @@ print(convert_weights("runs/davit", "davit.safetensors"))
 import os
 import pathlib
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, first_few
 from glomjax.pretrained.native import write_weights
-from glomjax.pretrained.reading import read_weights, some
+from glomjax.pretrained.reading import read_weights
 
 
 def convert_weights(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> str:
@@ -40,7 +40,7 @@ def convert_weights(source: str | os.PathLike[str], out: str | os.PathLike[str])
     if info.unknown:
         raise UserError(
             f"{source} holds {len(info.unknown)} tensors that are none of ours "
-            f"({some(info.unknown)}), so '{out}' was not written: a part of a network is no "
+            f"({first_few(info.unknown)}), so '{out}' was not written: a part of a network is no "
             "network; name the file of one that glomjax has"
         )
     write_weights(

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from glomjax.errors import UserError
+from glomjax.errors import LISTED, UserError, first_few
 from glomjax.models import params_of, set_params
-from glomjax.pretrained.reading import LISTED, read_weights, some
+from glomjax.pretrained.reading import read_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LoadReport:
     num_parameters: int
 
     def __str__(self) -> str:
-        kept = f", left at their initial value: {some(self.excluded)}" if self.excluded else ""
+        kept = f", left at their initial value: {first_few(self.excluded)}" if self.excluded else ""
         return (
             f"{self.source} (preset {self.preset or 'unnamed'}, sha256 {self.sha256[:12]}): "
             f"{len(self.loaded)} tensors, {self.num_parameters:,} parameters loaded{kept}"
@@ -98,7 +98,7 @@ def load_weights(
     _check_fit(f"{source} does not fit {name}", wanted, given, info.unknown)
     if bad := [path for path, value in given.items() if not np.isfinite(value).all()]:
         raise UserError(
-            f"{source} holds values that are not finite (NaN or infinity) in {some(bad)}; "
+            f"{source} holds values that are not finite (NaN or infinity) in {first_few(bad)}; "
             "weights like these cannot be used"
         )
     set_params(model, {path: jnp.asarray(given[path]) for path in wanted})
@@ -144,12 +144,12 @@ def _check_fit(
     parts = []
     if missing:
         near = [path + _nearest(path, unexpected) for path in missing[:LISTED]]
-        parts.append(f"{len(missing)} missing: {some(near, len(missing))}")
+        parts.append(f"{len(missing)} missing: {first_few(near, len(missing))}")
     if unexpected:
-        parts.append(f"{len(unexpected)} unexpected: {some(unexpected)}")
+        parts.append(f"{len(unexpected)} unexpected: {first_few(unexpected)}")
     if shapes:
         pairs = [f"{p} is {given[p].shape} and should be {wanted[p]}" for p in shapes[:LISTED]]
-        parts.append(f"{len(shapes)} of another shape: {some(pairs, len(shapes))}")
+        parts.append(f"{len(shapes)} of another shape: {first_few(pairs, len(shapes))}")
     if not parts:
         return
     hint = ""

@@ -6,7 +6,6 @@ what it was written from, "sha256": of all of these and of all tensors}. safeten
 checksum, so a flipped bit would otherwise load as a weight.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ import numpy as np
 import safetensors.numpy
 
 from glomjax.errors import UserError
+from glomjax.files import write_file
 
 METADATA_KEY = "glomjax"
 
@@ -49,16 +49,9 @@ def write_weights(
         "source": source,
     }
     text = json.dumps(about | {"sha256": _digest(about, arrays)})
-    target = pathlib.Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(safetensors.numpy.save(arrays, {METADATA_KEY: text}))
-        os.replace(partial, target)
-    except OSError as error:
-        raise UserError(f"weight file {path} cannot be written ({error.strerror})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise UserError(f"weight file {path} cannot be written: its folder does not exist")
+    write_file(path, safetensors.numpy.save(arrays, {METADATA_KEY: text}))
 
 
 def check(path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: str) -> dict[str, Any]:

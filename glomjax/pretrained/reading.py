@@ -4,7 +4,6 @@ params, info = read_weights("kecam/davit_t_imagenet")
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import re
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from glomjax import checkpoints
-from glomjax.data.preprocessing import IMAGENET
-from glomjax.errors import UserError
+from glomjax.errors import UserError, first_few
+from glomjax.files import checksum
+from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.pretrained import kecam, native, sources, timm
 
-LISTED = 10  # names that an error spells out
 # Options that change what the same tensors compute, beside the preset.
 SETTINGS = ("window_size", "head_norm_first")
 
@@ -81,8 +80,8 @@ def read_weights(source: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray],
         raise UserError(f"weight source {path} cannot be read ({error.strerror})") from error
     if odd := [f"{key} ({v.dtype})" for key, v in params.items() if v.dtype != np.float32]:
         raise UserError(
-            f"weight source {path} holds tensors that are not float32: {some(odd)}; save it again "
-            "in float32"
+            f"weight source {path} holds tensors that are not float32: {first_few(odd)}; save it "
+            "again in float32"
         )
     return params, info
 
@@ -111,13 +110,6 @@ def convert(
     return params, tuple(unknown)
 
 
-def some(names: Iterable[str], total: int = 0) -> str:
-    """The first of `names`, and how many more there are of `total` (default: all of `names`)."""
-    names = list(names)
-    more = max(total, len(names)) - len(names[:LISTED])
-    return ", ".join(names[:LISTED]) + (f", and {more} more" if more else "")
-
-
 def _read_file(path: pathlib.Path, model: str) -> tuple[dict[str, np.ndarray], SourceInfo]:
     metadata: dict[str, str] = {}
     layout = _format_of(path)
@@ -125,8 +117,7 @@ def _read_file(path: pathlib.Path, model: str) -> tuple[dict[str, np.ndarray], S
         tensors = kecam.read(path)
     else:
         tensors, metadata = timm.read(path)
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = checksum(path)
     if native.METADATA_KEY in metadata:
         about = native.check(path, tensors, metadata[native.METADATA_KEY])
         return tensors, SourceInfo(path, sha256, "glomjax", **about)
@@ -136,7 +127,7 @@ def _read_file(path: pathlib.Path, model: str) -> tuple[dict[str, np.ndarray], S
     if not params:
         raise UserError(
             f"weight file {path} holds no tensor of a DaViT as {name} names them (its "
-            f"{len(tensors)} tensors: {some(tensors)}); it is the file of another network"
+            f"{len(tensors)} tensors: {first_few(tensors)}); it is the file of another network"
         )
     # Both publish networks that were trained with ImageNet's statistics.
     about = {"preset": kind.PRESET, "preprocessing": IMAGENET.to_dict(), "model": model}

@@ -12,7 +12,6 @@ Environment: `GLOMJAX_OFFLINE=1` or `HF_HUB_OFFLINE=1` forbids downloads, `GLOMJ
 import dataclasses
 import difflib
 import functools
-import hashlib
 import http.client
 import os
 import pathlib
@@ -26,8 +25,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from glomjax import checkpoints
-from glomjax.cache import cache_dir
 from glomjax.errors import UserError
+from glomjax.files import cache_dir, checksum
 
 _KECAM_URL = "https://github.com/leondgarse/keras_cv_attention_models/releases/download/davit"
 _HF_ENDPOINT = "https://huggingface.co"
@@ -132,7 +131,7 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
     cached = entry.cached
     note = ""
     if cached.is_file():
-        if not entry.md5 or _md5(cached) == entry.md5:
+        if not entry.md5 or checksum(cached, "md5") == entry.md5:
             return cached
         note = f"the cached {cached} has another md5 than the published file, and "
     try:
@@ -167,7 +166,7 @@ def _fetch_kecam(entry: Published) -> pathlib.Path:
         try:
             _download(entry.url, file)
             file.close()
-            if (found := _md5(partial)) != entry.md5:
+            if (found := checksum(partial, "md5")) != entry.md5:
                 raise _Failed(f"the download has md5 {found} instead of {entry.md5}")
             partial.chmod(0o644)
             os.replace(partial, target)
@@ -241,8 +240,7 @@ def _fetch_timm(entry: Published) -> pathlib.Path:
 def _check_hub_file(path: pathlib.Path, etag: str | None) -> None:
     """A large file's etag on the hub is its sha256; other servers leave its structure to check."""
     if etag and len(etag) == 64:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = checksum(path)
         if found != etag:
             raise _Failed(f"the download has sha256 {found} instead of {etag}")
     import safetensors
@@ -297,8 +295,3 @@ def _show_progress(url: str, done: int, total: int) -> None:
             end=end,
             file=sys.stderr,
         )
-
-
-def _md5(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()

@@ -9,14 +9,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from glomjax.data import stain_normalization
-from glomjax.data.augmentation import PRESETS, Augmentation
-from glomjax.data.decoding import RESIZES
-from glomjax.data.manifest import MAX_MPP, MIN_MPP
-from glomjax.data.preprocessing import PREPROCESSINGS
+from glomjax.data.sources.manifest import MAX_MPP, MIN_MPP
 from glomjax.errors import UserError
 from glomjax.models import MODELS
 from glomjax.ops import native
+from glomjax.preprocessing import stain_normalization
+from glomjax.preprocessing.augmentation import PRESETS, Augmentation
+from glomjax.preprocessing.decoding import RESIZES
+from glomjax.preprocessing.preprocessing import PREPROCESSINGS
 from glomjax.training.freezing import REGIMES
 from glomjax.training.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -114,7 +114,7 @@ def default_config() -> ConfigDict:
     config.data.skip_unreadable = False  # leave out images that cannot be read, and count them
     config.data.cache_gib = 4.0  # memory for decoded images
 
-    config.augmentation = ConfigDict()  # of training images, see `glomjax/data/augmentation.py`
+    config.augmentation = ConfigDict()  # see `glomjax/preprocessing/augmentation.py`
     config.augmentation.preset = "none"  # or "histology"
     for effect in dataclasses.fields(Augmentation):
         config.augmentation[effect.name] = -1.0  # its strength; -1 leaves the preset's

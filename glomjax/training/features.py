@@ -6,16 +6,15 @@ While only the head trains, every epoch would compute the same features again.
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from glomjax.cache import cache_dir
 from glomjax.data.pipeline import Batches
 from glomjax.errors import UserError
+from glomjax.files import cache_dir, checksum
 
 
 def cached_features(
@@ -51,14 +50,14 @@ def cached_features(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file in folder.glob(f"{key}-*.npy"):
-            if file.name == f"{key}-{_digest(file)}.npy":
+            if file.name == f"{key}-{checksum(file)[:32]}.npy":
                 return np.load(file, mmap_mode="r")
             file.unlink()
         parts = [np.asarray(embed(b["image"]))[b["mask"] > 0] for b in batches.epoch()]
         partial = folder / f".{key}.{os.getpid()}.npy"
         try:
             np.save(partial, np.concatenate(parts))
-            file = folder / f"{key}-{_digest(partial)}.npy"
+            file = folder / f"{key}-{checksum(partial)[:32]}.npy"
             os.replace(partial, file)
         finally:
             partial.unlink(missing_ok=True)
@@ -69,8 +68,3 @@ def cached_features(
             "environment variable GLOMJAX_CACHE to a folder that can be written, or "
             "--config.freeze.cache_features=False"
         ) from error
-
-
-def _digest(file: pathlib.Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:32]

@@ -12,10 +12,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from glomjax import pretrained
-from glomjax.data import stain_normalization
 from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.data.pipeline import Batches, DecodedImages
-from glomjax.data.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
 from glomjax.data.sources import NO_PATIENTS, check_own_splits, load_source
 from glomjax.data.splits import check_group_overlap
 from glomjax.data.survey import (
@@ -29,6 +27,8 @@ from glomjax.data.survey import (
 )
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
+from glomjax.preprocessing import stain_normalization
+from glomjax.preprocessing.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
 from glomjax.training.progress import Terminal
 from glomjax.training.sharding import Placement
 

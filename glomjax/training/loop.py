@@ -17,7 +17,6 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from glomjax import checkpoints
-from glomjax.data.augmentation import Augmentation
 from glomjax.data.examples import DataSplits
 from glomjax.errors import UserError
 from glomjax.evaluation import (
@@ -27,9 +26,10 @@ from glomjax.evaluation import (
     prior_entropy,
     write_report,
 )
-from glomjax.evaluation.report import jsonable
+from glomjax.files import jsonable
 from glomjax.models import nest, params_of
 from glomjax.ops import native
+from glomjax.preprocessing.augmentation import Augmentation
 from glomjax.training import freezing
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.config import MONITORS, augmentation_of, check_config

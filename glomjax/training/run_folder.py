@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from glomjax import checkpoints
 from glomjax.errors import UserError
-from glomjax.evaluation.report import jsonable, write_file
+from glomjax.files import jsonable, write_file
 from glomjax.ops import native
 from glomjax.training.config import MAY_DIFFER, default_config
 

@@ -11,10 +11,10 @@ import numpy as np
 import optax
 from flax import nnx
 
-from glomjax.data import augmentation
-from glomjax.data.preprocessing import Preprocessing
 from glomjax.models import nest
 from glomjax.ops import native
+from glomjax.preprocessing import augmentation
+from glomjax.preprocessing.preprocessing import Preprocessing
 
 Params = Mapping[str, jax.Array | np.ndarray]
 AUXILIARY_WEIGHT = 0.3  # of each auxiliary loss (Szegedy et al. 2015, section 5)

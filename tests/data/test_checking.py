@@ -15,13 +15,13 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from glomjax.__main__ import main
-from glomjax.data.augmentation import PRESETS
 from glomjax.data.checking import association, check_data, measuring
 from glomjax.data.checking.confounding import check_column
 from glomjax.data.checking.measuring import STATISTICS, file_properties, image_statistics
 from glomjax.data.sources import load_source
 from glomjax.data.synthetic.drawing import draw_patch
 from glomjax.errors import UserError
+from glomjax.preprocessing.augmentation import PRESETS
 from glomjax.training import default_config
 from glomjax.training.inputs import load_data, prepare_inputs
 from glomjax.training.progress import Terminal

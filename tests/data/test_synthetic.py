@@ -14,12 +14,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from glomjax.cache import cache_dir
 from glomjax.data import synthetic
 from glomjax.data.examples import SPLITS
 from glomjax.data.synthetic import drawing
 from glomjax.data.synthetic.drawing import draw_patch
 from glomjax.errors import UserError
+from glomjax.files import cache_dir
 
 SMALL = {"train": (8, 2), "validation": (4, 1), "test": (4, 1)}
 

@@ -81,7 +81,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monke
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "report").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot be written"):
         _write(tmp_path / "report")
 
 

@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 
 from glomjax import checkpoints
-from glomjax.data.preprocessing import IMAGENET, Preprocessing
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
+from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
 from glomjax.pretrained import load_weights, read_weights
 
 KECAM = pathlib.Path(__file__).parents[1] / "data" / "davit_kecam" / "kecam_davit.h5"

@@ -7,8 +7,8 @@ import pathlib
 
 import pytest
 
-from glomjax.data.augmentation import PRESETS, Augmentation
 from glomjax.errors import UserError
+from glomjax.preprocessing.augmentation import PRESETS, Augmentation
 from glomjax.training import default_config
 from glomjax.training.config import augmentation_of, check_config
 

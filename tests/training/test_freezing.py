@@ -9,10 +9,10 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glomjax.data.preprocessing import IMAGENET
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
 from glomjax.ops import native
+from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import default_config
 from glomjax.training.freezing import (
     FROZEN,

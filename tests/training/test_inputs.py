@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 from glomjax import checkpoints
-from glomjax.data import stain_normalization, synthetic
-from glomjax.data.decoding import fit_image
+from glomjax.data import synthetic
 from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.errors import UserError
+from glomjax.preprocessing import stain_normalization
+from glomjax.preprocessing.decoding import fit_image
 from glomjax.training import default_config
 from glomjax.training.inputs import load_data, prepare_inputs, settle_demo
 from glomjax.training.progress import Terminal

@@ -16,9 +16,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from glomjax import checkpoints, pretrained
-from glomjax.data.preprocessing import IMAGENET, Preprocessing
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
+from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
 from glomjax.training import Interrupted, default_config, loop, train_and_evaluate
 from glomjax.training.progress import EpochBar
 from glomjax.training.steps import make_eval_step, make_train_step

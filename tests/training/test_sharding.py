@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from glomjax import checkpoints
-from glomjax.cache import cache_dir
 from glomjax.data import pipeline
 from glomjax.errors import UserError
+from glomjax.files import cache_dir
 from glomjax.training import Interrupted, default_config, loop, sharding, train_and_evaluate
 from glomjax.training.progress import EpochBar
 

@@ -11,9 +11,9 @@ import optax
 import pytest
 from flax import nnx
 
-from glomjax.data.preprocessing import IMAGENET
 from glomjax.models import create_model, googlenet, params_of
 from glomjax.ops import native
+from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import default_config
 from glomjax.training.optimizers import make_optimizer
 from glomjax.training.steps import (

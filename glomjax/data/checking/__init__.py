@@ -30,8 +30,8 @@ from glomjax.data.checking.nesting import check_nesting, check_splits
 from glomjax.data.checking.refusals import check_copies, check_spacing, check_unreadable
 from glomjax.data.checking.report import NO_SPLIT, Finding, Report
 from glomjax.data.examples import SPLITS, DataSplits, Examples
-from glomjax.data.folder import read_folder
-from glomjax.data.manifest import MIN_MPP
+from glomjax.data.sources.folder import read_folder
+from glomjax.data.sources.manifest import MIN_MPP
 from glomjax.errors import UserError
 
 __all__ = ["Finding", "Report", "check_data"]

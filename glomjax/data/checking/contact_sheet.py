@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from glomjax.data.checking import measuring
 from glomjax.data.checking.measuring import Images
-from glomjax.data.decoding import decode_image
 from glomjax.errors import UserError
+from glomjax.preprocessing.decoding import decode_image
 
 CONTACT_SHEET = "contact_sheet.png"
 AUGMENTED_SHEET = "augmented.png"
@@ -35,7 +35,9 @@ def prepare_folder(
     """
     folder, root = pathlib.Path(folder), pathlib.Path(source)
     if preset:
-        from glomjax.data.augmentation import PRESETS  # loads JAX, which only this sheet needs
+        from glomjax.preprocessing.augmentation import (
+            PRESETS,  # loads JAX, which only this sheet needs
+        )
 
         if preset not in PRESETS:
             raise UserError(
@@ -101,7 +103,7 @@ def _contact_rows(images: Images, classes: tuple[str, ...]) -> list[_Row]:
 def _augmented_rows(images: Images, classes: tuple[str, ...], preset: str) -> list[_Row]:
     import jax
 
-    from glomjax.data.augmentation import PRESETS
+    from glomjax.preprocessing.augmentation import PRESETS
 
     augment = jax.jit(PRESETS[preset])
     training = images.splits == ("train" if "train" in images.splits else images.splits[0])

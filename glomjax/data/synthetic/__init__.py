@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from glomjax.cache import cache_dir
 from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.data.synthetic.drawing import CLASSES
 from glomjax.errors import UserError
+from glomjax.files import cache_dir
 
 # (examples, patients) of each split. Half of the examples of every patient show a glomerulus.
 SIZES = {

@@ -11,14 +11,14 @@ import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomjax.data.augmentation import (
+from glomjax.errors import UserError
+from glomjax.preprocessing.augmentation import (
     PRESETS,
     Augmentation,
     separate_stains,
     symmetries,
     transmitted_light,
 )
-from glomjax.errors import UserError
 
 EVERYTHING = Augmentation(
     symmetries=0.8,

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from glomjax.data.stain_normalization import (
+from glomjax.errors import UserError
+from glomjax.preprocessing.stain_normalization import (
     METHODS,
     STATISTICS,
     StainNormalizer,
     fit,
     image_statistics,
 )
-from glomjax.errors import UserError
 
 # Red, green, blue: Ruifrok and Johnston 2001, to unit length.
 HAEMATOXYLIN, EOSIN = np.asarray([0.65, 0.70, 0.29]), np.asarray([0.07, 0.99, 0.11])

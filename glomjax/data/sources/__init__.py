@@ -8,8 +8,8 @@ import numpy as np
 
 from glomjax.data import synthetic
 from glomjax.data.examples import SPLITS, DataSplits, Examples
-from glomjax.data.folder import read_folder
-from glomjax.data.manifest import Patch
+from glomjax.data.sources.folder import read_folder
+from glomjax.data.sources.manifest import Patch
 from glomjax.data.splits import check_group_overlap, make_splits
 from glomjax.errors import UserError
 
@@ -70,7 +70,7 @@ def load_source(
         return synthetic.load(synthetic_size)
     read: Callable[[str], bytes | np.ndarray]
     if source.startswith("tfds:"):
-        from glomjax.data.tfds_source import read_tfds  # loads TFDS, which takes seconds
+        from glomjax.data.sources.tfds import read_tfds  # loads TFDS, which takes seconds
 
         patches, read, notes = read_tfds(source.removeprefix("tfds:"))
     else:

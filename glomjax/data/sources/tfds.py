@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from glomjax.data.manifest import COLUMN_SYNONYMS, LIMITS, SPLIT_NAMES, Patch, column_name, patch_of
+from glomjax.data.sources.manifest import (
+    COLUMN_SYNONYMS,
+    LIMITS,
+    SPLIT_NAMES,
+    Patch,
+    column_name,
+    patch_of,
+)
 from glomjax.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d*]+\.[\d*]+\.[\d*]+)?")

@@ -5,14 +5,13 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-from glomjax.data.manifest import (
+from glomjax.data.sources.manifest import (
     MANIFEST_SUFFIXES,
     SPLIT_NAMES,
     Patch,
     read_manifest,
-    some_names,
 )
-from glomjax.errors import UserError
+from glomjax.errors import UserError, quoted
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -73,8 +72,7 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
         unlisted = sorted(inside - {patch.id for patch in patches})
         if unlisted:
             raise UserError(
-                f"{manifest} does not list {some_names(unlisted)}: add rows for them or move them "
-                f"away."
+                f"{manifest} does not list {quoted(unlisted)}: add rows for them or move them away."
             )
         patches = [_placed(patch, inside, split_folders, manifest) for patch in patches]
     else:
@@ -108,7 +106,7 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
     tables = [n for n in others if n.lower().endswith((".csv", ".tsv", ".xlsx"))]
     if not manifests and tables:
         notes.append(
-            f"{some_names(tables)} is not read: patients and other columns are taken from a "
+            f"{quoted(tables)} is not read: patients and other columns are taken from a "
             f"manifest.csv alone."
         )
     return patches, notes

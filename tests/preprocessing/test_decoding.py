@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from glomjax.data.decoding import decode_image, fit_image
 from glomjax.errors import UserError
+from glomjax.preprocessing.decoding import decode_image, fit_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 

@@ -13,9 +13,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from glomjax.data.examples import SPLITS
-from glomjax.data.manifest import Patch
 from glomjax.data.sources import load_source
-from glomjax.data.tfds_source import read_tfds
+from glomjax.data.sources.manifest import Patch
+from glomjax.data.sources.tfds import read_tfds
 from glomjax.errors import UserError
 
 F = tfds.features

@@ -11,7 +11,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, quoted
 
 MANIFEST_SUFFIXES = (".csv", ".tsv")
 # What a split may be called, in a manifest or as a folder, and which one it is.
@@ -95,12 +95,10 @@ def read_manifest(manifest: pathlib.Path, root: pathlib.Path) -> list[Patch]:
 
     repeats = [name for name, n in collections.Counter(r["path"] for _, r in rows).items() if n > 1]
     if repeats:
-        raise UserError(
-            f"{manifest} lists {some_names(repeats)} more than once: keep one row each."
-        )
+        raise UserError(f"{manifest} lists {quoted(repeats)} more than once: keep one row each.")
     missing = [row["path"] for _, row in rows if not os.path.isfile(root / row["path"])]
     if missing:
-        raise UserError(f"{manifest} lists files that do not exist: {some_names(missing)}.")
+        raise UserError(f"{manifest} lists files that do not exist: {quoted(missing)}.")
 
     for column in ("patient", "split", "weight", "mpp"):
         _check_all_or_none(column, rows, manifest)
@@ -147,12 +145,6 @@ def _class_folders(paths: Sequence[str], labels: set[str]) -> dict[str, list[str
             for path, name in names.items():
                 found[path].append(name)
     return found
-
-
-def some_names(names: Sequence[str]) -> str:
-    """At most five of the names in quotes, and how many more there are: for messages."""
-    rest = f" and {len(names) - 5} more ({len(names)} in all)" if len(names) > 5 else ""
-    return ", ".join(f"'{name}'" for name in names[:5]) + rest
 
 
 def _rows(manifest: pathlib.Path) -> list[tuple[int, dict[str, str]]]:

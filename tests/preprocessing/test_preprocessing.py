@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glomjax.data.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
 from glomjax.errors import UserError
+from glomjax.preprocessing.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
 
 
 def tissue(n: int, seed: int = 0) -> np.ndarray:

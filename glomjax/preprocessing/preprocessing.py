@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glomjax.data.stain_normalization import StainNormalizer
 from glomjax.errors import UserError
+from glomjax.preprocessing.stain_normalization import StainNormalizer
 
 PREPROCESSINGS = ("imagenet", "standardize")
 

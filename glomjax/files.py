@@ -1,0 +1,66 @@
+"""Files that are written whole or not at all, their checksums, and the folder of what can be made
+again."""
+
+import hashlib
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from glomjax.errors import UserError
+
+
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file in one step: a reader, or a crash, never sees half of it.
+
+    Raises:
+      UserError: the file cannot be written, or its folder cannot be made.
+    """
+    target = pathlib.Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); give a folder that can be written"
+        ) from error
+
+
+def checksum(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
+    """The hexadecimal digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def jsonable(value: Any) -> Any:
+    """Plain Python values, with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return jsonable(value.tolist())
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def cache_dir(name: str) -> pathlib.Path:
+    """The cache folder for `name`, such as "synthetic" or "weights"; it need not exist yet.
+
+    It lies in the folder named by the environment variable GLOMJAX_CACHE, else in
+    `$XDG_CACHE_HOME/glomjax`, else in `~/.cache/glomjax`.
+    """
+    own = os.environ.get("GLOMJAX_CACHE", "")
+    if own:
+        return pathlib.Path(own).expanduser() / name
+    shared = os.environ.get("XDG_CACHE_HOME", "") or "~/.cache"
+    return pathlib.Path(shared).expanduser() / "glomjax" / name

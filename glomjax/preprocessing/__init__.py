@@ -1,0 +1,1 @@
+"""What stored pixels go through until a network sees them."""
