@@ -19,7 +19,7 @@ from flax import nnx
 
 from glomjax.models import create_model, params_of
 from glomjax.preprocessing.preprocessing import IMAGENET
-from glomjax.training import freezing
+from glomjax.training import parameter_groups
 from glomjax.training.steps import make_eval_step, make_train_step, run_once, zero_sums
 
 REGIMES = (
@@ -76,14 +76,15 @@ class Step:
             return create_model("davit_tiny", rngs=nnx.Rngs(0), image_size=size)
 
         model: Any = nnx.eval_shape(create)
-        (phase,) = freezing.plan(model, regime, until=until)
-        freezing.silence_frozen(model, phase.labels)
+        (phase,) = parameter_groups.plan(model, regime, until=until)
+        parameter_groups.disable_regularisation_in_frozen_layers(model, phase.labels)
         graphdef, _ = nnx.split(model, nnx.Param)
         params = run_once(lambda: params_of(create()))
         if trains == "head_on_features":
             embed = make_eval_step(graphdef, IMAGENET, part="embed")
             batch = batch | {"image": np.asarray(embed(params, batch["image"]))}
-        optimizer = freezing.partition(optax.scale_by_adam(), freezing.thaw_groups((phase,)))
+        groups = parameter_groups.thaw_groups((phase,))
+        optimizer = parameter_groups.partition(optax.scale_by_adam(), groups)
         self.trainable = {path: params[path] for path in phase.trainable}
         self.frozen = {path: v for path, v in params.items() if path not in self.trainable}
         self.state = optimizer.init(self.trainable)

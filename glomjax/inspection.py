@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from glomjax.errors import UserError
 from glomjax.models import params_of
 from glomjax.pretrained import SourceInfo, read_weights
-from glomjax.training import freezing
+from glomjax.training import parameter_groups
 from glomjax.training.config import check_config
 from glomjax.training.inputs import create_network
 from glomjax.training.summary import summarize, tabulate
@@ -43,7 +43,7 @@ def describe_config(what: str) -> str:
     classes, image_size = tuple(config.data.classes), tuple(config.image_size)
     model = nnx.eval_shape(lambda: create_network(config, len(classes) or 2))
     params = params_of(model)
-    phases = freezing.plan_of(config, model)
+    phases = parameter_groups.plan_of(config, model)
     lines = [
         f"{'configuration':<14}{what}",
         f"{'weights':<14}{config.pretrained.source}",

@@ -17,7 +17,7 @@ from glomjax.models import create_model, params_of
 from glomjax.models.layers import DropPath
 from glomjax.ops import native
 from glomjax.preprocessing.preprocessing import IMAGENET
-from glomjax.training import default_config, freezing
+from glomjax.training import default_config, parameter_groups
 from glomjax.training.optimizers import make_optimizer
 from glomjax.training.sharding import Placement
 from glomjax.training.steps import (
@@ -57,7 +57,7 @@ class GlomjaxStack(protocol.Stack):
         for _, module in nnx.iter_modules(self.model):
             if isinstance(module, nnx.Dropout):
                 module.rate = 0.0  # GoogLeNet's is no option
-        (phase,) = freezing.plan(self.model, spec["regime"])
+        (phase,) = parameter_groups.plan(self.model, spec["regime"])
         params = run_once(lambda: params_of(create()))
         # Channel attention sums over all tokens before its softmax. Random values saturate it on
         # large maps, and then the losses show how each stack rounds.
@@ -75,7 +75,7 @@ class GlomjaxStack(protocol.Stack):
 
         graphdef, _ = nnx.split(self.model, nnx.Param)
         if self.task == "train":
-            optimizer = make_optimizer(default_config(), freezing.thaw_groups((phase,)))
+            optimizer = make_optimizer(default_config(), parameter_groups.thaw_groups((phase,)))
             self.state = put(init_state(optimizer, self.trainable))
             self.step: Any = make_train_step(
                 graphdef,
@@ -102,8 +102,7 @@ class GlomjaxStack(protocol.Stack):
     def describe(self) -> dict[str, Any]:
         window = 0
         if self.spec["architecture"].startswith("davit"):
-            preset = -(-self.spec["size"] // 32) if self.model.preset == "kecam" else 7
-            window = self.model.window_size or preset
+            window, _ = self.model.window((self.spec["size"], self.spec["size"]))
         modules = [module for _, module in nnx.iter_modules(self.model)]
         trained, frozen = (
             sum(value.size for value in params.values()) for params in (self.trainable, self.frozen)

@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import jax
 from flax import nnx
@@ -14,7 +15,12 @@ from glomjax.models.alexnet_mini import AlexNetMini
 from glomjax.models.davit import DaViT
 from glomjax.models.googlenet import GoogLeNet
 
-MODELS = ("alexnet_mini", "googlenet", *davit.SIZES)
+# name: (class, the arguments that make its size). A new architecture is a module and a line here.
+MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "alexnet_mini": (AlexNetMini, {}),
+    "googlenet": (GoogLeNet, {}),
+    **{name: (DaViT, size) for name, size in davit.SIZES.items()},
+}
 
 
 def create_model(
@@ -30,49 +36,69 @@ def create_model(
     Args:
       name: one of `MODELS`.
       num_classes: logits; 1 for two classes (one logit, sigmoid), 0 for pooled features.
-      image_size: (height, width) of the images to come. DaViT takes any size afterwards too.
+      image_size: (height, width) of the images to come. DaViT takes any other size, too.
       rngs: `nnx.Rngs(seed)`; its `params` stream initialises the parameters.
       **options: the architecture's own arguments, such as `preset` or `dropout_rate`.
 
     Returns:
-      The network, with its `name` and, as `forward_order`, the paths of its parameters from the
-      input to the logits.
+      The network. Beside its own attributes it has:
+
+      - `model(images, deterministic=True, rngs=None)`: images [B, H, W, 3] -> logits
+        [B, num_classes], which is `model.classify(model.embed(images))` with the same arguments
+        passed on. In training GoogLeNet gives (logits, a tuple of auxiliary logits).
+      - `name` and `image_size` as given here.
+      - `forward_order`: the paths of its parameters from the input to the logits.
+      - `HEAD_PATHS`: a regular expression of the paths of the last layer, which is what `classify`
+        has of parameters.
+      - `LOGITS_PATHS`: the same of all layers whose outputs are the classes.
+      - `PUBLISHED_CUT`: the block or parameter up to and with which the published partial
+        fine-tuning freezes the network; "" where nothing is published.
+
+      A module inside it that regularises beyond plain dropout has a method `disable`, which is
+      called where all that it acts on is frozen.
 
     Raises:
       UserError: an unknown name, an unknown option or a value that the network cannot have.
     """
     if num_classes < 0:
         raise UserError(f"num_classes is {num_classes}; it must not be negative")
-    sizes: dict[str, Any] = {}
-    if name == "alexnet_mini":
-        network: Any = AlexNetMini
-        sizes = {"image_size": image_size}
-    elif name == "googlenet":
-        network = GoogLeNet
-        sizes = {"image_size": image_size}
-    elif name in davit.SIZES:
-        network = DaViT
-        depths, embed_dims, num_heads = davit.SIZES[name]
-        sizes = {"depths": depths, "embed_dims": embed_dims, "num_heads": num_heads}
-    else:
+    if name not in MODELS:
         raise UserError(f"there is no network {name!r}; choose one of {', '.join(MODELS)}")
-    known = dict(inspect.signature(network.__init__).parameters)
-    for settled in ("self", "num_classes", "image_size", "rngs"):
-        known.pop(settled, None)
+    network, size = MODELS[name]
+    known = {
+        option: hint
+        for option, hint in get_type_hints(network.__init__).items()
+        if option not in ("num_classes", "image_size", "rngs", "return")
+    }
+    # JSON has lists in place of tuples.
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     for option, value in options.items():
         if option not in known:
             raise UserError(
                 f"network {name!r} has no option {option!r}; it has {', '.join(sorted(known))}"
             )
-        kind = type(known[option].default)
-        if kind in (bool, int, float, str) and not (
-            type(value) is kind or (kind is float and type(value) is int)
-        ):
-            raise UserError(f"option {option!r} is {value!r}; it must be of type {kind.__name__}")
-    model = network(num_classes=num_classes, rngs=rngs, **(sizes | options))
+        if not _is_of_type(value, known[option]):
+            kind = inspect.formatannotation(known[option])
+            raise UserError(f"option {option!r} is {value!r}; it must be of type {kind}")
+    settings = size | options
+    model = network(num_classes=num_classes, image_size=image_size, rngs=rngs, **settings)
     model.name = name
     model.forward_order = tuple(_in_order_of_definition(model))
     return model
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type such as int, bool | None or tuple[int, ...]; bools are no ints
+    here, and ints are floats."""
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        if not isinstance(value, tuple):
+            return False
+        kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+        return len(value) == len(kinds) and all(map(_is_of_type, value, kinds))
+    if isinstance(hint, UnionType):
+        return any(_is_of_type(value, kind) for kind in get_args(hint))
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def _in_order_of_definition(module: nnx.Module, prefix: str = "") -> Iterator[str]:

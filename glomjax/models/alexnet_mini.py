@@ -23,6 +23,10 @@ class AlexNetMini(nnx.Module):
       rngs: the `params` stream initialises the kernels (Glorot uniform, as Keras).
     """
 
+    HEAD_PATHS = r"head/.*"
+    LOGITS_PATHS = HEAD_PATHS
+    PUBLISHED_CUT = ""
+
     def __init__(
         self,
         *,

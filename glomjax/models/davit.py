@@ -7,6 +7,7 @@ from flax import nnx
 
 from glomjax import ops
 from glomjax.errors import UserError
+from glomjax.models.initializers import truncated_normal
 from glomjax.models.layers import (
     Conv,
     ConvPositionEncoding,
@@ -14,17 +15,40 @@ from glomjax.models.layers import (
     DropPath,
     LayerNorm,
     checked_rate,
-    truncated_normal,
 )
 
-# (depths, embed_dims, num_heads); the sizes of the paper as timm lists them.
-SIZES = {
-    "davit_tiny": ((1, 1, 3, 1), (96, 192, 384, 768), (3, 6, 12, 24)),
-    "davit_small": ((1, 1, 9, 1), (96, 192, 384, 768), (3, 6, 12, 24)),
-    "davit_base": ((1, 1, 9, 1), (128, 256, 512, 1024), (4, 8, 16, 32)),
-    "davit_large": ((1, 1, 9, 1), (192, 384, 768, 1536), (6, 12, 24, 48)),
-    "davit_huge": ((1, 1, 9, 1), (256, 512, 1024, 2048), (8, 16, 32, 64)),
-    "davit_giant": ((1, 1, 12, 3), (384, 768, 1536, 3072), (12, 24, 48, 96)),
+# The sizes of the paper as timm lists them.
+SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+    "davit_tiny": {
+        "depths": (1, 1, 3, 1),
+        "embed_dims": (96, 192, 384, 768),
+        "num_heads": (3, 6, 12, 24),
+    },
+    "davit_small": {
+        "depths": (1, 1, 9, 1),
+        "embed_dims": (96, 192, 384, 768),
+        "num_heads": (3, 6, 12, 24),
+    },
+    "davit_base": {
+        "depths": (1, 1, 9, 1),
+        "embed_dims": (128, 256, 512, 1024),
+        "num_heads": (4, 8, 16, 32),
+    },
+    "davit_large": {
+        "depths": (1, 1, 9, 1),
+        "embed_dims": (192, 384, 768, 1536),
+        "num_heads": (6, 12, 24, 48),
+    },
+    "davit_huge": {
+        "depths": (1, 1, 9, 1),
+        "embed_dims": (256, 512, 1024, 2048),
+        "num_heads": (8, 16, 32, 64),
+    },
+    "davit_giant": {
+        "depths": (1, 1, 12, 3),
+        "embed_dims": (384, 768, 1536, 3072),
+        "num_heads": (12, 24, 48, 96),
+    },
 }
 
 
@@ -33,10 +57,12 @@ class DaViT(nnx.Module):
 
     Args:
       num_classes: logits; 0 gives the pooled, normalised features.
+      image_size: (height, width) of the images to come. The parameters fit any other size, too.
       preset: "kecam" (keras_cv_attention_models): normalise, then pool; windows of 1/32 of the
         input. "msft" (the authors' model and timm): pool, then normalise; windows of 7 x 7. Both
         have the same tensors and give different numbers.
-      window_size: overrides the preset's window; 0 leaves it.
+      window_size: overrides the preset's window: a side, or a pair of height and width; 0 leaves
+        the preset's, which for kecam follows the images that come.
       head_norm_first: overrides the preset's order of normalisation and pooling in the head.
       depths: block pairs per stage. embed_dims: channels per stage. num_heads: heads per stage.
       drop_path_rate: stochastic depth, rising linearly to this rate at the last block.
@@ -46,15 +72,22 @@ class DaViT(nnx.Module):
         branches next to linear: a linear probe of such features sees no texture.
     """
 
+    HEAD_PATHS = r"head/.*"
+    LOGITS_PATHS = HEAD_PATHS
+    # Right behind `stack2_block1_attn_ln` of the Keras model: the stem, the first stage and the
+    # second up to the first block's attention are frozen.
+    PUBLISHED_CUT = "stages/1/blocks/0/spatial/norm1"
+
     def __init__(
         self,
         *,
         num_classes: int,
+        image_size: tuple[int, int],
         depths: tuple[int, ...],
         embed_dims: tuple[int, ...],
         num_heads: tuple[int, ...],
         preset: str = "kecam",
-        window_size: int = 0,
+        window_size: int | tuple[int, int] = 0,
         head_norm_first: bool | None = None,
         drop_path_rate: float = 0.0,
         dropout_rate: float = 0.0,
@@ -70,10 +103,11 @@ class DaViT(nnx.Module):
         for width, heads in zip(embed_dims, num_heads, strict=True):
             if width % heads:
                 raise UserError(f"num_heads {heads} does not divide embed_dims {width}")
-        if window_size < 0:
+        if window_size != 0 and min(_pair(window_size)) < 1:
             raise UserError(
-                f"window_size is {window_size}; it is at least 1, or 0 for the preset's"
+                f"window_size is {window_size}; a side is at least 1, or it is 0 for the preset's"
             )
+        self.image_size = image_size
         self.preset = preset
         self.window_size = window_size
         self.head_norm_first = preset == "kecam" if head_norm_first is None else head_norm_first
@@ -128,16 +162,24 @@ class DaViT(nnx.Module):
         leaves the last block otherwise, as timm gives it.
         """
         height, width = images.shape[1:3]
-        if self.window_size:
-            window = (self.window_size, self.window_size)
-        elif self.preset == "kecam":
-            window = (-(-height // 32), -(-width // 32))
-        else:
-            window = (7, 7)
+        window = self.window((height, width))
         x = self.stem(images)
         for stage in self.stages:
             x = stage(x, window, deterministic=deterministic, rngs=rngs)
         return self.norm(x) if self.head_norm_first else x
+
+    def window(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in tokens of the windows of attention, for images of (height, width)."""
+        if self.window_size:
+            return _pair(self.window_size)
+        if self.preset == "msft":
+            return 7, 7
+        height, width = image_size
+        return -(-height // 32), -(-width // 32)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 class Stem(nnx.Module):

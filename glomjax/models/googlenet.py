@@ -1,4 +1,4 @@
-"""GoogLeNet (Szegedy et al. 2015) with auxiliary classifiers that train and never serve."""
+"""GoogLeNet (Szegedy et al. 2015) with auxiliary classifiers in training alone."""
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +33,13 @@ class GoogLeNet(nnx.Module):
       preset: "notebook" is the published Keras network (11,560,835 parameters at 280): the 1x1 stem
         convolution has 192 filters, the trunk pools are `valid` and 1000 units precede the logit.
         "paper" is Szegedy et al. 2015 (12,665,651): 64 filters, `same` pools, no such layer.
-      aux_heads: build the auxiliary heads. A network that only serves needs none.
+      aux_heads: build the auxiliary heads. Inference needs none.
       rngs: the `params` stream initialises the kernels (Glorot uniform, as Keras).
     """
+
+    HEAD_PATHS = r"head/.*"
+    LOGITS_PATHS = r"(aux\d/)?head/.*"
+    PUBLISHED_CUT = ""
 
     aux1: "AuxiliaryHead"
     aux2: "AuxiliaryHead"
@@ -180,7 +184,7 @@ class Inception(nnx.Module):
 class AuxiliaryHead(nnx.Module):
     """Average pool 5x5/3, 1x1 convolution of 128, dense 1024, dropout 0.7, logits.
 
-    Set `active` to False where the whole head is frozen: it would then train nothing.
+    It regularises the layers before it; `active` says whether it still does.
     """
 
     def __init__(self, inputs: int, pooled: tuple[int, int], num_classes: int, *, rngs: nnx.Rngs):
@@ -189,6 +193,10 @@ class AuxiliaryHead(nnx.Module):
         self.head = Dense(1024, num_classes, rngs=rngs)
         self.dropout = nnx.Dropout(0.7)
         self.active = True
+
+    def disable(self) -> None:
+        """Leaves its logits, and so its loss, out of training from now on."""
+        self.active = False
 
     def __call__(self, x: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
         window, stride = (1, 5, 5, 1), (1, 3, 3, 1)

@@ -1,22 +1,15 @@
 """Layers shared by the networks: parameters named as the field names them, arithmetic in `ops`."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from glomjax import ops
 from glomjax.errors import UserError
+from glomjax.models.initializers import Initializer, glorot_uniform, ones, zeros
 
-Initializer = Callable[..., jax.Array]
 Activation = Literal["relu"] | None
-
-# Keras' default for every kernel (Glorot and Bengio 2010).
-glorot_uniform: Initializer = nnx.initializers.glorot_uniform()
-# The transformers' default: a normal of deviation 0.02 cut at two deviations.
-truncated_normal: Initializer = nnx.initializers.truncated_normal(0.02)
 
 
 class Dense(nnx.Module):
@@ -31,8 +24,8 @@ class Dense(nnx.Module):
         kernel_init: Initializer = glorot_uniform,
         rngs: nnx.Rngs,
     ):
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (inputs, outputs), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(zeros((outputs,)))
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -67,8 +60,8 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         shape = (size, size, inputs, outputs)
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape))
+        self.bias = nnx.Param(zeros((outputs,)))
         self.stride = stride
         self.padding = padding if isinstance(padding, str) else tuple(padding)
         self.activation = activation
@@ -90,8 +83,8 @@ class ConvPositionEncoding(nnx.Module):
     """x + its 3x3 depthwise convolution, SAME (Chu et al. 2021): kernel [3, 3, 1, C], bias [C]."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(glorot_uniform(rngs.params(), (3, 3, 1, channels), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
+        self.kernel = nnx.Param(glorot_uniform(rngs.params(), (3, 3, 1, channels)))
+        self.bias = nnx.Param(zeros((channels,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...].astype(x.dtype)
@@ -102,8 +95,8 @@ class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis, epsilon 1e-5: scale [C], bias [C]."""
 
     def __init__(self, channels: int):
-        self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
+        self.scale = nnx.Param(ones((channels,)))
+        self.bias = nnx.Param(zeros((channels,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return ops.layer_norm(x, self.scale[...], self.bias[...])
@@ -114,6 +107,10 @@ class DropPath(nnx.Module):
 
     def __init__(self, rate: float):
         self.rate = rate
+
+    def disable(self) -> None:
+        """Keeps every branch from now on, also in training."""
+        self.rate = 0.0
 
     def __call__(self, x: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
         if deterministic or self.rate == 0.0:

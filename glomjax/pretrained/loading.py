@@ -84,6 +84,7 @@ def load_weights(
             f"ones; create the model with preset={info.preset!r}, or say preset_mismatch='allow'"
         )
     for setting, value in info.settings.items():
+        value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
         ours = getattr(model, setting, value)
         if ours != value and preset_mismatch == "error":
             raise UserError(

@@ -17,8 +17,8 @@ from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.augmentation import PRESETS, Augmentation
 from glomjax.preprocessing.decoding import RESIZES
 from glomjax.preprocessing.preprocessing import PREPROCESSINGS
-from glomjax.training.freezing import REGIMES
 from glomjax.training.optimizers import OPTIMIZERS, SCHEDULES
+from glomjax.training.parameter_groups import REGIMES
 
 # The monitored metrics and the direction in which each is better.
 MONITORS = {

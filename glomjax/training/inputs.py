@@ -34,7 +34,6 @@ from glomjax.training.sharding import Placement
 
 # (images uint8 [N, H, W, 3], labels int [N]), and one patient's name per image where it is known.
 ArraySplits = Mapping[str, tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, Any]]
-LOGITS = r"(aux\d/)?head/.*"  # the layers whose outputs are the classes
 
 
 def load_data(config: ConfigDict, arrays: ArraySplits | None = None) -> DataSplits:
@@ -252,7 +251,7 @@ def prepare_inputs(
 
 
 def load_initial_weights(
-    model: nnx.Module,
+    model: Any,
     source: str,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
@@ -264,10 +263,11 @@ def load_initial_weights(
     are `classes` in their order. Either way the terminal says what was done.
     """
     params, info = pretrained.read_weights(source)
-    ours = {path: leaf for path, leaf in params_of(model).items() if re.fullmatch(LOGITS, path)}
+    logits = model.LOGITS_PATHS
+    ours = {path: leaf for path, leaf in params_of(model).items() if re.fullmatch(logits, path)}
     fits = all(path in params and params[path].shape == leaf.shape for path, leaf in ours.items())
     keeps = fits and info.classes in ((), classes)
-    report = pretrained.load_weights(model, source, exclude=() if keeps else (LOGITS,))
+    report = pretrained.load_weights(model, source, exclude=() if keeps else (logits,))
     terminal.say(f"weights: {report}")
     if keeps:
         terminal.say("the head is that of the weights, since it has as many outputs")

@@ -30,7 +30,7 @@ from glomjax.files import jsonable
 from glomjax.models import nest, params_of
 from glomjax.ops import native
 from glomjax.preprocessing.augmentation import Augmentation
-from glomjax.training import freezing
+from glomjax.training import parameter_groups
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.config import MONITORS, augmentation_of, check_config
 from glomjax.training.features import cached_features
@@ -149,8 +149,8 @@ class _Training:
         # Shapes alone: a wrong plan ends the run before anything is computed.
         self.model = nnx.eval_shape(create)
         graphdef, _ = nnx.split(self.model, nnx.Param)
-        self.phases = freezing.plan_of(config, self.model)
-        self.rates, self.decays = freezing.rates_of(config, self.model, self.phases)
+        self.phases = parameter_groups.plan_of(config, self.model)
+        self.rates, self.decays = parameter_groups.rates_of(config, self.model, self.phases)
         inputs = prepare_inputs(config, splits, source, placement, terminal)
         self.splits, self.batches = inputs.splits, inputs.batches
         self.preprocessing = inputs.preprocessing
@@ -492,14 +492,16 @@ class _Training:
         self.phase, phase, config = number, self.phases[number], self.config
         params = self.params
         self.trainable = {path: params[path] for path in phase.trainable}
-        self.frozen = {p: v for p, v in params.items() if phase.labels[p] == freezing.FROZEN}
-        groups = freezing.thaw_groups(self.phases[: number + 1])
+        self.frozen = {
+            p: v for p, v in params.items() if phase.labels[p] == parameter_groups.FROZEN
+        }
+        groups = parameter_groups.thaw_groups(self.phases[: number + 1])
         optimizer = make_optimizer(config, groups)
         trainable, before = self.placement.fetch((self.trainable, self.opt_state))
         fresh = init_state(optimizer, trainable, ema_decay=config.ema_decay)
-        self.opt_state = self.placement.put(freezing.carry_over(before, fresh))
+        self.opt_state = self.placement.put(parameter_groups.carry_over(before, fresh))
         model = nnx.clone(self.model)
-        freezing.silence_frozen(model, phase.labels)
+        parameter_groups.disable_regularisation_in_frozen_layers(model, phase.labels)
         graphdef, _ = nnx.split(model, nnx.Param)
         self.inputs = dict(self.batches)
         trains = "head" if phase.head_only else "network"

@@ -8,7 +8,7 @@ import optax
 from ml_collections import ConfigDict
 
 from glomjax.errors import UserError
-from glomjax.training import freezing
+from glomjax.training import parameter_groups
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("plateau", "cosine", "constant")
@@ -26,7 +26,7 @@ def make_optimizer(config: ConfigDict, groups: Mapping[str, int]) -> optax.Gradi
         direction = optax.trace(decay=config.momentum)
     else:
         direction = optax.scale_by_adam(eps=1e-7)
-    optimizer = freezing.partition(direction, groups)
+    optimizer = parameter_groups.partition(direction, groups)
     if not config.clip_norm:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)

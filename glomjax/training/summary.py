@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from glomjax.training.freezing import TRAINABLE
+from glomjax.training.parameter_groups import TRAINABLE
 
 
 def summarize(

@@ -63,7 +63,7 @@ def shapes_of(function, model: nnx.Module, *args) -> list[tuple[int, ...]]:
     return [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(call, state, *args))]
 
 
-def serving_call(model, images):
+def inference_call(model, images):
     return model(images)
 
 
@@ -131,20 +131,20 @@ def images():
 
 @pytest.fixture(scope="module")
 def logits(googlenet, images):
-    return compiled(serving_call, googlenet, images)
+    return compiled(inference_call, googlenet, images)
 
 
-def test_serving_gives_the_logits_alone_and_needs_no_auxiliary_head(googlenet, images, logits):
+def test_inference_gives_the_logits_alone_and_needs_no_auxiliary_head(googlenet, images, logits):
     assert logits.shape == (2, 1)
-    server = abstract_model("googlenet_paper", image_size=(96, 160), aux_heads=False)
+    smaller = abstract_model("googlenet_paper", image_size=(96, 160), aux_heads=False)
     trained = params_of(googlenet)
-    kept = {path: trained[path] for path in params_of(server)}
+    kept = {path: trained[path] for path in params_of(smaller)}
     assert {path.split("/")[0] for path in trained.keys() - kept.keys()} == {"aux1", "aux2"}
-    set_params(server, kept)
-    served = compiled(serving_call, server, images)
-    np.testing.assert_allclose(served, logits, rtol=0, atol=1e-5)
+    set_params(smaller, kept)
+    alone = compiled(inference_call, smaller, images)
+    np.testing.assert_allclose(alone, logits, rtol=0, atol=1e-5)
     # Without auxiliary heads, training gives the logits alone, too.
-    assert shapes_of(training_call, server, images, jax.random.key(0)) == [(2, 1)]
+    assert shapes_of(training_call, smaller, images, jax.random.key(0)) == [(2, 1)]
 
 
 def test_training_gives_the_logits_and_both_auxiliary_logits(googlenet, images, logits):
@@ -179,7 +179,7 @@ def test_no_classes_gives_the_features_before_the_logits(key, features):
     model = abstract_model(key, image_size=(96, 112), num_classes=0)
     assert not any(path.startswith(("head/", "aux")) for path in params_of(model))
     image = jax.ShapeDtypeStruct((2, 96, 112, 3), jnp.float32)
-    assert shapes_of(serving_call, model, image) == [(2, features)]
+    assert shapes_of(inference_call, model, image) == [(2, features)]
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def run(function, model, *args, compile=jax.jit):
     return compile(lambda state, *args: function(nnx.merge(graphdef, state), *args))(state, *args)
 
 
-def serve(model, images):
+def infer(model, images):
     return run(lambda model, images: model(images), model, images)
 
 
@@ -94,13 +94,35 @@ def test_every_size_has_its_published_parameters(size, millions):
 
 def test_the_presets_differ_by_window_size_and_head_norm_first_alone():
     images = images_of(96, 96)  # kecam's window is 3 x 3 here
-    kecam, msft = serve(small(preset="kecam"), images), serve(small(preset="msft"), images)
-    as_kecam = serve(small(preset="msft", window_size=3, head_norm_first=True), images)
+    kecam, msft = infer(small(preset="kecam"), images), infer(small(preset="msft"), images)
+    as_kecam = infer(small(preset="msft", window_size=3, head_norm_first=True), images)
     np.testing.assert_allclose(as_kecam, kecam, rtol=0, atol=1e-5)
     # Each of the two alone changes the logits of the same weights.
-    only_window = serve(small(preset="kecam", window_size=7), images)
+    only_window = infer(small(preset="kecam", window_size=7), images)
     for a, b in ((kecam, msft), (only_window, kecam), (only_window, msft)):
         assert np.abs(a - b).min() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "window"),
+    [
+        ({"preset": "kecam"}, (280, 280), (9, 9)),
+        ({"preset": "kecam"}, (65, 31), (3, 1)),
+        ({"preset": "msft"}, (65, 31), (7, 7)),
+        ({"preset": "kecam", "window_size": 5}, (280, 280), (5, 5)),
+        ({"preset": "msft", "window_size": (3, 2)}, (280, 280), (3, 2)),
+        ({"window_size": [3, 2]}, (280, 280), (3, 2)),
+    ],
+)
+def test_the_window_follows_the_images_in_the_kecam_preset_alone(options, size, window):
+    assert abstract_model(**TWO_STAGES, **options).window(size) == window
+
+
+def test_a_window_of_height_and_width_is_that_of_a_preset_for_such_images():
+    images = images_of(96, 64)
+    preset = infer(small(preset="kecam"), images)
+    np.testing.assert_array_equal(infer(small(window_size=(3, 2)), images), preset)
+    assert np.abs(infer(small(window_size=(2, 3)), images) - preset).min() > 1e-4
 
 
 @pytest.mark.parametrize("preset", ["kecam", "msft"])
@@ -120,16 +142,16 @@ def test_no_classes_gives_the_features_that_the_head_sees(preset):
     kernel, bias = params.pop("head/kernel"), params.pop("head/bias")
     assert params.keys() == params_of(body).keys()
     set_params(body, params)
-    features = serve(body, images_of())
+    features = infer(body, images_of())
     assert features.shape == (2, 16)
     expected = features @ kernel + bias[None]
-    np.testing.assert_allclose(serve(whole, images_of()), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(infer(whole, images_of()), expected, rtol=0, atol=1e-5)
 
 
 def test_dropout_acts_on_the_pooled_features_in_training_only():
     model, plain = small(num_classes=0, dropout_rate=0.5), small(num_classes=0)
-    features = np.asarray(serve(plain, images_of()))
-    np.testing.assert_array_equal(serve(model, images_of()), features)
+    features = np.asarray(infer(plain, images_of()))
+    np.testing.assert_array_equal(infer(model, images_of()), features)
     dropped = np.asarray(train(model, images_of()))
     gone = dropped == 0
     assert 0.2 < gone.mean() < 0.8
@@ -148,8 +170,8 @@ def test_drop_path_rates_rise_linearly_from_0_to_the_given_rate():
 
 def test_drop_path_is_ignored_in_a_deterministic_call():
     model, plain = small(drop_path_rate=0.5), small()
-    np.testing.assert_array_equal(serve(model, images_of()), serve(plain, images_of()))
-    assert np.abs(train(model, images_of()) - serve(plain, images_of())).max() > 1e-3
+    np.testing.assert_array_equal(infer(model, images_of()), infer(plain, images_of()))
+    assert np.abs(train(model, images_of()) - infer(plain, images_of())).max() > 1e-3
 
 
 def test_drop_path_drops_whole_examples_and_keeps_the_expectation():
@@ -214,7 +236,14 @@ def test_no_two_branches_share_a_mask_in_one_call(monkeypatch):
         ("davit_tiny", {"num_heads": (5, 6, 12, 24)}, "num_heads"),
         ("davit_tiny", {"drop_path_rate": 1.0}, "drop_path_rate"),
         ("davit_tiny", {"dropout_rate": 1.5}, "dropout_rate"),
-        ("davit_tiny", {"window_size": -7}, "window_size"),
+        ("davit_tiny", {"window_size": -7}, "window_size is -7"),
+        ("davit_tiny", {"window_size": (7, 0)}, r"window_size is \(7, 0\)"),
+        ("davit_tiny", {"window_size": (7, 7, 7)}, r"window_size.*int \| tuple\[int, int\]"),
+        ("davit_tiny", {"window_size": (7, 7.0)}, r"window_size.*int \| tuple\[int, int\]"),
+        ("davit_tiny", {"window_size": True}, r"window_size.*int \| tuple\[int, int\]"),
+        ("davit_tiny", {"head_norm_first": 1}, r"head_norm_first.*bool \| None"),
+        ("davit_tiny", {"depths": 4}, r"depths.*tuple\[int, ...\]"),
+        ("davit_tiny", {"dropout_rate": "0.5"}, "dropout_rate.*float"),
         ("davit_tiny", {"num_classes": -1}, "num_classes"),
     ],
 )

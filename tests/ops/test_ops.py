@@ -121,7 +121,7 @@ CONVOLUTIONS = {
 BLOCKS = ["layer_norm_dense", "gelu_dense", "windows", "channels"]
 POOLS = [(3, 2), (2, 2), (3, 1)]
 # Of 32 channels each, in all stages of the six DaViTs.
-HEADS = {heads for _, _, stages in davit.SIZES.values() for heads in stages}
+HEADS = {heads for size in davit.SIZES.values() for heads in size["num_heads"]}
 
 
 def arrays(shapes, dtype="float32", seed=0):

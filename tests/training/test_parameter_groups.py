@@ -14,17 +14,17 @@ from glomjax.models import create_model, params_of
 from glomjax.ops import native
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import default_config
-from glomjax.training.freezing import (
+from glomjax.training.parameter_groups import (
     FROZEN,
     TRAINABLE,
     carry_over,
+    disable_regularisation_in_frozen_layers,
     label_parameters,
     layer_rates,
     match_rules,
     partition,
     plan,
     rates_of,
-    silence_frozen,
     thaw_groups,
 )
 from glomjax.training.steps import make_train_step, zero_sums
@@ -228,12 +228,13 @@ def test_a_frozen_part_has_no_stochastic_depth_and_no_auxiliary_head():
     model = abstract("davit_tiny", **SMALL_DAVIT)
     rates = [m.rate for m in blocks(model)]
     (phase,) = plan(model, "partial", until="stages/1/blocks/0/spatial")
-    silence_frozen(model, phase.labels)
+    disable_regularisation_in_frozen_layers(model, phase.labels)
     # Blocks in order: (spatial, channel) of three stages, of which three blocks are frozen.
     assert [m.rate for m in blocks(model)] == [0, 0, 0, *rates[3:]]
     assert all(rates[3:])
     google = abstract("googlenet")
-    silence_frozen(google, plan(google, "partial", until="inception_4b")[0].labels)
+    (phase,) = plan(google, "partial", until="inception_4b")
+    disable_regularisation_in_frozen_layers(google, phase.labels)
     assert (google.aux1.active, google.aux2.active) == (False, True)
 
 
@@ -306,7 +307,7 @@ def test_the_compiled_step_costs_less_the_longer_the_frozen_prefix():
     ):
         model = abstract("davit_tiny", **SMALL_DAVIT)
         (phase,) = plan(model, regime, until=until)
-        silence_frozen(model, phase.labels)
+        disable_regularisation_in_frozen_layers(model, phase.labels)
         graphdef, _ = nnx.split(model, nnx.Param)
         params = params_of(model)
         trainable = {path: params[path] for path in phase.trainable}

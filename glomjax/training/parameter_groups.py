@@ -11,12 +11,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from glomjax.errors import UserError
-from glomjax.models.googlenet import AuxiliaryHead
-from glomjax.models.layers import DropPath
 
 REGIMES = ("full", "partial", "head_only", "scratch", "rules")
 TRAINABLE, FROZEN = "trainable", "frozen"
-HEAD = "head/.*"
 
 _Value = TypeVar("_Value")
 # (regular expression that must match a whole path, value); the first that matches counts.
@@ -31,22 +28,19 @@ class Phase:
       epoch: its first epoch, from 0.
       regime: the regime that names what trains.
       labels: {path: "trainable" or "frozen"}.
+      head_only: whether nothing before the last layer trains.
       factor: of the learning rate, for the parameters that train from this phase on.
     """
 
     epoch: int
     regime: str
     labels: Mapping[str, str]
+    head_only: bool
     factor: float = 1.0
 
     @property
     def trainable(self) -> tuple[str, ...]:
         return tuple(path for path, label in self.labels.items() if label == TRAINABLE)
-
-    @property
-    def head_only(self) -> bool:
-        """Whether nothing before the logits' layer trains."""
-        return all(re.fullmatch(HEAD, path) for path in self.trainable)
 
 
 def match_rules(paths: Iterable[str], rules: Rules[_Value], what: str) -> dict[str, _Value]:
@@ -99,10 +93,9 @@ def regime_rules(regime: str, model: Any, *, until: str = "", rules: Rules[str] 
     """The rules of a regime.
 
     `full` and `scratch` train everything (`scratch` from random values). `head_only` trains the
-    logits' layer. `partial` freezes everything up to and with `until`, a block or a parameter in
-    `model.forward_order`; by default the published cut of DaViT: the stem, the first stage and the
-    second up to the first block's attention, so that in DaViT-T 168 of 212 tensors train. `rules`
-    are those given.
+    last layer. `partial` freezes everything up to and with `until`, a block or a parameter in
+    `model.forward_order`; by default the network's published cut, if it has one: with DaViT's, 168
+    of DaViT-T's 212 tensors train. `rules` are those given.
 
     Raises:
       UserError: an unknown regime, or an `until` that the network does not have.
@@ -110,7 +103,7 @@ def regime_rules(regime: str, model: Any, *, until: str = "", rules: Rules[str] 
     if regime in ("full", "scratch"):
         return ((".*", TRAINABLE),)
     if regime == "head_only":
-        return ((HEAD, TRAINABLE), (".*", FROZEN))
+        return ((model.HEAD_PATHS, TRAINABLE), (".*", FROZEN))
     if regime == "rules":
         return rules
     if regime == "partial":
@@ -151,7 +144,10 @@ def plan(
     phases: list[Phase] = []
     for (epoch, name, factor), text in zip(steps, ("", *unfreeze), strict=True):
         used = regime_rules(name, model, until=until, rules=rules)
-        phase = Phase(epoch, name, label_parameters(model.forward_order, used), factor)
+        labels = label_parameters(model.forward_order, used)
+        trainable = [path for path, label in labels.items() if label == TRAINABLE]
+        head_only = all(re.fullmatch(model.HEAD_PATHS, path) for path in trainable)
+        phase = Phase(epoch, name, labels, head_only, factor)
         if phases:
             before = phases[-1]
             if phase.epoch <= before.epoch:
@@ -236,29 +232,34 @@ def layer_rates(model: Any, decay: float) -> dict[str, float]:
     return {path: decay ** (top - layers.index(_layer(path))) for path in model.forward_order}
 
 
-def silence_frozen(model: nnx.Module, labels: Mapping[str, str]) -> None:
-    """Switches off stochastic depth and auxiliary heads whose own parameters are all frozen.
+def disable_regularisation_in_frozen_layers(model: nnx.Module, labels: Mapping[str, str]) -> None:
+    """Disables the regularising modules, those with a method `disable`, of what is all frozen.
 
-    They would only add noise to what cannot adapt to it.
+    They would only add noise to what cannot adapt to it. A module without parameters of its own
+    belongs to the module around it.
+
+    Args:
+      labels: {path: "trainable" or "frozen"} of all parameters.
     """
+
+    def labels_inside(module_path: tuple[Any, ...]) -> list[str]:
+        prefix = "".join(f"{name}/" for name in module_path)
+        return [label for path, label in labels.items() if path.startswith(prefix)]
+
     for path, module in nnx.iter_modules(model):
-        # Stochastic depth has no parameters: it belongs to the block around it.
-        owner = path[:-1] if isinstance(module, DropPath) else path
-        prefix = "/".join(map(str, owner)) + "/"
-        inside = [label for name, label in labels.items() if name.startswith(prefix)]
-        if TRAINABLE in inside:
+        disable = getattr(module, "disable", None)
+        if disable is None:
             continue
-        if isinstance(module, DropPath):
-            module.rate = 0.0
-        elif isinstance(module, AuxiliaryHead):
-            module.active = False
+        while path and not labels_inside(path):
+            path = path[:-1]
+        if TRAINABLE not in labels_inside(path):
+            disable()
 
 
 def _up_to(model: Any, until: str) -> list[str]:
     """The parameters from the input up to and with the block or parameter `until`."""
     paths = list(model.forward_order)
-    # The published cut falls right behind `stack2_block1_attn_ln` of the Keras model.
-    wanted = until.rstrip("/") or "stages/1/blocks/0/spatial/norm1"
+    wanted = until.rstrip("/") or model.PUBLISHED_CUT
     inside = [i for i, path in enumerate(paths) if f"{path}/".startswith(f"{wanted}/")]
     if inside:
         return paths[: inside[-1] + 1]
