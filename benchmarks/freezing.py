@@ -17,10 +17,12 @@ import numpy as np
 import optax
 from flax import nnx
 
+from glomjax.inference.steps import make_predict_step
 from glomjax.models import create_model, params_of
+from glomjax.ops.compilation import run_once
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import parameter_groups
-from glomjax.training.steps import make_eval_step, make_train_step, run_once, zero_sums
+from glomjax.training.steps import make_train_step, zero_sums
 
 REGIMES = (
     ("full", ""),
@@ -81,7 +83,7 @@ class Step:
         graphdef, _ = nnx.split(model, nnx.Param)
         params = run_once(lambda: params_of(create()))
         if trains == "head_on_features":
-            embed = make_eval_step(graphdef, IMAGENET, part="embed")
+            embed = make_predict_step(graphdef, IMAGENET, part="embed")
             batch = batch | {"image": np.asarray(embed(params, batch["image"]))}
         groups = parameter_groups.thaw_groups((phase,))
         optimizer = parameter_groups.partition(optax.scale_by_adam(), groups)

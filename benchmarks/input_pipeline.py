@@ -9,6 +9,7 @@ with them in every round.
 """
 
 import argparse
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from glomjax.data.pipeline import Batches, DecodedImages
 from glomjax.data.sources import load_source
 from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.decoding import decode_image
+from glomjax.preprocessing.preprocessing import IMAGENET
 
 SIZE = (280, 280)
 BATCH = 8
@@ -58,7 +60,8 @@ def main() -> None:
         images = DecodedImages(examples, SIZE)
         statistics_of = stain_normalization.image_statistics
         measured = [statistics_of(method, images[i]) for i in range(len(examples))]
-        images.normalize_with(stain_normalization.fit(method, np.stack(measured)))
+        stain = stain_normalization.fit(method, np.stack(measured))
+        images.prepare_with(dataclasses.replace(IMAGENET, stain=stain))
         sources[f"decoded, {method}"] = epoch(Batches(images, BATCH))
     sources["from the cache"] = epoch(cached)
     epoch(cached)()  # fills it

@@ -22,6 +22,7 @@ from glomjax import ops
 from glomjax.ops import native
 from glomjax.ops.activation import plain_bias_gelu, plain_bias_relu
 from glomjax.ops.attention import plain_channel_attention, plain_window_attention
+from glomjax.ops.compilation import compile_options
 from glomjax.ops.convolution import (
     plain_conv2d,
     plain_conv2d_branches,
@@ -30,7 +31,6 @@ from glomjax.ops.convolution import (
 from glomjax.ops.dense import plain_dense, plain_gelu_dense, plain_layer_norm_dense
 from glomjax.ops.normalization import plain_layer_norm
 from glomjax.ops.pooling import plain_max_pool
-from glomjax.training.steps import compile_options
 
 Operation = tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, ...], ...], float]
 

@@ -1,6 +1,6 @@
 """AlexNet-mini from scratch.
 
-    python main.py --config configs/alexnet_mini.py --config.data.source=FOLDER
+    glomjax train --config alexnet_mini --config.data.source=FOLDER
 
 The published recipe but for two fields: each channel is standardised by the training images, and
 the learning rate is 1e-4. With pixels scaled to [0, 1], or at the published 1e-3, the loss of this

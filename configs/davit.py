@@ -1,10 +1,10 @@
 """DaViT-T from ImageNet weights, partly frozen: the published recipe.
 
-    python main.py --config configs/davit.py --config.data.source=FOLDER
+    glomjax train --config davit --config.data.source=FOLDER
 
 From random values, without pretrained weights, and so with its own learning rate:
 
-    python main.py --config configs/davit.py:scratch --config.data.source=FOLDER
+    glomjax train --config davit:scratch --config.data.source=FOLDER
 
 At the published 1e-3 a DaViT-T that starts from random values does not hold: its loss stays at
 ln 2, as it does at 3e-4 with or without a warm-up. What learns: 3e-5, Glorot's initial values, many
@@ -37,5 +37,5 @@ def get_config(mode: str = "pretrained"):
         config.batch_size = 8
         config.stratified_batches = True
     elif mode != "pretrained":
-        raise ValueError(f"configs/davit.py has no mode {mode!r}; use pretrained or scratch")
+        raise ValueError(f"davit has no mode {mode!r}; use pretrained or scratch")
     return config

@@ -1,6 +1,6 @@
 """GoogLeNet from scratch, with auxiliary classifiers in training.
 
-    python main.py --config configs/googlenet.py --config.data.source=FOLDER
+    glomjax train --config googlenet --config.data.source=FOLDER
 
 The published recipe but for two fields: each channel is standardised by the training images, and
 the learning rate is 3e-4 (`--config.learning_rate=1e-3` is the published one).

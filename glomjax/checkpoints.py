@@ -19,6 +19,7 @@ import numpy as np
 from glomjax.errors import UserError
 from glomjax.files import checksum
 
+PARAMS = "params/"  # in front of the paths of parameters, beside the optimizer's arrays
 Arrays = Mapping[str, jax.Array | np.ndarray]
 
 
@@ -95,6 +96,8 @@ def _save(
     host = {path: np.asarray(array) for path, array in arrays.items()}
     with _checkpointer() as checkpointer:
         checkpointer.save(new.absolute() / "arrays", host)
+    # Orbax writes the folder's absolute path into this one, which it reads on cloud storage alone.
+    (new / "arrays" / "commit_success.txt").unlink(missing_ok=True)
     (new / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
     manifest = json.dumps(_digests(new), indent=2) + "\n"
     (new / "manifest.json").write_text(manifest)
@@ -130,6 +133,15 @@ def restore(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     if found is None:
         raise UserError(f"'{folder}' holds no checkpoint")
     return _restore(found)
+
+
+def params_of(arrays: Arrays) -> dict[str, Any]:
+    """{path: parameter} of what a checkpoint of a run holds."""
+    return {
+        name.removeprefix(PARAMS): value
+        for name, value in arrays.items()
+        if name.startswith(PARAMS)
+    }
 
 
 def restore_or_previous(

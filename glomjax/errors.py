@@ -1,5 +1,6 @@
 """The one exception for what a user can cause, and what its messages need."""
 
+import difflib
 from collections.abc import Iterable
 
 LISTED = 10  # names that a message spells out
@@ -23,3 +24,17 @@ def first_few(items: Iterable[str], total: int = 0) -> str:
 def quoted(names: Iterable[str]) -> str:
     """`first_few` of the names, each in quotes."""
     return first_few(f"'{name}'" for name in names)
+
+
+def nearest_key(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A clause with the name that was probably meant, compared without the sections before its last
+    dot; else `otherwise`, by default all that are known."""
+    known = list(known)
+    # Of several with the same last part, the first one.
+    by_last = {key.rpartition(".")[2]: key for key in reversed(known)}
+    close = difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1, cutoff=0.7)
+    return (
+        f"did you mean {by_last[close[0]]}"
+        if close
+        else otherwise or f"known are {', '.join(known)}"
+    )

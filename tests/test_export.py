@@ -11,10 +11,11 @@ import pytest
 from flax import nnx
 from jax import export
 
+from glomjax.inference.steps import make_predict_step
 from glomjax.models import params_of
 from glomjax.ops import native
 from glomjax.preprocessing.preprocessing import IMAGENET
-from glomjax.training.steps import make_eval_step, make_train_step, zero_sums
+from glomjax.training.steps import make_train_step, zero_sums
 
 PLATFORMS = ("cuda", "tpu")
 ADAM = optax.scale_by_adam()
@@ -91,7 +92,7 @@ def test_the_steps_lower_for_accelerators(network, precision, platform):
     assert shapes(exported.out_avals) == shapes((params, state, sums))
     assert {dtype for _, dtype in shapes(params)} == {np.dtype(np.float32)}
 
-    eval_step = make_eval_step(graphdef, IMAGENET, precision=precision)
+    eval_step = make_predict_step(graphdef, IMAGENET, precision=precision)
     with native.setting("off"):
         exported, text = lowered(eval_step, platform, params, batch["image"])
     assert_for_accelerators(text, precision)

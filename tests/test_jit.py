@@ -9,9 +9,10 @@ import optax
 import pytest
 from flax import nnx
 
+from glomjax.inference.steps import make_predict_step
 from glomjax.models import params_of
 from glomjax.preprocessing.preprocessing import IMAGENET
-from glomjax.training.steps import cross_entropy, make_eval_step, make_train_step, zero_sums
+from glomjax.training.steps import cross_entropy, make_train_step, zero_sums
 
 ADAM = optax.scale_by_adam()
 # Adam's direction of a gradient of rounding errors is as long as any other, so two programs are
@@ -98,7 +99,7 @@ def test_the_compiled_step_equals_the_eager_one(network, descend):
 def test_the_compiled_logits_and_loss_equal_the_eager_ones(network):
     graphdef, params, size = network
     batch = batch_of(size)
-    step = make_eval_step(graphdef, IMAGENET)
+    step = make_predict_step(graphdef, IMAGENET)
     compiled = step(params, batch["image"])
     with jax.disable_jit():
         eager = step(params, batch["image"])

@@ -1,10 +1,11 @@
 """Runs that an earlier version left are still its user's: one is used, the other goes on.
 
-`tests/data/old_run` has a finished run and the same run stopped by SIGTERM within its second epoch,
-both written by commit 1331146 with `old_config()` and `old_data()`, on the processor named in
-`PROCESSOR`. There what goes on must come to the very same bits; other processors round otherwise.
+`tests/data/old_run` has a finished run, its converted weights, and the same run stopped by SIGTERM
+within its second epoch, all written by commit 1331146 with `old_config()` and `old_data()` on
+`PROCESSOR`, where what goes on must come to the very same bits; other processors round otherwise.
 """
 
+import csv
 import json
 import pathlib
 import shutil
@@ -12,7 +13,10 @@ import shutil
 import numpy as np
 import pytest
 
-from glomjax import checkpoints
+from glomjax import checkpoints, load_classifier
+from glomjax.errors import UserError
+from glomjax.models import params_of
+from glomjax.pretrained import load_weights
 from glomjax.training import default_config, train_and_evaluate
 
 OLD = pathlib.Path(__file__).parent / "data" / "old_run"
@@ -98,3 +102,26 @@ def test_a_finished_run_of_an_earlier_version_says_so(tmp_path, capsys):
     metrics = train_and_evaluate(old_config(), workdir, data=old_data())
     assert metrics == json.loads((OLD / "finished" / "test_metrics.json").read_text())
     assert "is finished" in capsys.readouterr().out
+
+
+def test_a_finished_run_of_an_earlier_version_predicts_what_it_predicted():
+    classifier = load_classifier(OLD / "finished")
+    assert (classifier.classes, classifier.spec.device_batch) == (("0", "1"), 8)
+    found = classifier.predict(old_data()["test"][0])
+    with open(OLD / "finished" / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # It wrote nine digits; and on its own processor these are the same.
+    digits = 9 if processor() == PROCESSOR else 4
+    for row, chance in zip(rows, found.probabilities[:, 1], strict=True):
+        assert f"{chance:.{digits}g}" == f"{float(row['probability_1']):.{digits}g}"
+
+
+def test_a_weight_file_of_an_earlier_version_loads_and_asks_to_be_converted_again():
+    file = OLD / "finished.safetensors"
+    model = load_classifier(OLD / "finished").spec.create_model()
+    load_weights(model, file)
+    best, _ = checkpoints.restore(OLD / "finished" / "checkpoints" / "best")
+    loaded = params_of(model)
+    assert all(np.array_equal(loaded[path], best[f"params/{path}"]) for path in loaded)
+    with pytest.raises(UserError, match="holds weights without .*, or a file that `glomjax conv"):
+        load_classifier(file)

@@ -4,18 +4,18 @@ import json
 import pathlib
 import re
 import shlex
-import sys
+import shutil
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
+from PIL import Image
 
-import main
+from glomjax.cli.configuration import apply_overrides, load_config
+from glomjax.cli.main import VERBS, verb_parser
 from glomjax.data.sources.manifest import COLUMN_SYNONYMS
-from glomjax.training.config import check_config
+from glomjax.training.config_checks import read_config
 
-ROOT = pathlib.Path(main.__file__).parent
+ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
@@ -23,11 +23,13 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-TRAINING = [
-    line.split("main.py", 1)[1]
+START = re.compile(r"\.venv/bin/(?:python main\.py|(?:python -m )?glomjax ([\w-]+))( .*)")
+# (verb, its arguments) of every command, in the three ways there are to start one.
+COMMANDS = [
+    START.fullmatch(line).groups("train")
     for block in blocks("bash")
     for line in block.splitlines()
-    if "python main.py" in line
+    if line.startswith((".venv/bin/python ", ".venv/bin/glomjax "))
 ]
 
 
@@ -48,16 +50,16 @@ def test_ci_runs_the_readme_s_test_command():
     assert f"<!-- tests -->\n```bash\n{blocks('bash')[1]}```" in README
 
 
-@pytest.mark.parametrize("arguments", TRAINING)
-def test_every_training_command_is_a_valid_run(arguments, monkeypatch):
+@pytest.mark.parametrize(("verb", "arguments"), COMMANDS)
+def test_every_command_is_a_valid_one(verb, arguments, monkeypatch):
     monkeypatch.chdir(ROOT)
-    argv = ["main.py", *shlex.split(arguments)]
-    monkeypatch.setattr(sys, "argv", argv)
-    monkeypatch.delitem(sys.modules, "config_config", raising=False)
-    with flagsaver.flagsaver():
-        flags.FLAGS.unparse_flags()
-        config, _ = main.parse(argv)
-        check_config(config)
+    parsed = verb_parser(verb, "glomjax").parse(shlex.split(arguments))
+    if verb == "train":
+        read_config(apply_overrides(load_config(parsed.config), parsed.overrides))
+
+
+def test_the_readme_shows_every_verb():
+    assert {verb for verb, _ in COMMANDS} == set(VERBS)
 
 
 def test_the_manifest_s_columns_are_those_that_are_read():
@@ -80,7 +82,7 @@ def test_the_script_runs_as_it_stands(tmp_path, monkeypatch, capsys):
         np.savez(file, images=images.astype(np.uint8), labels=labels, patients=patients)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
-    (script,) = blocks("python")
+    (script,) = (block for block in blocks("python") if "train_and_evaluate" in block)
     assert len(script.splitlines()) <= 20
     exec(script, {})
     metrics = json.loads((tmp_path / "runs" / "mine" / "test_metrics.json").read_text())
@@ -91,3 +93,19 @@ def test_the_script_runs_as_it_stands(tmp_path, monkeypatch, capsys):
 def test_every_file_that_is_named_exists():
     for name in re.findall(r"`((?:glomjax|configs|docs|benchmarks|tests)/[\w/]+\.\w+)`", README):
         assert (ROOT / name).exists(), name
+
+
+def test_a_trained_network_is_used_in_six_lines(tmp_path, monkeypatch, capsys):
+    (script,) = (block for block in blocks("python") if "load_classifier" in block)
+    assert f"<!-- use -->\n```python\n{script}```" in README
+    assert len([line for line in script.splitlines() if line]) <= 6
+    shutil.copytree(ROOT / "tests" / "data" / "old_run" / "finished", tmp_path / "runs" / "davit")
+    for n in range(3):
+        image = Image.new("RGB", (40, 32), (90 * n, 100, 120))
+        (tmp_path / "new_patches").mkdir(exist_ok=True)
+        image.save(tmp_path / "new_patches" / f"{n}.png")
+    monkeypatch.chdir(tmp_path)
+    exec(script, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["0.png", "1.png", "2.png"]
+    assert all(line.split()[1] in ("0", "1") for line in lines)

@@ -13,21 +13,16 @@ import numpy as np
 from flax import nnx
 from jax.interpreters import partial_eval
 
+from glomjax.inference.steps import make_predict_step
 from glomjax.models import create_model, params_of
 from glomjax.models.layers import DropPath
 from glomjax.ops import native
+from glomjax.ops.compilation import compile_now, run_once
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import default_config, parameter_groups
 from glomjax.training.optimizers import make_optimizer
 from glomjax.training.sharding import Placement
-from glomjax.training.steps import (
-    compile_now,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    run_once,
-    zero_sums,
-)
+from glomjax.training.steps import init_state, make_train_step, zero_sums
 from stacks import protocol
 
 CHANNEL_QKV = re.compile("channel/attention/qkv/kernel$")
@@ -85,7 +80,7 @@ class GlomjaxStack(protocol.Stack):
                 constrain=self.placement.constrain,
             )
         else:
-            self.step = make_eval_step(
+            self.step = make_predict_step(
                 graphdef,
                 IMAGENET,
                 precision=spec["precision"],

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from glomjax.errors import UserError
+
 SPLITS = ("train", "validation", "test")
 _TABLES = {"weight": "weights", "mpp": "mpp"}  # the column of a manifest: the attribute
 
@@ -22,7 +24,7 @@ class Examples:
       labels: int32 [N], indices into the classes of the data set.
       read: gives example i as encoded bytes (PNG, JPEG, ...) or as a uint8 array [H, W, 3].
       patients: one name per example, or None where the source knows no patients.
-      columns: what else the source tells, one text per example: `slide`, `site`, `stain`, ...
+      columns: what else the source gives, one text per example: `slide`, `site`, `stain`, ...
       weights: float32 [N], factors of the training loss, or None where all are 1.
       mpp: float64 [N], microns per pixel of each image as it is stored, or None where unknown.
     """
@@ -78,8 +80,43 @@ class DataSplits:
         train, validation, test = (change(self[split]) for split in SPLITS)
         return dataclasses.replace(self, train=train, validation=validation, test=test)
 
+    def with_spacing(self, mpp: float) -> "DataSplits":
+        """The same data set with one spacing for all images, in microns per pixel; 0 changes none.
+
+        Raises:
+          UserError: the source gives the spacing of each image itself.
+        """
+        if not mpp:
+            return self
+        if self.train.mpp is not None:
+            raise UserError(
+                f"data.mpp is {mpp}, but the data gives the spacing of each image itself; leave "
+                "data.mpp at 0"
+            )
+        return self.map(
+            lambda part: dataclasses.replace(part, mpp=np.full(len(part), mpp, np.float64))
+        )
+
+    def describe(self) -> list[str]:
+        """Lines on the classes, which of them is positive, and the splits."""
+        if len(self.classes) == 2:
+            lines = [f"classes: negative {self.classes[0]!r}, positive {self.classes[1]!r}"]
+        else:
+            lines = [f"classes: {', '.join(self.classes)}"]
+        for split in SPLITS:
+            part = self[split]
+            counts = np.bincount(part.labels, minlength=len(self.classes))
+            named = ", ".join(f"{n} {name}" for n, name in zip(counts, self.classes, strict=True))
+            patients = "" if part.patients is None else f" of {len(set(part.patients))} patients"
+            lines.append(f"{split}: {len(part)} images{patients} ({named})")
+        weights = self.train.weights
+        if weights is not None:
+            low, mean, high = weights.min(), weights.mean(), weights.max()
+            lines.append(f"weights of training images: {low:g} to {high:g}, mean {mean:.4g}")
+        return lines
+
     def to_csv(self) -> str:
-        """Who is in which split, as a manifest: ids as paths, and all that the source tells."""
+        """Who is in which split, as a manifest: ids as paths, and all that the source gives."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         columns = self.train.columns

@@ -14,7 +14,8 @@ import numpy as np
 
 from glomjax.data.examples import Examples
 from glomjax.errors import UserError
-from glomjax.preprocessing.decoding import fit_image, open_image
+from glomjax.preprocessing.decoding import open_image
+from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")
@@ -37,10 +38,11 @@ class Batches:
         By chance alone a batch of 8 is often 6 to 2, and then its gradient mostly shifts all logits
         one way, which a transformer that starts from random values takes long to average out.
       multiple: the rows of a batch are a multiple of this, so that devices get equal shares.
-      share: (which, of how many): R is so many consecutive rows of each batch, for one of several
-        hosts; the default is all.
+      shard: (process_index, process_count): R is so many consecutive rows of each batch, for one
+        of several hosts; the default is all.
 
     Attributes:
+      rows: of a batch over all hosts and devices: `batch_size` and the padding behind it.
       waited: seconds for which the reader of the last epoch waited for a batch.
     """
 
@@ -51,7 +53,7 @@ class Batches:
         *,
         stratified: bool = False,
         multiple: int = 1,
-        share: tuple[int, int] = (0, 1),
+        shard: tuple[int, int] = (0, 1),
     ):
         self.examples = images.examples
         self.batch_size = batch_size
@@ -61,10 +63,10 @@ class Batches:
         self._images: Any = images
         self._row = images.shape, np.dtype(np.uint8)
         rows = -(-batch_size // multiple) * multiple
-        which, of = share
+        which, of = shard
         if rows % of:
             raise ValueError(f"{of} hosts cannot share batches of {rows} rows equally")
-        self._rows = rows
+        self.rows = rows
         self._mine = slice(which * rows // of, (which + 1) * rows // of)
 
     def __len__(self) -> int:
@@ -96,7 +98,7 @@ class Batches:
         ahead = max(THREADS, 4)
         options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=ahead)
         loaded = iter(grain.MapDataset.range(len(index)).map(load).to_iter_dataset(options))
-        rows = np.arange(self._rows, dtype=np.int32)[self._mine]
+        rows = np.arange(self.rows, dtype=np.int32)[self._mine]
         self.waited = 0.0
         for number in range(len(index)):
             begun = time.perf_counter()
@@ -109,6 +111,13 @@ class Batches:
                 "index": index[number],
                 "position": (start + number) * self.batch_size + rows,
             }
+
+    def in_order(self) -> Iterator[tuple[np.ndarray, int]]:
+        """(this host's images of a batch, how many rows of the whole batch are examples), in the
+        examples' own order."""
+        for number, batch in enumerate(self.epoch()):
+            left = len(self.examples) - number * self.batch_size
+            yield batch["image"], min(self.batch_size, left)
 
     def examples_of(self, seed: int | None, number: int) -> np.ndarray:
         """The examples of batch `number` of an epoch, int64 and without padding."""
@@ -131,7 +140,7 @@ class Batches:
         else:
             shuffled = grain.MapDataset.range(count).seed(seed).shuffle()
             order = np.array([shuffled[i] for i in range(count)])
-        row = np.arange(self._rows)
+        row = np.arange(self.rows)
         place = np.arange(len(self))[:, None] * self.batch_size + row[None]
         mask = (row[None] < self.batch_size) & (place < count)
         index = np.where(mask, order[np.minimum(place, count - 1)], -1)
@@ -154,8 +163,7 @@ class DecodedImages:
     Args:
       examples: the split.
       image_size: (height, width).
-      resize: how an image gets this size, as in `fit_image`.
-      mpp: microns per pixel to which each image is resampled from its own; 0 resamples none.
+      preprocessing: what brings an image to this size, its spacing and its stain.
       cache_bytes: the images that are kept have at most this size together; the others are decoded
         each time.
 
@@ -168,16 +176,13 @@ class DecodedImages:
         examples: Examples,
         image_size: tuple[int, int],
         *,
-        resize: str = "stretch",
-        mpp: float = 0.0,
+        preprocessing: Preprocessing = IMAGENET,
         cache_bytes: int = 0,
     ):
         self.examples = examples
         self.shape = (*image_size, 3)
-        self._normalize: Callable[[np.ndarray], np.ndarray] = lambda image: image
         self.sizes = np.zeros((len(examples), 2), np.int32)
-        self._resize = resize
-        self._scales = None if not mpp or examples.mpp is None else examples.mpp / mpp
+        self._preprocessing = preprocessing
         self._room = cache_bytes // (image_size[0] * image_size[1] * 3)
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -194,9 +199,9 @@ class DecodedImages:
                     self._kept[index] = image
         return image
 
-    def normalize_with(self, normalize: Callable[[np.ndarray], np.ndarray]) -> None:
-        """From now on the images are what this makes of them, uint8 [H, W, 3] each."""
-        self._normalize = normalize
+    def prepare_with(self, preprocessing: Preprocessing) -> None:
+        """From now on the images are what this makes of them."""
+        self._preprocessing = preprocessing
         self._kept.clear()
 
     def scan(
@@ -224,5 +229,5 @@ class DecodedImages:
     def _decode(self, index: int) -> np.ndarray:
         image = open_image(self.examples.read(index), name=self.examples.ids[index])
         self.sizes[index] = image.height, image.width
-        scale = None if self._scales is None else float(self._scales[index])
-        return self._normalize(fit_image(image, self.shape[:2], resize=self._resize, scale=scale))
+        mpp = None if self.examples.mpp is None else float(self.examples.mpp[index])
+        return self._preprocessing.prepare(image, self.shape[:2], mpp)

@@ -12,8 +12,7 @@ from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import DecodedImages
 from glomjax.errors import UserError, first_few
 from glomjax.preprocessing import stain_normalization
-
-_SAME_SPACING = 1.05  # ratio; microscopes are not calibrated better
+from glomjax.preprocessing.preprocessing import SAME_SPACING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ def survey(
     images: Mapping[str, DecodedImages],
     *,
     stain: str = "none",
-    share: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
     total: Callable[[np.ndarray], np.ndarray] = lambda values: values,
 ) -> Survey:
     """Reads every image once.
@@ -54,10 +53,10 @@ def survey(
     Args:
       images: of each split.
       stain: the method of stain normalisation for which the training images are measured.
-      share: (which, of how many) this process is: it reads its share of the images.
+      shard: (process_index, process_count): this process reads its part of the images.
       total: the sum of float64 [N] over all processes.
     """
-    which, of = share
+    which, of = shard
     reasons: dict[str, str] = {}
     unreadable, contents, hashes, sizes = {}, {}, {}, {}
     stains = np.zeros((len(images["train"]), 0))
@@ -203,7 +202,7 @@ def seen_spacing(
             ratios = ratios.min(axis=1, keepdims=True)
         seen.append((mpp[:, None] * ratios).reshape(-1))
     values = np.concatenate(seen)
-    if values.max() > _SAME_SPACING * values.min():
+    if values.max() > SAME_SPACING * values.min():
         raise UserError(
             f"The images would be seen at different spacings, from {values.min():.4g} to "
             f"{values.max():.4g} microns per pixel: give one to which all are resampled, such as "

@@ -136,8 +136,8 @@ def _collapsed_reason(metrics: dict[str, Any]) -> str:
         return ""
     return (
         f"all {metrics['n']} predictions are nearly equal (standard deviation of the probability "
-        f"{spread:.2g}) and the loss, {loss:.4f}, is not below the entropy of the class prior, "
-        f"{entropy:.4f}"
+        f"{spread:.2g}) and the loss, {loss:.4f}, is not clearly below the entropy of the class "
+        f"prior, {entropy:.4f}"
     )
 
 

@@ -29,7 +29,8 @@ def write_report(
 
     The JSON has sorted keys, and null where a number is undefined. The CSV (UTF-8) has one row per
     example, in the order given: `id`, `patient` (empty if unknown), `label`, `prediction` (class
-    names) and `probability_<class>` for every class, to nine significant digits.
+    names), `probability_<class>` for every class and, since probabilities saturate, `logit` (of the
+    positive class) or `logit_<class>`, all to nine significant digits, which float32 needs.
 
     Args:
       folder: where the two files go; existing ones are replaced, each in one step.
@@ -57,10 +58,12 @@ def write_report(
 
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
+    raw = np.asarray(logits)  # [N, K]
     columns = [f"probability_{name}" for name in classes]
+    columns += ["logit"] if raw.shape[1] == 1 else [f"logit_{name}" for name in classes]
     writer.writerow(["id", "patient", "label", "prediction", *columns])
-    for name, patient, label, row in zip(ids, names, truth, predicted, strict=True):
-        values = [f"{p:.9g}" for p in row]
+    for name, patient, label, row, scores in zip(ids, names, truth, predicted, raw, strict=True):
+        values = [f"{value:.9g}" for value in (*row, *scores)]
         writer.writerow([name, patient, classes[label], classes[int(row.argmax())], *values])
 
     text = json.dumps(

@@ -46,13 +46,18 @@ def create_model(
       - `model(images, deterministic=True, rngs=None)`: images [B, H, W, 3] -> logits
         [B, num_classes], which is `model.classify(model.embed(images))` with the same arguments
         passed on. In training GoogLeNet gives (logits, a tuple of auxiliary logits).
-      - `name` and `image_size` as given here.
+      - `name` and `image_size` as given here, and `options`, pairs of each option and the value
+        that took effect.
       - `forward_order`: the paths of its parameters from the input to the logits.
       - `HEAD_PATHS`: a regular expression of the paths of the last layer, which is what `classify`
         has of parameters.
       - `LOGITS_PATHS`: the same of all layers whose outputs are the classes.
+      - `HIDDEN_OPTIONS`: the options that change what the same tensors compute, beside the preset.
       - `PUBLISHED_CUT`: the block or parameter up to and with which the published partial
         fine-tuning freezes the network; "" where nothing is published.
+
+      Where options follow the preset or the images, its class has `settle(options, image_size)`,
+      which puts in their place what takes effect.
 
       A module inside it that regularises beyond plain dropout has a method `disable`, which is
       called where all that it acts on is frozen.
@@ -83,8 +88,33 @@ def create_model(
     settings = size | options
     model = network(num_classes=num_classes, image_size=image_size, rngs=rngs, **settings)
     model.name = name
+    model.options = tuple(settled_options(name, image_size, options).items())
     model.forward_order = tuple(_in_order_of_definition(model))
     return model
+
+
+def settled_options(
+    name: str, image_size: tuple[int, int], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every option of a network with the value that takes effect, JSON-ready but for tuples.
+
+    What depends on the image is in numbers, such as DaViT's window, so that the same tensors give
+    the same outputs wherever they are loaded.
+
+    Args:
+      name, image_size, options: as in `create_model`.
+    """
+    network, size = MODELS[name]
+    parameters = inspect.signature(network.__init__).parameters
+    known = {
+        option: parameter.default
+        for option, parameter in parameters.items()
+        if option not in ("self", "num_classes", "image_size", "rngs")
+    }
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    options = known | size | given
+    settle = getattr(network, "settle", None)
+    return options if settle is None else settle(options, image_size)
 
 
 def _is_of_type(value: Any, hint: Any) -> bool:

@@ -25,6 +25,7 @@ class AlexNetMini(nnx.Module):
 
     HEAD_PATHS = r"head/.*"
     LOGITS_PATHS = HEAD_PATHS
+    HIDDEN_OPTIONS = ()
     PUBLISHED_CUT = ""
 
     def __init__(

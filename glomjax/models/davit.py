@@ -1,5 +1,7 @@
 """DaViT: dual attention vision transformers (Ding et al. 2022), tiny to giant."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,37 +20,16 @@ from glomjax.models.layers import (
 )
 
 # The sizes of the paper as timm lists them.
-SIZES: dict[str, dict[str, tuple[int, ...]]] = {
-    "davit_tiny": {
-        "depths": (1, 1, 3, 1),
-        "embed_dims": (96, 192, 384, 768),
-        "num_heads": (3, 6, 12, 24),
-    },
-    "davit_small": {
-        "depths": (1, 1, 9, 1),
-        "embed_dims": (96, 192, 384, 768),
-        "num_heads": (3, 6, 12, 24),
-    },
-    "davit_base": {
-        "depths": (1, 1, 9, 1),
-        "embed_dims": (128, 256, 512, 1024),
-        "num_heads": (4, 8, 16, 32),
-    },
-    "davit_large": {
-        "depths": (1, 1, 9, 1),
-        "embed_dims": (192, 384, 768, 1536),
-        "num_heads": (6, 12, 24, 48),
-    },
-    "davit_huge": {
-        "depths": (1, 1, 9, 1),
-        "embed_dims": (256, 512, 1024, 2048),
-        "num_heads": (8, 16, 32, 64),
-    },
-    "davit_giant": {
-        "depths": (1, 1, 12, 3),
-        "embed_dims": (384, 768, 1536, 3072),
-        "num_heads": (12, 24, 48, 96),
-    },
+SIZES = {
+    name: {"depths": depths, "embed_dims": embed_dims, "num_heads": num_heads}
+    for name, depths, embed_dims, num_heads in (
+        ("davit_tiny", (1, 1, 3, 1), (96, 192, 384, 768), (3, 6, 12, 24)),
+        ("davit_small", (1, 1, 9, 1), (96, 192, 384, 768), (3, 6, 12, 24)),
+        ("davit_base", (1, 1, 9, 1), (128, 256, 512, 1024), (4, 8, 16, 32)),
+        ("davit_large", (1, 1, 9, 1), (192, 384, 768, 1536), (6, 12, 24, 48)),
+        ("davit_huge", (1, 1, 9, 1), (256, 512, 1024, 2048), (8, 16, 32, 64)),
+        ("davit_giant", (1, 1, 12, 3), (384, 768, 1536, 3072), (12, 24, 48, 96)),
+    )
 }
 
 
@@ -74,6 +55,7 @@ class DaViT(nnx.Module):
 
     HEAD_PATHS = r"head/.*"
     LOGITS_PATHS = HEAD_PATHS
+    HIDDEN_OPTIONS = ("window_size", "head_norm_first", "num_heads")
     # Right behind `stack2_block1_attn_ln` of the Keras model: the stem, the first stage and the
     # second up to the first block's attention are frozen.
     PUBLISHED_CUT = "stages/1/blocks/0/spatial/norm1"
@@ -131,6 +113,17 @@ class DaViT(nnx.Module):
         )
         self.head = head
 
+    @classmethod
+    def settle(cls, options: dict[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
+        """The preset's order in the head, and the window of these images in numbers."""
+        kecam = options["preset"] == "kecam"
+        first = options["head_norm_first"]
+        rows, columns = _window(options["preset"], options["window_size"], image_size)
+        return options | {
+            "head_norm_first": kecam if first is None else first,
+            "window_size": rows if rows == columns else (rows, columns),
+        }
+
     def __call__(
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
@@ -170,12 +163,18 @@ class DaViT(nnx.Module):
 
     def window(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in tokens of the windows of attention, for images of (height, width)."""
-        if self.window_size:
-            return _pair(self.window_size)
-        if self.preset == "msft":
-            return 7, 7
-        height, width = image_size
-        return -(-height // 32), -(-width // 32)
+        return _window(self.preset, self.window_size, image_size)
+
+
+def _window(
+    preset: str, window_size: int | tuple[int, int], image_size: tuple[int, int]
+) -> tuple[int, int]:
+    if window_size:
+        return _pair(window_size)
+    if preset == "msft":
+        return 7, 7
+    height, width = image_size
+    return -(-height // 32), -(-width // 32)
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

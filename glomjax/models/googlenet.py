@@ -39,6 +39,7 @@ class GoogLeNet(nnx.Module):
 
     HEAD_PATHS = r"head/.*"
     LOGITS_PATHS = r"(aux\d/)?head/.*"
+    HIDDEN_OPTIONS = ()
     PUBLISHED_CUT = ""
 
     aux1: "AuxiliaryHead"

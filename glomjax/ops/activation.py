@@ -94,7 +94,7 @@ def _bias_relu_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple]
 
 def _bias_relu_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     y, bias = residuals
-    if native.serves(y, bias, g):
+    if native.supports(y, bias, g):
         return native.call("bias_relu_gradient", relu_gradients, y, g)
     dx, dbias = isolated(relu_gradients, bias, y, g)
     return dx, dbias.astype(bias.dtype)

@@ -49,7 +49,7 @@ def window_attention(
 ) -> jax.Array:
     """`plain_window_attention`; the native kernel reads and writes the map in place of windows."""
     rows, columns = window
-    if native.serves(qkv, bias):
+    if native.supports(qkv, bias):
         attributes: dict[str, Any] = {"heads": heads, "rows": rows, "columns": columns}
         plain = partial(plain_window_attention, **attributes)
         return native.call("window_attention", plain, qkv, bias, **attributes)
@@ -58,7 +58,7 @@ def window_attention(
 
 def channel_attention(qkv: jax.Array, bias: jax.Array, heads: int) -> jax.Array:
     """`plain_channel_attention`."""
-    if native.serves(qkv, bias):
+    if native.supports(qkv, bias):
         plain = partial(plain_channel_attention, heads=heads)
         return native.call("channel_attention", plain, qkv, bias, heads=heads)
     return _channel_attention(split, qkv, bias, heads)

@@ -68,7 +68,7 @@ def conv2d(
     padding: Padding = "SAME",
     relu: bool = False,
 ) -> jax.Array:
-    """`plain_conv2d`, natively where that serves.
+    """`plain_conv2d`, by a native kernel where there is one.
 
     Elsewhere, and where filters do not overlap, a CPU takes a 1x1 filter as a dense layer and a
     strided one over space-to-depth blocks.
@@ -77,7 +77,7 @@ def conv2d(
     """
     pads = _pads(x, kernel, stride, padding)
     side_by_side = stride > 1 and kernel.shape[:2] == (stride, stride)
-    if native.serves(x, kernel, bias) and not side_by_side:
+    if native.supports(x, kernel, bias) and not side_by_side:
         return _convolutions(_Geometry(stride, (pads,), relu, native.rounds()), x, kernel, bias)
     if stride == 1:
         return _unit_stride_conv2d(x, kernel, bias, pads, relu)
@@ -99,7 +99,7 @@ def conv2d_branches(*branches: Branch) -> jax.Array:
     its own h, w, I and O.
     """
     arrays = [array for branch in branches for array in branch]
-    if native.serves(*arrays):
+    if native.supports(*arrays):
         pads = tuple(_pads(x, kernel, 1, "SAME") for x, kernel, _ in branches)
         return _convolutions(_Geometry(1, pads, True, native.rounds()), *arrays)
     return jnp.concatenate([conv2d(*branch, relu=True) for branch in branches], axis=-1)
@@ -107,7 +107,7 @@ def conv2d_branches(*branches: Branch) -> jax.Array:
 
 def residual_depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """`plain_residual_depthwise_conv2d`. x [B, H, W, C], kernel [h, w, 1, C] (odd), bias [C]."""
-    if kernel.shape[:2] == (3, 3) and native.serves(x, kernel, bias):
+    if kernel.shape[:2] == (3, 3) and native.supports(x, kernel, bias):
         name, plain = "residual_depthwise_conv2d", plain_residual_depthwise_conv2d
         return native.call(name, plain, x, kernel, bias)
     return x + add_bias(depthwise_conv2d(x, kernel), bias)
@@ -134,7 +134,7 @@ def _depthwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tupl
 def _depthwise_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
 
-    def natively(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple:
+    def reference(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple:
         return jax.vjp(plain_depthwise_conv2d, x, kernel)[1](g)
 
     def on_cpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple:
@@ -144,7 +144,7 @@ def _depthwise_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.
         dkernel = isolated(_tap_gradients, kernel, x, g, kernel)
         return dx, dkernel
 
-    return lax.platform_dependent(x, kernel, g, cpu=on_cpu, default=natively)
+    return lax.platform_dependent(x, kernel, g, cpu=on_cpu, default=reference)
 
 
 depthwise_conv2d.defvjp(_depthwise_forward, _depthwise_backward)

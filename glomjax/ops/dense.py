@@ -11,7 +11,8 @@ from glomjax.ops.activation import add_bias, bias_gelu, plain_add_bias, plain_bi
 from glomjax.ops.normalization import EPSILON, layer_norm, plain_layer_norm
 from glomjax.ops.reduction import plain_column_sum
 
-_ROWS = 64  # of fewer, a native product waits for the rearranging of its weights
+# Below this many rows, packing the weights costs more than the kernel saves.
+_ROWS = 64
 
 
 def plain_dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -37,7 +38,7 @@ def plain_gelu_dense(
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """`plain_dense`. x [..., I], kernel [I, O], bias [O] -> [..., O]."""
     given = jnp.zeros(kernel.shape[1:], kernel.dtype) if bias is None else bias
-    if x.size >= _ROWS * x.shape[-1] and native.serves(x, kernel, given):
+    if x.size >= _ROWS * x.shape[-1] and native.supports(x, kernel, given):
         return _dense(native.rounds(), x, kernel, given)
     y = x @ kernel
     return y if bias is None else add_bias(y, bias)
@@ -50,14 +51,14 @@ def layer_norm_dense(
 
     Kept from the forward pass, normalised maps and GELUs are a third of a step's memory.
     """
-    if native.serves(x, scale, bias, kernel):
+    if native.supports(x, scale, bias, kernel):
         return _layer_norm_dense(native.rounds(), x, scale, bias, kernel)
     return _dense_of(layer_norm, (x, scale, bias), kernel, None)
 
 
 def gelu_dense(x: jax.Array, x_bias: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """`plain_gelu_dense`; on a CPU the backward pass computes GELU again."""
-    if native.serves(x, x_bias, kernel, bias):
+    if native.supports(x, x_bias, kernel, bias):
         return _gelu_dense(native.rounds(), x, x_bias, kernel, bias)
     return _dense_of(bias_gelu, (x, x_bias), kernel, bias)
 

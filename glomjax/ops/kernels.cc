@@ -717,7 +717,7 @@ inline void scatter(const float* from, Index n, float factor, float* to, float* 
 // elements of all that is transformed lie apart, so that sums over channels or tiles are products
 // of matrices.
 constexpr Index kLeastChannels = 32;  // of fewer, the transforms take too long
-bool winograd_serves(const Array& kernel, Index stride) {
+bool winograd_applies(const Array& kernel, Index stride) {
   const auto size = kernel.dimensions();
   return size[0] == 3 && size[1] == 3 && stride == 1 &&
          std::min(size[2], size[3]) >= kLeastChannels;
@@ -878,7 +878,7 @@ class Panels {
   Floats positions_;
 };
 
-// `weight_gradient` where minimal filtering serves. A task is a block of channels and outputs and a
+// `weight_gradient` where minimal filtering applies. A task is a block of channels and outputs and a
 // part of the tiles, of which kTiles are summed at once.
 void winograd_weight_gradient(ffi::ThreadPool& pool, const Array& x, const Array& g, Index channel,
                               Index left, Index top, Result& dkernel, Result& dbias) {
@@ -1030,7 +1030,7 @@ void direct_weight_gradient(ffi::ThreadPool& pool, const Array& x, const Array& 
 ffi::Error weight_gradient(ffi::ThreadPool pool, Array x, Array g, bool bfloat16, int64_t channel,
                            int64_t left, int64_t stride, int64_t top, Result dkernel,
                            Result dbias) {
-  if (winograd_serves(*dkernel, stride))
+  if (winograd_applies(*dkernel, stride))
     winograd_weight_gradient(pool, x, g, channel, left, top, dkernel, dbias);
   else if (kBfloat16 && bfloat16)
     direct_weight_gradient<Operand>(pool, x, g, channel, left, stride, top, dkernel, dbias);
@@ -1339,7 +1339,7 @@ ffi::Error conv2d(ffi::ThreadPool pool, ffi::RemainingArgs args, bool bfloat16,
       convolutions.emplace_back(index, pool, *x, *kernel, *bias, geometry..., top[i], left[i],
                                 channel[i], Map(*y), output);
     };
-    if (winograd_serves(*kernel, stride))
+    if (winograd_applies(*kernel, stride))
       add(std::in_place_index<2>);
     else if (kBfloat16 && bfloat16 && kernel->dimensions()[2] % 2 == 0)
       add(std::in_place_index<1>, stride);

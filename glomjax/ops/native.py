@@ -1,6 +1,6 @@
 """Native CPU kernels (`kernels.cc`), built by the machine's own compiler when first needed.
 
-No result depends on them: without a compiler, or where they do not serve, the operations run in
+No result depends on them: without a compiler, or where they cannot be used, the operations run in
 their pure form. A built library is kept in the cache under the hash of its source, its compiler,
 the jaxlib that it was built for and the processor.
 """
@@ -40,7 +40,7 @@ _products = contextvars.ContextVar("glomjax.ops.products", default="float32")
 
 @contextlib.contextmanager
 def setting(value: str) -> Iterator[None]:
-    """Traces with native kernels where they serve ("auto") or without them ("off").
+    """Traces with native kernels where they are available ("auto") or without them ("off").
 
     What a `jax.jit` has traced already stays as it is. Export programs with "off": on another
     machine there are no such kernels, `jax.export` refuses to save calls of them, and what computes
@@ -54,7 +54,7 @@ def setting(value: str) -> Iterator[None]:
 
 
 def status(precision: str = "float32") -> str:
-    """One sentence for a log: whether native kernels serve here, or why not; "" off the CPU."""
+    """One sentence for a log: whether native kernels are used here, or why not; "" off the CPU."""
     if jax.default_backend() != "cpu":
         return ""
     reason = _obstacle() or _library().reason
@@ -98,8 +98,8 @@ def activations(precision: str) -> str:
     Where the processor multiplies bfloat16 by an instruction of its own, native products of float32
     arrays round their factors to it: they are faster than those of XLA.
     """
-    serve = jax.default_backend() == "cpu" and not _obstacle()
-    return "float32" if precision == "bfloat16" and serve and _library().bfloat16 else precision
+    available = jax.default_backend() == "cpu" and not _obstacle()
+    return "float32" if precision == "bfloat16" and available and _library().bfloat16 else precision
 
 
 def rounds() -> bool:
@@ -107,7 +107,7 @@ def rounds() -> bool:
     return _products.get() == "bfloat16"
 
 
-def serves(*args: jax.Array) -> bool:
+def supports(*args: jax.Array) -> bool:
     """Whether the native kernels may take these arguments: float32, on one CPU, none empty."""
     if any(x.dtype != np.float32 or x.size == 0 for x in args):
         return False
@@ -119,7 +119,7 @@ def call(name: str, plain: Callable[..., Any], *args: jax.Array, **attributes: A
     attributes: numbers, and tuples of integers. A kernel without a gradient of that form is called
     within a `jax.custom_vjp` that has its own.
 
-    Only where `serves(*args)`. The backward pass keeps the arguments and nothing else. A program
+    Only where `supports(*args)`. The backward pass keeps the arguments and nothing else. A program
     that is lowered for another platform gets `plain`.
     """
     return _call(name, plain, tuple(sorted(attributes.items())), *args)
@@ -170,7 +170,7 @@ def _obstacle() -> str:
         return "ops.native is 'off'"
     if jax.device_count() > 1:
         # XLA cannot divide a foreign call over devices: it would gather the whole batch on each.
-        return f"they serve one CPU device and there are {jax.device_count()}"
+        return f"they run on one CPU device and there are {jax.device_count()}"
     return ""
 
 

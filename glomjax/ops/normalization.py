@@ -37,7 +37,7 @@ def layer_norm(
 
     With `after`, XLA computes it no sooner than that array on a CPU: see `layer_norm_dense`.
     """
-    if native.serves(x, scale, bias):
+    if native.supports(x, scale, bias):
         plain = partial(plain_layer_norm, epsilon=epsilon)
         return native.call("layer_norm", plain, x, scale, bias, epsilon=epsilon)
     return _layer_norm(x, scale, bias, scale if after is None else after, epsilon)

@@ -28,7 +28,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: str = "VALID") -> 
 
     x [B, H, W, C] -> [B, h, w, C].
     """
-    if native.serves(x):
+    if native.supports(x):
         plain = partial(plain_max_pool, window=window, stride=stride, padding=padding)
         return native.call("max_pool", plain, x, **_attributes(x, window, stride, padding))
     return plain_max_pool(x, window, stride, padding)
@@ -43,19 +43,19 @@ def _backward(window: int, stride: int, padding: str, residuals: tuple, g: jax.A
     x, y = residuals
     pool = partial(plain_max_pool, window=window, stride=stride, padding=padding)
 
-    def natively(x: jax.Array, y: jax.Array, g: jax.Array) -> jax.Array:
+    def reference(x: jax.Array, y: jax.Array, g: jax.Array) -> jax.Array:
         del y
         return jax.vjp(pool, x)[1](g)[0]
 
-    if native.serves(x, y, g):
+    if native.supports(x, y, g):
         attributes = _attributes(x, window, stride, padding)
-        return (native.call("max_pool_gradient", natively, x, y, g, **attributes),)
+        return (native.call("max_pool_gradient", reference, x, y, g, **attributes),)
 
     def on_cpu(x: jax.Array, y: jax.Array, g: jax.Array) -> jax.Array:
         scatter = partial(_shifted_views, window=window, stride=stride, padding=padding)
         return isolated(scatter, x[:1, :1, :1, 0], x, y, g)
 
-    return (lax.platform_dependent(x, y, g, cpu=on_cpu, default=natively),)
+    return (lax.platform_dependent(x, y, g, cpu=on_cpu, default=reference),)
 
 
 max_pool.defvjp(_forward, _backward)

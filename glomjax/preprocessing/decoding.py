@@ -1,12 +1,15 @@
 """From an encoded image to the pixels that a network gets."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from glomjax.errors import UserError
 
+# Of the rules by which files become pixels; it rises when the same file gives other pixels.
+DECODING_VERSION = 1
 RESIZES = ("stretch", "pad", "crop")
 _WHITE = (255, 255, 255)  # the background of a slide
 
@@ -23,7 +26,7 @@ def decode_image(
     return fit_image(open_image(encoded, name=name), image_size, resize=resize, scale=scale)
 
 
-def open_image(encoded: bytes | np.ndarray, *, name: str) -> Image.Image:
+def open_image(encoded: bytes | np.ndarray | Image.Image, *, name: str) -> Image.Image:
     """Decodes one image to 8-bit RGB in its own size.
 
     The EXIF orientation is applied. Grey, palette and CMYK become RGB; transparency is composited
@@ -31,7 +34,8 @@ def open_image(encoded: bytes | np.ndarray, *, name: str) -> Image.Image:
     Of a file with several pages the first is taken. Colour profiles are not applied.
 
     Args:
-      encoded: the bytes of an image file, or a uint8 array [h, w, 3], which is taken as RGB.
+      encoded: the bytes of an image file; a uint8 array [h, w, 3], which is taken as RGB; or an
+        image that Pillow has opened.
       name: what the image is called in messages.
 
     Raises:
@@ -48,9 +52,13 @@ def open_image(encoded: bytes | np.ndarray, *, name: str) -> Image.Image:
         if encoded.size == 0:
             raise UserError(f"Image '{name}' has no pixels: its shape is {list(encoded.shape)}.")
         return Image.fromarray(encoded)
+    if isinstance(encoded, Image.Image):
+        if 0 in encoded.size:
+            raise UserError(f"Image '{name}' has no pixels: its size is {encoded.size}.")
+        return _decoded(encoded.copy, name)
     if len(encoded) == 0:
         raise UserError(f"Image '{name}' is empty (0 bytes): restore the file or remove it.")
-    return _decoded(encoded, name)
+    return _decoded(lambda: Image.open(io.BytesIO(encoded)), name)
 
 
 def fit_image(
@@ -94,9 +102,9 @@ def fit_image(
     return np.array(image)  # a copy: it can be written to
 
 
-def _decoded(encoded: bytes, name: str) -> Image.Image:
+def _decoded(open_copy: Callable[[], Image.Image], name: str) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with open_copy() as image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             rgb = _rgb(image)

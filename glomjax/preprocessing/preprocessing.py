@@ -1,40 +1,79 @@
 """From images to what a network sees: one size, one stain, then (x / 255 - mean) / std."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from glomjax.errors import UserError
+from glomjax.preprocessing.decoding import DECODING_VERSION, fit_image
 from glomjax.preprocessing.stain_normalization import StainNormalizer
 
 PREPROCESSINGS = ("imagenet", "standardize")
+SAME_SPACING = 1.05  # ratio; microscopes are not calibrated better
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """A property of the weights: it is stored with them and applied wherever they are used.
 
-    The size, the spacing and the stain are settled on the host, by `DecodedImages`; mean and
-    deviation on the device, by calling this.
+    The size, the spacing and the stain are settled on the host, by `prepare`; mean and deviation on
+    the device, by calling this.
 
     Attributes:
       name: one of `PREPROCESSINGS`.
       mean, std: per channel, in units of the full range (0 to 1).
       resize: how images come to the size of the network, as in `fit_image`.
-      mpp: microns per pixel of what the network sees, or None where unknown.
+      target_mpp: microns per pixel to which each image is resampled, or None where none is.
+      seen_mpp: microns per pixel of what the network saw in training where nothing was resampled,
+        or None where unknown.
       stain: what stains are normalised to, or None.
+      decoding: the `DECODING_VERSION` of the rules by which files became pixels.
     """
 
     name: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize: str = "stretch"
-    mpp: float | None = None
+    target_mpp: float | None = None
+    seen_mpp: float | None = None
     stain: StainNormalizer | None = None
+    decoding: int = DECODING_VERSION
+
+    @property
+    def mpp(self) -> float | None:
+        """Microns per pixel of what the network sees, or None where unknown."""
+        return self.target_mpp or self.seen_mpp
+
+    def prepare(
+        self, image: Image.Image, image_size: tuple[int, int], mpp: float | None = None
+    ) -> np.ndarray:
+        """An RGB image in its own size -> uint8 [height, width, 3], with its stain normalised.
+
+        Args:
+          image_size: (height, width) of the result.
+          mpp: microns per pixel of the image; needed where there is a `target_mpp`.
+        """
+        scale = None
+        if self.target_mpp:
+            if mpp is None:
+                raise ValueError("an image is to be resampled, but its spacing is not given")
+            scale = mpp / self.target_mpp
+        pixels = fit_image(image, image_size, resize=self.resize, scale=scale)
+        return pixels if self.stain is None else self.stain(pixels)
+
+    def seen_spacing(self, size: tuple[int, int], image_size: tuple[int, int], mpp: float) -> float:
+        """Microns per pixel at which the network sees an image of (height, width) `size` and
+        spacing `mpp`; the mean of both directions where they differ."""
+        if self.target_mpp:
+            return self.target_mpp
+        ratios = [stored / wanted for stored, wanted in zip(size, image_size, strict=True)]
+        ratio = {"pad": max(ratios), "crop": min(ratios), "stretch": sum(ratios) / 2}[self.resize]
+        return mpp * ratio
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """images uint8 [B, H, W, 3] -> float32 [B, H, W, 3]."""
@@ -43,15 +82,32 @@ class Preprocessing:
         return images.astype(jnp.float32) * scale[None, None, None] + shift[None, None, None]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "name": self.name,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "resize": self.resize,
-            "mpp": self.mpp,
-            "stain": None if self.stain is None else self.stain.to_dict(),
+        """JSON-ready; `from_dict` is its inverse, to the last bit."""
+        stain = None if self.stain is None else self.stain.to_dict()
+        plain = dataclasses.asdict(dataclasses.replace(self, stain=None))
+        return {**plain, "mean": list(self.mean), "std": list(self.std), "stain": stain}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Preprocessing":
+        """What `to_dict` has written; fields that are not there have their defaults.
+
+        Raises:
+          UserError: the files were decoded by rules that this version does not know.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        fields = {name: value for name, value in stored.items() if name in names}
+        if fields.get("decoding", DECODING_VERSION) != DECODING_VERSION:
+            raise UserError(
+                f"the network's images were decoded by version {fields['decoding']} of the rules, "
+                f"and this glomjax has version {DECODING_VERSION}; use the glomjax that trained it"
+            )
+        stain = fields.get("stain")
+        fields |= {
+            "mean": tuple(fields["mean"]),
+            "std": tuple(fields["std"]),
+            "stain": None if stain is None else StainNormalizer.from_dict(stain),
         }
+        return cls(**fields)
 
 
 # Mean and deviation of ImageNet's training images, which the published DaViT weights expect.
@@ -81,8 +137,9 @@ class ChannelStatistics:
         counted = total(np.concatenate([[float(self._pixels)], self._sum, self._squares]))
         self._pixels, self._sum, self._squares = int(counted[0]), counted[1:4], counted[4:]
 
-    def standardize(self) -> Preprocessing:
-        """The preprocessing that gives these pixels mean 0 and deviation 1 in each channel.
+    def standardize(self, preprocessing: Preprocessing) -> Preprocessing:
+        """`preprocessing` with the mean and deviation that give these pixels mean 0 and deviation 1
+        in each channel.
 
         Raises:
           UserError: a channel has one value everywhere.
@@ -96,7 +153,9 @@ class ChannelStatistics:
                 f"{mean[flat] * 255:.0f} in every pixel; use --config.preprocessing=imagenet or "
                 "other images"
             )
-        return Preprocessing("standardize", _triple(mean), _triple(np.sqrt(variance)))
+        return dataclasses.replace(
+            preprocessing, name="standardize", mean=_triple(mean), std=_triple(np.sqrt(variance))
+        )
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:

@@ -7,8 +7,9 @@ import os
 import pathlib
 
 from glomjax.errors import UserError, first_few
-from glomjax.pretrained.native import write_weights
 from glomjax.pretrained.reading import read_weights
+from glomjax.pretrained.sources import name_of
+from glomjax.pretrained.weight_file import write_weights
 
 
 def convert_weights(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> str:
@@ -46,12 +47,8 @@ def convert_weights(source: str | os.PathLike[str], out: str | os.PathLike[str])
     write_weights(
         target,
         params,
-        model=info.model,
-        preset=info.preset,
-        preprocessing=info.preprocessing,
-        classes=info.classes,
-        settings=info.settings,
-        source=str(source),
+        info.spec,
+        source=name_of(source, info.sha256),
     )
     written = read_weights(target)[1]
     count = sum(value.size for value in params.values())

@@ -17,7 +17,7 @@ from flax import nnx
 
 from glomjax.errors import LISTED, UserError, first_few
 from glomjax.models import params_of, set_params
-from glomjax.pretrained.reading import read_weights
+from glomjax.pretrained.reading import SourceInfo, read_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +26,29 @@ class LoadReport:
 
     Attributes:
       source: path or id as it was given.
-      preset, preprocessing, sha256: of the source, as in `SourceInfo`.
+      info: what the source says about itself; `preset`, `preprocessing` and `sha256` are its.
       loaded: our paths of the tensors written.
       excluded: our paths of the model's tensors that kept their initial value.
       num_parameters: numbers in the loaded tensors.
     """
 
     source: str
-    preset: str
-    preprocessing: dict[str, Any]
+    info: SourceInfo
     loaded: tuple[str, ...]
     excluded: tuple[str, ...]
-    sha256: str
     num_parameters: int
+
+    @property
+    def preset(self) -> str:
+        return self.info.preset
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        return self.info.preprocessing
+
+    @property
+    def sha256(self) -> str:
+        return self.info.sha256
 
     def __str__(self) -> str:
         kept = f", left at their initial value: {first_few(self.excluded)}" if self.excluded else ""
@@ -72,26 +82,30 @@ def load_weights(
         values, an exclude that matches nothing, another preset, a damaged file, an unknown source.
       WeightsUnavailable: a published id that is not cached and cannot be downloaded.
     """
+    params, info = read_weights(source)
+    chosen, report = select_weights(
+        model, source, params, info, exclude=exclude, preset_mismatch=preset_mismatch
+    )
+    set_params(model, {path: jnp.asarray(value) for path, value in chosen.items()})
+    return report
+
+
+def select_weights(
+    model: Any,
+    source: str | os.PathLike[str],
+    params: Mapping[str, np.ndarray],
+    info: SourceInfo,
+    *,
+    exclude: tuple[str, ...] = (),
+    preset_mismatch: str = "error",
+) -> tuple[dict[str, np.ndarray], LoadReport]:
+    """What `load_weights` writes into `model`, which may be without numbers, of weights that have
+    been read; arguments and errors as there."""
     if preset_mismatch not in ("error", "allow"):
         raise UserError(f"preset_mismatch is {preset_mismatch!r}; it is 'error' or 'allow'")
-    params, info = read_weights(source)
     name = str(getattr(model, "name", type(model).__name__))
-    preset = str(getattr(model, "preset", ""))
-    if info.preset and preset and info.preset != preset and preset_mismatch == "error":
-        raise UserError(
-            f"{source} holds weights of preset {info.preset!r} and the model {name} has preset "
-            f"{preset!r}: the tensors would fit, but the outputs would differ from the published "
-            f"ones; create the model with preset={info.preset!r}, or say preset_mismatch='allow'"
-        )
-    for setting, value in info.settings.items():
-        value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
-        ours = getattr(model, setting, value)
-        if ours != value and preset_mismatch == "error":
-            raise UserError(
-                f"{source} was trained with {setting}={value!r} and the model {name} has {ours!r}: "
-                "the tensors would fit, but the outputs would differ; create the model with "
-                f"{setting}={value!r}, or say preset_mismatch='allow'"
-            )
+    if preset_mismatch == "error":
+        _check_settings(f"{source}", name, model, info)
     initial = params_of(model)
     excluded = _excluded(exclude, initial, params)
     wanted = {path: leaf.shape for path, leaf in initial.items() if path not in excluded}
@@ -102,16 +116,43 @@ def load_weights(
             f"{source} holds values that are not finite (NaN or infinity) in {first_few(bad)}; "
             "weights like these cannot be used"
         )
-    set_params(model, {path: jnp.asarray(given[path]) for path in wanted})
-    return LoadReport(
+    return {path: given[path] for path in wanted}, LoadReport(
         source=str(source),
-        preset=info.preset,
-        preprocessing=info.preprocessing,
+        info=info,
         loaded=tuple(wanted),
         excluded=tuple(path for path in initial if path in excluded),
-        sha256=info.sha256,
         num_parameters=sum(given[path].size for path in wanted),
     )
+
+
+def _check_settings(source: str, name: str, model: Any, info: SourceInfo) -> None:
+    """Raises UserError where the tensors would fit and the outputs would differ."""
+    preset = str(getattr(model, "preset", ""))
+    if info.preset and preset and info.preset != preset:
+        raise UserError(
+            f"{source} holds weights of preset {info.preset!r} and the model {name} has preset "
+            f"{preset!r}: the tensors would fit, but the outputs would differ from the published "
+            f"ones; create the model with preset={info.preset!r}, or say preset_mismatch='allow'"
+        )
+    ours, theirs = dict(model.options), info.spec.options
+    for setting in model.HIDDEN_OPTIONS:
+        value = theirs.get(setting)
+        # Foreign weights do not say, and a window of 0 was not settled yet.
+        if value is None or (setting == "window_size" and not value) or ours[setting] == value:
+            continue
+        why = ""
+        if setting == "window_size":
+            seen, expected = info.spec.image_size, model.image_size
+            why = (
+                f" (its images were {seen[0]} x {seen[1]} pixels and the model's are "
+                f"{expected[0]} x {expected[1]})"
+            )
+        raise UserError(
+            f"{source} was trained with {setting}={value!r} and the model {name} has "
+            f"{ours[setting]!r}{why}: the tensors would fit, but the outputs would differ; create "
+            f"the model with {setting}={value!r} (--config.model.options.{setting}={value!r}), or "
+            "say preset_mismatch='allow'"
+        )
 
 
 def _excluded(

@@ -4,6 +4,7 @@ params, info = read_weights("kecam/davit_t_imagenet")
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -16,10 +17,9 @@ from glomjax import checkpoints
 from glomjax.errors import UserError, first_few
 from glomjax.files import checksum
 from glomjax.preprocessing.preprocessing import IMAGENET
-from glomjax.pretrained import kecam, native, sources, timm
-
-# Options that change what the same tensors compute, beside the preset.
-SETTINGS = ("window_size", "head_norm_first")
+from glomjax.pretrained import kecam, sources, timm, weight_file
+from glomjax.pretrained.old_formats import spec_of_checkpoint
+from glomjax.pretrained.spec import NetworkSpec, TrainingRecord
 
 Rules = Iterable[
     tuple[re.Pattern[str], str | Callable[[re.Match[str]], str], tuple[int, ...] | None]
@@ -34,12 +34,8 @@ class SourceInfo:
       path: the file or checkpoint folder read.
       sha256: of the whole file, hexadecimal; of a checkpoint's manifest, which covers its files.
       layout: "kecam", "timm" (also for the original authors' keys), "glomjax" or "checkpoint".
-      preset: the model preset that the numbers belong to; "" where the source names none.
-      preprocessing: as `Preprocessing.to_dict` gives it: "name", and of each channel "mean" and
-        "std" in units of the full range (pixel / 255).
-      model: the network's name; "" where the source names none.
-      classes: names of the classes, in the order of `data.classes`; () where the source names none.
-      settings: those of `SETTINGS` that the weights were trained with, as far as they are named.
+      spec: what the source says about its network; of foreign files and of the first formats of
+        ours not all of it is known.
       origin: of a file of ours, the source that it was written from; else "".
       unknown: names of tensors that are none of ours.
     """
@@ -47,13 +43,29 @@ class SourceInfo:
     path: pathlib.Path
     sha256: str
     layout: str
-    preset: str
-    preprocessing: dict[str, Any]
-    model: str = ""
-    classes: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    spec: NetworkSpec
     origin: str = ""
     unknown: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> str:
+        """The network's name; "" where the source names none."""
+        return self.spec.architecture
+
+    @property
+    def preset(self) -> str:
+        """The model preset that the numbers belong to; "" where the source names none."""
+        return self.spec.options.get("preset", "")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of `data.classes`; () where the source names none."""
+        return self.spec.classes
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What the images of its training went through, as `Preprocessing.to_dict` gives it."""
+        return self.spec.preprocessing.to_dict()
 
 
 def read_weights(source: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], SourceInfo]:
@@ -74,8 +86,7 @@ def read_weights(source: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray],
         if path.is_dir():
             params, info = _read_checkpoint(path)
         else:
-            entry = sources.PUBLISHED.get(os.fspath(source))
-            params, info = _read_file(path, model="" if entry is None else entry.model)
+            params, info = _read_file(path, sources.PUBLISHED.get(os.fspath(source)))
     except OSError as error:
         raise UserError(f"weight source {path} cannot be read ({error.strerror})") from error
     if odd := [f"{key} ({v.dtype})" for key, v in params.items() if v.dtype != np.float32]:
@@ -110,7 +121,9 @@ def convert(
     return params, tuple(unknown)
 
 
-def _read_file(path: pathlib.Path, model: str) -> tuple[dict[str, np.ndarray], SourceInfo]:
+def _read_file(
+    path: pathlib.Path, entry: sources.Published | None
+) -> tuple[dict[str, np.ndarray], SourceInfo]:
     metadata: dict[str, str] = {}
     layout = _format_of(path)
     if layout == "hdf5":
@@ -118,9 +131,9 @@ def _read_file(path: pathlib.Path, model: str) -> tuple[dict[str, np.ndarray], S
     else:
         tensors, metadata = timm.read(path)
     sha256 = checksum(path)
-    if native.METADATA_KEY in metadata:
-        about = native.check(path, tensors, metadata[native.METADATA_KEY])
-        return tensors, SourceInfo(path, sha256, "glomjax", **about)
+    if weight_file.METADATA_KEY in metadata:
+        spec, origin = weight_file.check(path, tensors, metadata[weight_file.METADATA_KEY])
+        return tensors, SourceInfo(path, sha256, "glomjax", spec, origin)
     kind = kecam if layout == "hdf5" else timm
     name = "kecam" if layout == "hdf5" else "timm"
     params, unknown = convert(path, tensors, kind.RULES)
@@ -129,39 +142,46 @@ def _read_file(path: pathlib.Path, model: str) -> tuple[dict[str, np.ndarray], S
             f"weight file {path} holds no tensor of a DaViT as {name} names them (its "
             f"{len(tensors)} tensors: {first_few(tensors)}); it is the file of another network"
         )
-    # Both publish networks that were trained with ImageNet's statistics.
-    about = {"preset": kind.PRESET, "preprocessing": IMAGENET.to_dict(), "model": model}
-    return params, SourceInfo(path, sha256, name, **about, unknown=unknown)
+    head = params.get("head/bias")
+    spec = NetworkSpec(
+        architecture="" if entry is None else entry.model,
+        options={"preset": kind.PRESET},
+        outputs=0 if head is None else head.size,
+        classes=(),
+        # Both publish networks that were trained on 224 x 224 with ImageNet's statistics.
+        image_size=(224, 224),
+        preprocessing=IMAGENET,
+        trained_on=None
+        if entry is None
+        else TrainingRecord(
+            initial_weights=entry.id, license=entry.license, citation=sources.CITATION
+        ),
+    )
+    return params, SourceInfo(path, sha256, name, spec, unknown=unknown)
 
 
 def _read_checkpoint(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], SourceInfo]:
     arrays, metadata = checkpoints.restore(folder)
-    prefix = "params/"
-    params = {
-        name.removeprefix(prefix): value
-        for name, value in arrays.items()
-        if name.startswith(prefix)
-    }
-    try:
-        options = metadata["model"]["options"]
-        info = SourceInfo(
-            folder,
-            checkpoints.fingerprint(folder),
-            "checkpoint",
-            preset=options.get("preset", ""),
-            preprocessing=metadata["preprocessing"],
-            model=metadata["model"]["name"],
-            classes=tuple(metadata["classes"]),
-            settings={name: options[name] for name in SETTINGS if name in options},
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"checkpoint '{folder}' is not that of a run: its metadata.json does not name model, "
-            "classes and preprocessing"
-        ) from error
+    params = checkpoints.params_of(arrays)
+    name = f"checkpoint '{folder}'"
+    if "spec" in metadata:
+        spec = NetworkSpec.from_dict(metadata["spec"], name)
+    else:
+        weights = str(metadata.get("initial_weights", "none"))
+        weights = weights if weights == "none" else sources.name_of(weights)
+        spec = spec_of_checkpoint(metadata, _config_of_run(folder), weights, name)
     if not params:
         raise UserError(f"checkpoint '{folder}' is not that of a run: it holds no parameters")
-    return params, info
+    return params, SourceInfo(folder, checkpoints.fingerprint(folder), "checkpoint", spec)
+
+
+def _config_of_run(folder: pathlib.Path) -> dict[str, Any]:
+    """What took effect in the run that a checkpoint lies in; {} where it lies elsewhere."""
+    file = folder.absolute().parent.parent / "config.json"
+    try:
+        return dict(json.loads(file.read_text())["effective"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _format_of(path: pathlib.Path) -> str:

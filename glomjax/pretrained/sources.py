@@ -30,6 +30,11 @@ from glomjax.files import cache_dir, checksum
 
 _KECAM_URL = "https://github.com/leondgarse/keras_cv_attention_models/releases/download/davit"
 _HF_ENDPOINT = "https://huggingface.co"
+# Of the networks that are published here.
+CITATION = (
+    "Ding M, Xiao B, Codella N, Luo P, Wang J, Yuan L: DaViT: dual attention vision transformers. "
+    "ECCV 2022"
+)
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ANSWER_SECONDS = 4.0  # for name look-up, connection and headers together
 _STALL_SECONDS = 20.0  # without a byte in the middle of a file
@@ -49,6 +54,7 @@ class Published:
     id: str
     model: str
     preset: str
+    license: str
     md5: str = ""  # of the whole file; the hub gives a checksum with each answer instead
 
     @property
@@ -71,17 +77,29 @@ PUBLISHED = {
     entry.id: entry
     for entry in (
         Published(
-            "kecam/davit_t_imagenet", "davit_tiny", "kecam", "040a215cbcf1c0ce06db665cdcf6f9ac"
+            "kecam/davit_t_imagenet",
+            "davit_tiny",
+            "kecam",
+            "MIT",
+            "040a215cbcf1c0ce06db665cdcf6f9ac",
         ),
         Published(
-            "kecam/davit_s_imagenet", "davit_small", "kecam", "b95558071c639815f4ab2e9d09a4141f"
+            "kecam/davit_s_imagenet",
+            "davit_small",
+            "kecam",
+            "MIT",
+            "b95558071c639815f4ab2e9d09a4141f",
         ),
         Published(
-            "kecam/davit_b_imagenet", "davit_base", "kecam", "89e50de7a70ea7b2404f8f57369d8015"
+            "kecam/davit_b_imagenet",
+            "davit_base",
+            "kecam",
+            "MIT",
+            "89e50de7a70ea7b2404f8f57369d8015",
         ),
-        Published("timm/davit_tiny.msft_in1k", "davit_tiny", "msft"),
-        Published("timm/davit_small.msft_in1k", "davit_small", "msft"),
-        Published("timm/davit_base.msft_in1k", "davit_base", "msft"),
+        Published("timm/davit_tiny.msft_in1k", "davit_tiny", "msft", "Apache-2.0"),
+        Published("timm/davit_small.msft_in1k", "davit_small", "msft", "Apache-2.0"),
+        Published("timm/davit_base.msft_in1k", "davit_base", "msft", "Apache-2.0"),
     )
 }
 
@@ -99,6 +117,15 @@ def default_source(model_name: str, preset: str) -> str:
     )
 
 
+def name_of(source: str | os.PathLike[str], sha256: str = "") -> str:
+    """What an artefact may say of where weights came from: a published id, or the checksum of a
+    file or checkpoint, whose name and folders can be those of a user or a patient."""
+    text = os.fspath(source)
+    if text in PUBLISHED:
+        return text
+    return f"sha256 {sha256}" if sha256 else "unpublished"
+
+
 def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
     """The weight file or checkpoint folder behind a path or a published id, downloaded if need be.
 
@@ -113,7 +140,8 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
     if os.path.isfile(path):
         return pathlib.Path(path)
     if os.path.isdir(path):
-        for folder in (pathlib.Path(path), pathlib.Path(path) / "checkpoints" / "best"):
+        inside = (".", "best", "checkpoints/best")
+        for folder in (pathlib.Path(path, part) for part in inside):
             if checkpoints.exists(folder):
                 return folder
         raise UserError(
@@ -125,8 +153,8 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
         near = difflib.get_close_matches(os.fspath(source), PUBLISHED, n=1, cutoff=0.6)
         hint = f" (nearest: {near[0]})" if near else ""
         raise UserError(
-            f"weight source {str(source)!r} is neither a file nor a published id{hint}; the ids "
-            f"are {', '.join(PUBLISHED)}"
+            f"weight source {str(source)!r} does not exist: it is neither a file or folder nor a "
+            f"published id{hint}; the ids are {', '.join(PUBLISHED)}"
         )
     cached = entry.cached
     note = ""

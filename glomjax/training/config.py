@@ -1,24 +1,26 @@
-"""The configuration of a run: every field with its default, and the checks on a user's values."""
+"""The configuration of a run: every field with its type, its default and what it is.
+
+The dataclasses here are the one definition. `default_config` gives them as a `ConfigDict`, which
+the files in `configs/` and the command line change; `config_checks.read_config` turns that into a
+`RunConfig` whose values are checked, and nothing behind it sees a `ConfigDict`.
+"""
 
 import dataclasses
-import difflib
-import math
-import re
-from collections.abc import Callable
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from glomjax.data.sources.manifest import MAX_MPP, MIN_MPP
-from glomjax.errors import UserError
-from glomjax.models import MODELS
 from glomjax.ops import native
 from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.augmentation import PRESETS, Augmentation
 from glomjax.preprocessing.decoding import RESIZES
 from glomjax.preprocessing.preprocessing import PREPROCESSINGS
-from glomjax.training.optimizers import OPTIMIZERS, SCHEDULES
 from glomjax.training.parameter_groups import REGIMES
+
+# `_field` is `dataclasses.field` with the help beside it, not a mutable default.
+# ruff: noqa: RUF009
 
 # The monitored metrics and the direction in which each is better.
 MONITORS = {
@@ -29,7 +31,10 @@ MONITORS = {
     "total_loss": "min",
     "accuracy": "max",
 }
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("plateau", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16")
+
 # What may differ between the parts of one run: where and how long it runs, not what it computes.
 MAY_DIFFER = (
     "num_epochs",
@@ -41,277 +46,216 @@ MAY_DIFFER = (
     "ops.native",
 )
 
+Rule = tuple[str, Any]  # (regular expression of whole parameter paths, what it sets)
 
-_NUMBER = r"\d+(\.\d+)?"
+
+def _field(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    """A field with the line that `--help` prints, and the values that it may have."""
+    about = {"help": help, "choices": choices}
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=about)
+    return dataclasses.field(default=default, metadata=about)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpsConfig:
+    native: str = _field(
+        "auto",
+        "kernels for CPUs: auto builds them at the first use, off does without",
+        native.SETTINGS,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    name: str = _field("davit_tiny", "the network, see glomjax.models.MODELS")
+    options: Mapping[str, Any] = _field(dict, "the network's own arguments, such as dropout_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStoppingConfig:
+    monitor: str = _field("val_loss", "the metric that is to become better", tuple(MONITORS))
+    patience: int = _field(7, "epochs without a better value after which the run stops")
+    min_delta: float = _field(0.0, "the least change that counts as better")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlateauConfig:
+    monitor: str = _field("val_loss", "the metric of the schedule plateau", tuple(MONITORS))
+    factor: float = _field(0.5, "by which the learning rate is multiplied on a plateau")
+    patience: int = _field(3, "epochs without a better value after which it is")
+    min_delta: float = _field(0.0, "the least change that counts as better")
+    min_lr: float = _field(1e-5, "the smallest learning rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    source: str = _field("synthetic", "a folder of patches, a CSV or TSV manifest, or tfds:NAME")
+    synthetic_size: str = _field("demo", "of the embedded data: demo or large")
+    classes: tuple[str, ...] = _field((), "(negative, positive); () lets the data decide")
+    fractions: tuple[float, ...] = _field(
+        (0.7, 0.15, 0.15), "train, validation, test, where no split is given"
+    )
+    folds: int = _field(0, "in place of fractions: so many folds, of which fold is the test")
+    fold: int = _field(0, "which fold is the test, from 0")
+    split_by: str = _field("patient", "what stays together: patient, or site for whole sites")
+    split_seed: int = _field(0, "of the random split")
+    mpp: float = _field(0.0, "microns per pixel of all images; 0: the source gives it, or unknown")
+    skip_unreadable: bool = _field(False, "leave out images that cannot be read, and count them")
+    cache_gib: float = _field(4.0, "memory for decoded images")
+
+
+# The strength of each effect, as a field of its own.
+AugmentationConfig = dataclasses.make_dataclass(
+    "AugmentationConfig",
+    [
+        ("preset", str, _field("none", "strengths of all effects together", tuple(PRESETS))),
+        *(
+            (effect.name, float, _field(-1.0, f"strength of {effect.name}; -1: the preset's"))
+            for effect in dataclasses.fields(Augmentation)
+        ),
+    ],
+    frozen=True,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedConfig:
+    source: str = _field("none", "of initial weights: auto, a file, a run or a published id")
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeConfig:
+    regime: str = _field("full", "what trains", REGIMES)
+    until: str = _field("", "partial: the last frozen block or parameter; '': the published cut")
+    rules: tuple[Rule, ...] = _field((), "rules: (expression, 'trainable' or 'frozen') each")
+    unfreeze: tuple[str, ...] = _field((), "'EPOCH:REGIME' or 'EPOCH:REGIME:FACTOR' each")
+    cache_features: bool = _field(
+        True, "while only the head trains, compute the features before it once per image"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """What takes the place of these fields on the embedded demo data, trained from random values:
+    it has few images, and its purpose is to end soon."""
+
+    image_size: tuple[int, int] = _field((280, 280), "as image_size")
+    batch_size: int = _field(8, "as batch_size")
+    stratified_batches: bool = _field(False, "as stratified_batches")
+    num_epochs: int = _field(10, "as num_epochs")
+    learning_rate: float = _field(1e-4, "as learning_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The published recipe by default: 280 x 280 RGB, binary cross-entropy, Adam with Keras'
+    defaults, batch 32, at most 1000 epochs, early stopping (patience 7, best weights restored) and
+    a plateau schedule on `val_loss`."""
+
+    seed: int = _field(0, "of initial values, orders, dropout and augmentation")
+    image_size: tuple[int, int] = _field((280, 280), "(height, width) that the network sees")
+    batch_size: int = _field(32, "images in a step")
+    stratified_batches: bool = _field(False, "each batch with the classes in their proportions")
+    num_epochs: int = _field(1000, "the most epochs; early stopping needs few of them")
+    learning_rate: float = _field(1e-3, "the first, before warm-up and schedule")
+    learning_rate_rules: tuple[Rule, ...] = _field(
+        ((".*", 1.0),), "(expression over parameter paths, factor) each; the first match counts"
+    )
+    layer_decay: float = _field(1.0, "learning rate of each layer, relative to the one above it")
+    weight_decay: float = _field(0.0, "decoupled, per step and learning rate")
+    weight_decay_rules: tuple[Rule, ...] = _field(
+        ((".*/kernel", 1.0), (".*", 0.0)), "(expression over parameter paths, factor) each"
+    )
+    optimizer: str = _field("adam", "adamw with weight_decay, sgd with momentum", OPTIMIZERS)
+    momentum: float = _field(0.9, "of the optimizer sgd")
+    schedule: str = _field("plateau", "cosine falls to 0 over num_epochs", SCHEDULES)
+    warmup_epochs: int = _field(0, "in which the learning rate rises from 0")
+    clip_norm: float = _field(0.0, "largest norm of the whole gradient; 0 clips nothing")
+    accumulation_steps: int = _field(
+        1, "a batch in so many parts, with the gradient of the whole, for small memories"
+    )
+    ema_decay: float = _field(0.0, "evaluate and keep a moving average of the weights; 0: none")
+    label_smoothing: float = _field(0.0, "share taken from the true class and spread over all")
+    class_weights: str = _field("none", "none, balanced, or one weight per class: '1,2.5'")
+    precision: str = _field("float32", "bfloat16 keeps float32 parameters", PRECISIONS)
+    devices: int = _field(0, "how many devices; 0: all there are")
+    shard_params: bool = _field(False, "divide parameters and optimizer state over the devices")
+    checkpoint_minutes: float = _field(10.0, "between two checkpoints within an epoch")
+    preprocessing: str = _field(
+        "imagenet", "standardize: each channel by the training images", PREPROCESSINGS
+    )
+    resize: str = _field("stretch", "to image_size: stretch, pad with white, or crop", RESIZES)
+    target_mpp: float = _field(0.0, "microns per pixel to which images are resampled; 0: none")
+    stain_normalization: str = _field(
+        "none", "to the training images' median", ("none", *stain_normalization.METHODS)
+    )
+    test_time_augmentation: bool = _field(
+        False, "score test images as the mean over their flips and quarter turns"
+    )
+    ops: OpsConfig = _field(OpsConfig, "how operations are computed")
+    model: ModelConfig = _field(ModelConfig, "the network")
+    early_stopping: EarlyStoppingConfig = _field(EarlyStoppingConfig, "when the run ends")
+    plateau: PlateauConfig = _field(PlateauConfig, "the schedule plateau")
+    data: DataConfig = _field(DataConfig, "the labelled images and their splits")
+    augmentation: Any = _field(AugmentationConfig, "random changes of training images")
+    pretrained: PretrainedConfig = _field(PretrainedConfig, "initial weights")
+    freeze: FreezeConfig = _field(FreezeConfig, "what trains, and when")
+    demo: DemoConfig = _field(DemoConfig, "in place of these fields on the embedded demo data")
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether this run trains on the small embedded data."""
+        return self.data.source == "synthetic" and self.data.synthetic_size == "demo"
+
+    def as_demo(self) -> "RunConfig":
+        """The same run with the settings of `demo`."""
+        return dataclasses.replace(self, **vars(self.demo))
+
+    def augment(self) -> Augmentation:
+        """What happens to training images.
+
+        Raises:
+          UserError: a strength out of its range.
+        """
+        strengths = dataclasses.asdict(self.augmentation)
+        preset = PRESETS[strengths.pop("preset")]
+        changes = {name: strength for name, strength in strengths.items() if strength != -1}
+        return dataclasses.replace(preset, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` is its inverse."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "RunConfig":
+        """The configuration that `to_dict` wrote; fields that are not there have their defaults."""
+        return _build(cls, stored)
 
 
 def default_config() -> ConfigDict:
-    """The published recipe, for the configs to build on; no field is None.
-
-    280 x 280 RGB, binary cross-entropy, Adam with Keras' defaults, batch 32, at most 1000 epochs,
-    early stopping (patience 7, best weights restored) and a plateau schedule on `val_loss`.
-    """
-    config = ConfigDict()
-    config.seed = 0
-    config.image_size = (280, 280)  # height, width
-    config.batch_size = 32
-    config.stratified_batches = False  # each batch with the classes in their shares
-    config.num_epochs = 1000
-    config.learning_rate = 1e-3
-    # (regular expression of whole parameter paths, factor) each; the first that matches counts.
-    config.learning_rate_rules = ((".*", 1.0),)
-    config.layer_decay = 1.0  # the learning rate of each layer, of the one above it
-    config.weight_decay = 0.0  # decoupled, per step and learning rate
-    config.weight_decay_rules = ((".*/kernel", 1.0), (".*", 0.0))
-    config.optimizer = "adam"  # "adamw" with weight_decay, or "sgd" with momentum
-    config.momentum = 0.9  # of "sgd"
-    config.schedule = "plateau"  # "cosine", down to 0 over num_epochs, or "constant"
-    config.warmup_epochs = 0  # in which the learning rate rises from 0, before any schedule
-    config.clip_norm = 0.0  # the largest norm of the whole gradient; 0 clips nothing
-    config.accumulation_steps = 1  # a batch in so many parts, with the gradient of the whole
-    config.ema_decay = 0.0  # evaluate and keep a moving average of the weights; 0 keeps none
-    config.label_smoothing = 0.0
-    config.class_weights = "none"  # "balanced", or one weight per class, such as "1,2.5"
-    config.precision = "float32"  # "bfloat16" computes in it and keeps float32 parameters
-    config.devices = 0  # 0: all there are
-    config.shard_params = False  # divide parameters and optimizer state over the devices
-    config.checkpoint_minutes = 10.0  # between two checkpoints within an epoch
-    config.preprocessing = "imagenet"  # or "standardize": each channel by the training images
-    config.resize = "stretch"  # to image_size; or "pad" with white, or "crop" to the centre
-    config.target_mpp = 0.0  # microns per pixel to which images are resampled; 0 resamples none
-    config.stain_normalization = "none"  # "macenko" or "reinhard", fitted on the training images
-
-    config.ops = ConfigDict()
-    config.ops.native = "auto"  # kernels for CPUs, built at the first use; "off" does without
-
-    config.model = ConfigDict()
-    config.model.name = "davit_tiny"
-    config.model.options = ConfigDict()  # the network's own arguments
-
-    config.early_stopping = ConfigDict()
-    config.early_stopping.monitor = "val_loss"
-    config.early_stopping.patience = 7
-    config.early_stopping.min_delta = 0.0
-
-    config.plateau = ConfigDict()
-    config.plateau.monitor = "val_loss"
-    config.plateau.factor = 0.5
-    config.plateau.patience = 3
-    config.plateau.min_delta = 0.0
-    config.plateau.min_lr = 1e-5
-
-    config.data = ConfigDict()
-    # "synthetic", a folder of patches, a CSV or TSV manifest, or "tfds:NAME"
-    config.data.source = "synthetic"
-    config.data.synthetic_size = "demo"  # or "large"
-    config.data.classes = ()  # (negative, positive); () lets the data decide
-    config.data.fractions = (0.7, 0.15, 0.15)  # train, validation, test, where no split is given
-    config.data.folds = 0  # in place of fractions: so many folds, of which `fold` is the test
-    config.data.fold = 0  # from 0
-    config.data.split_by = "patient"  # or "site": whole sites stay together
-    config.data.split_seed = 0
-    config.data.mpp = 0.0  # microns per pixel of all images; 0: the source tells, or unknown
-    config.data.skip_unreadable = False  # leave out images that cannot be read, and count them
-    config.data.cache_gib = 4.0  # memory for decoded images
-
-    config.augmentation = ConfigDict()  # see `glomjax/preprocessing/augmentation.py`
-    config.augmentation.preset = "none"  # or "histology"
-    for effect in dataclasses.fields(Augmentation):
-        config.augmentation[effect.name] = -1.0  # its strength; -1 leaves the preset's
-    # Score the test images as the mean over their eight flips and quarter turns.
-    config.test_time_augmentation = False
-
-    config.pretrained = ConfigDict()
-    config.pretrained.source = "none"  # "auto", a file or a published id
-
-    config.freeze = ConfigDict()
-    config.freeze.regime = "full"
-    config.freeze.until = ""  # partial: the last frozen block or parameter; "" is the published cut
-    config.freeze.rules = ()  # rules: (regular expression, "trainable" or "frozen") each
-    config.freeze.unfreeze = ()  # "EPOCH:REGIME" or "EPOCH:REGIME:FACTOR" each
-    config.freeze.cache_features = True  # while only the head trains, run the rest once per image
-
-    # What takes the place of these fields on the embedded demo data, trained from random values: it
-    # has few images, and its purpose is to end soon.
-    config.demo = ConfigDict()
-    config.demo.image_size = (280, 280)
-    config.demo.batch_size = 8
-    config.demo.stratified_batches = False
-    config.demo.num_epochs = 10
-    config.demo.learning_rate = 1e-4
-    return config
+    """The published recipe (see `RunConfig`) for `configs/` to build on; no field is None."""
+    return ConfigDict(dataclasses.asdict(RunConfig()))
 
 
-def augmentation_of(config: ConfigDict) -> Augmentation:
-    """What a run's configuration does to its training images.
-
-    Raises:
-      UserError: an unknown preset, or a strength out of its range.
-    """
-    given = config.augmentation.to_dict()
-    preset = given.pop("preset")
-    if preset not in PRESETS:
-        raise UserError(f"augmentation.preset is {preset!r}; choose one of {', '.join(PRESETS)}")
-    changes = {name: strength for name, strength in given.items() if strength != -1}
-    return dataclasses.replace(PRESETS[preset], **changes)
-
-
-def check_config(config: ConfigDict) -> None:
-    """Raises UserError for an unknown key, a wrong type or a value that no run can have."""
-    _check_keys(config, default_config(), "")
-    _require(
-        config.model.name in MODELS,
-        f"model.name is {config.model.name!r}; choose one of {', '.join(MODELS)}",
-    )
-    _require(
-        config.preprocessing in PREPROCESSINGS,
-        f"preprocessing is {config.preprocessing!r}; choose one of {', '.join(PREPROCESSINGS)}",
-    )
-    _require(
-        config.freeze.regime in REGIMES,
-        f"freeze.regime is {config.freeze.regime!r}; choose one of {', '.join(REGIMES)}",
-    )
-    for name, choices in (
-        ("optimizer", OPTIMIZERS),
-        ("schedule", SCHEDULES),
-        ("precision", PRECISIONS),
-        ("resize", RESIZES),
-        ("stain_normalization", ("none", *stain_normalization.METHODS)),
-    ):
-        _require(
-            config[name] in choices,
-            f"{name} is {config[name]!r}; choose one of {', '.join(choices)}",
-        )
-    _require(
-        config.ops.native in native.SETTINGS,
-        f"ops.native is {config.ops.native!r}; choose one of {', '.join(native.SETTINGS)}",
-    )
-    _require(
-        config.weight_decay >= 0,
-        f"weight_decay is {config.weight_decay}; it must not be negative",
-    )
-    _require(
-        config.optimizer != "adam" or config.weight_decay == 0,
-        f"weight_decay is {config.weight_decay}, which goes with optimizer 'adamw' or 'sgd', not "
-        "with 'adam'",
-    )
-    for name in ("momentum", "ema_decay", "label_smoothing"):
-        _require(
-            0 <= config[name] < 1, f"{name} is {config[name]}; it must be at least 0 and below 1"
-        )
-    for name in ("warmup_epochs", "clip_norm", "devices"):
-        _require(config[name] >= 0, f"{name} is {config[name]}; it must not be negative")
-    minutes, parts = config.checkpoint_minutes, config.accumulation_steps
-    _require(minutes > 0, f"checkpoint_minutes is {minutes}; it must be above 0")
-    _require(parts >= 1, f"accumulation_steps is {parts}; it must be at least 1")
-    _require(
-        re.fullmatch(rf"none|balanced|{_NUMBER}(,{_NUMBER})+", config.class_weights) is not None,
-        f"class_weights is {config.class_weights!r}; it is 'none', 'balanced' or one number per "
-        "class, such as '1,2.5'",
-    )
-    for section in ("early_stopping", "plateau"):
-        monitor = config[section].monitor
-        _require(
-            monitor in MONITORS,
-            f"{section}.monitor is {monitor!r}; choose one of {', '.join(MONITORS)}",
-        )
-        _require(config[section].patience >= 1, f"{section}.patience must be at least 1")
-        _require(config[section].min_delta >= 0, f"{section}.min_delta must not be negative")
-    for prefix, part in (("", config), ("demo.", config.demo)):
-        for name in ("batch_size", "num_epochs"):
-            _require(part[name] >= 1, f"{prefix}{name} is {part[name]}; it must be at least 1")
-        rate = part.learning_rate
-        _require(rate > 0, f"{prefix}learning_rate is {rate}; it must be above 0")
-        size = tuple(part.image_size)
-        _require(
-            len(size) == 2 and all(isinstance(n, int) and n >= 32 for n in size),
-            f"{prefix}image_size is {size}; it is (height, width), each at least 32",
-        )
-    _require(
-        0 < config.layer_decay <= 1,
-        f"layer_decay is {config.layer_decay}; it must be above 0 and at most 1",
-    )
-    for name in ("learning_rate_rules", "weight_decay_rules"):
-        _check_rules(name, config[name], lambda factor: _is_number(factor) and factor >= 0)
-    _check_rules("freeze.rules", config.freeze.rules, lambda label: isinstance(label, str))
-    _require(
-        all(isinstance(text, str) for text in config.freeze.unfreeze),
-        f"freeze.unfreeze is {tuple(config.freeze.unfreeze)}; it holds texts such as '5:full'",
-    )
-    _require(0 < config.plateau.factor < 1, "plateau.factor must lie between 0 and 1")
-    _require(config.plateau.min_lr >= 0, "plateau.min_lr must not be negative")
-    augmentation_of(config)
-    _require(config.data.cache_gib >= 0, "data.cache_gib must not be negative")
-    classes = tuple(config.data.classes)
-    _require(
-        all(isinstance(name, str) for name in classes) and len(set(classes)) == len(classes),
-        f"data.classes is {classes}; it holds the names of the classes as texts, each once",
-    )
-    _require(
-        config.data.folds > 0 or config.data.fold == 0,
-        f"data.fold is {config.data.fold}, but data.folds is {config.data.folds}; set both",
-    )
-    for name, mpp in (("target_mpp", config.target_mpp), ("data.mpp", config.data.mpp)):
-        _require(
-            mpp == 0 or MIN_MPP <= mpp <= MAX_MPP,
-            f"{name} is {mpp}; it is in microns per pixel, {MIN_MPP} to {MAX_MPP:g}, or 0",
-        )
-    _require(
-        config.warmup_epochs < config.num_epochs,
-        f"warmup_epochs is {config.warmup_epochs}; it must be below num_epochs, "
-        f"{config.num_epochs}",
-    )
-    _require(config.seed >= 0, f"seed is {config.seed}; it must not be negative")
-
-
-def _require(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise UserError(sentence)
-
-
-def _check_keys(config: Any, schema: ConfigDict, prefix: str) -> None:
-    for key in schema:
-        if key not in config:
-            raise UserError(f"the configuration lacks {prefix}{key}")
-    for key in config:
-        name = prefix + key
-        if key not in schema:
-            close = difflib.get_close_matches(key, list(schema), n=1)
-            hint = f"did you mean {prefix}{close[0]}" if close else f"known are {', '.join(schema)}"
-            raise UserError(f"there is no configuration key {name!r}; {hint}")
-        value, default = config[key], schema[key]
-        if isinstance(default, ConfigDict):
-            if not isinstance(value, ConfigDict):
-                raise UserError(f"{name} is {value!r}; it is a section with keys of its own")
-            if name == "model.options":
-                _check_options(value)
-            else:
-                _check_keys(value, default, f"{name}.")
+def _build(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass of nested dicts: lists become tuples, whole numbers floats where these belong."""
+    built = {}
+    for field in dataclasses.fields(kind):
+        if field.name not in values:
             continue
-        expected = (int, float) if isinstance(default, float) else type(default)
-        if isinstance(default, tuple) and isinstance(value, list):
-            continue
-        if not isinstance(value, expected) or isinstance(value, bool) != isinstance(default, bool):
-            raise UserError(f"{name} is {value!r}; it must be of type {type(default).__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{name} is {value}; it must be a finite number")
+        value = values[field.name]
+        if dataclasses.is_dataclass(field.default_factory):
+            value = _build(field.default_factory, value)
+        elif isinstance(field.default, float):
+            value = float(value)
+        elif isinstance(value, (list, tuple)):
+            value = _tuple(value)
+        elif isinstance(value, Mapping):
+            value = {key: _tuple(item) for key, item in value.items()}
+        built[field.name] = value
+    return kind(**built)
 
 
-def _check_rules(name: str, rules: Any, fits: Callable[[Any], bool]) -> None:
-    for rule in rules:
-        pair = isinstance(rule, (tuple, list)) and len(rule) == 2
-        _require(
-            pair and isinstance(rule[0], str) and fits(rule[1]),
-            f"{name} has {rule!r}; each is a pair of a regular expression and what it sets",
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_options(options: ConfigDict) -> None:
-    """The network itself knows its options; none of them is NaN or infinite."""
-    for key, value in options.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"model.options.{key} is {value}; it must be a finite number")
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, (list, tuple)) else value

@@ -5,16 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from glomjax.errors import UserError
 from glomjax.training import parameter_groups
-
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("plateau", "cosine", "constant")
+from glomjax.training.config import RunConfig
 
 
-def make_optimizer(config: ConfigDict, groups: Mapping[str, int]) -> optax.GradientTransformation:
+def make_optimizer(config: RunConfig, groups: Mapping[str, int]) -> optax.GradientTransformation:
     """The direction of a run's steps, each thaw group with a state of its own.
 
     Adam has Keras' epsilon, 1e-7. Keras adds it before bias correction and optax after it, which
@@ -32,7 +29,7 @@ def make_optimizer(config: ConfigDict, groups: Mapping[str, int]) -> optax.Gradi
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
-def learning_rate(config: ConfigDict, base: float, step: int, steps_per_epoch: int) -> np.float32:
+def learning_rate(config: RunConfig, base: float, step: int, steps_per_epoch: int) -> np.float32:
     """The rate of a step, counted from 0.
 
     Args:

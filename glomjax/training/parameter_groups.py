@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import jax
 import optax
 from flax import nnx
-from ml_collections import ConfigDict
 
 from glomjax.errors import UserError
 
@@ -41,6 +40,14 @@ class Phase:
     @property
     def trainable(self) -> tuple[str, ...]:
         return tuple(path for path, label in self.labels.items() if label == TRAINABLE)
+
+    def describe_thaw(self) -> str:
+        """A line on what trains from here on."""
+        named = "" if self.factor == 1 else f" at {self.factor:g} times the learning rate"
+        return (
+            f"epoch {self.epoch + 1}: regime {self.regime}, {len(self.trainable)} of "
+            f"{len(self.labels)} tensors train; those newly thawed{named} start with fresh moments"
+        )
 
 
 def match_rules(paths: Iterable[str], rules: Rules[_Value], what: str) -> dict[str, _Value]:
@@ -161,31 +168,30 @@ def plan(
     return tuple(phases)
 
 
-def plan_of(config: ConfigDict, model: Any) -> tuple[Phase, ...]:
-    """`plan` of a run's configuration."""
-    freeze = config.freeze
-    return plan(
-        model,
-        freeze.regime,
-        until=freeze.until,
-        rules=freeze.rules,
-        unfreeze=freeze.unfreeze,
-    )
-
-
-def rates_of(
-    config: ConfigDict, model: Any, phases: Sequence[Phase]
+def rates_and_decays(
+    model: Any,
+    phases: Sequence[Phase],
+    *,
+    learning_rate_rules: Rules[float],
+    layer_decay: float,
+    weight_decay: float,
+    weight_decay_rules: Rules[float],
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """({path: factor of the learning rate}, {path: weight decay}) of a run's configuration."""
+    """({path: factor of the learning rate}, {path: weight decay}), as the configuration's fields of
+    these names and the phases' factors have them.
+
+    Raises:
+      UserError: as `match_rules`.
+    """
     paths = model.forward_order
-    factors = match_rules(paths, config.learning_rate_rules, "learning rate rule")
-    layers = layer_rates(model, config.layer_decay)
+    factors = match_rules(paths, learning_rate_rules, "learning rate rule")
+    layers = layer_rates(model, layer_decay)
     groups = thaw_groups(phases)
     rates = {
         path: factors[path] * layers[path] * phases[groups.get(path, 0)].factor for path in paths
     }
-    decays = match_rules(paths, config.weight_decay_rules, "weight decay rule")
-    return rates, {path: config.weight_decay * share for path, share in decays.items()}
+    decays = match_rules(paths, weight_decay_rules, "weight decay rule")
+    return rates, {path: weight_decay * share for path, share in decays.items()}
 
 
 def thaw_groups(phases: Sequence[Phase]) -> dict[str, int]:

@@ -1,26 +1,28 @@
-"""The folder that a run leaves: what was asked, on what it ran, what came out."""
+"""The folder that a run leaves: what was requested, on what it ran, what came out."""
 
+import csv
 import json
 import os
 import pathlib
-import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from glomjax import checkpoints
 from glomjax.errors import UserError
 from glomjax.files import jsonable, write_file
-from glomjax.ops import native
-from glomjax.training.config import MAY_DIFFER, default_config
+from glomjax.training.config import MAY_DIFFER, RunConfig
+from glomjax.training.environment import describe_environment
 
-_PACKAGES = ("glomjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+# Runs of the first versions stored no defaults: {field: its default then} of what changed since.
+# Whoever changes a default adds a line here.
+_OLD_DEFAULTS: dict[str, Any] = {}
+
+
+# A configuration that comes with the package: its name with its mode, and what it gives.
+ShippedConfig = tuple[str, ConfigDict]
 
 
 class RunFolder:
@@ -35,7 +37,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, writes: bool = True):
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(path).expanduser()
         self.writes = writes
         self.best = self.path / "checkpoints" / "best"
         self.last = self.path / "checkpoints" / "last"
@@ -57,66 +59,129 @@ class RunFolder:
         """Whether something has been trained here."""
         return self.finished or checkpoints.exists(self.last)
 
-    def claim(self, requested: ConfigDict) -> list[str]:
+    def claim(self, requested: RunConfig, shipped: ShippedConfig | None = None) -> list[str]:
         """Takes the folder for this configuration, or refuses one that holds another's run.
 
+        A field whose default has changed is no difference: the run keeps what it began with.
+
+        Args:
+          shipped: the configuration of this package that `requested` began as.
+
         Returns:
-          The fields that differ from those of the run so far, and may.
+          Lines on what differs from the run so far.
         """
-        wanted = json.loads(to_json(requested))
-        file = self.path / "config.json"
-        if not file.exists():
+        if not (self.path / "config.json").exists():
             leftovers = [f for f in self.path.iterdir() if f.name != "checkpoints"]
             if leftovers and self.writes:
                 raise UserError(
                     f"folder '{self.path}' is not empty and holds no run ('{leftovers[0].name}' "
                     "for one); name another with --workdir"
                 )
-            self.write_config(requested, requested)
-            return []
-        try:
-            before = self._config("requested")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"'{file}' is not the configuration of a run; name another folder with --workdir"
-            ) from error
-        changes = _differences(before, wanted)
-        if changes and not self.begun:
-            # Nothing was trained with the old one: a mistake that has been put right.
-            self.write_config(requested, requested)
+            changed, kept = dict[str, str](), dict[str, str]()
+        else:
+            changed, kept = self._changes(requested, shipped)
+        if not self.begun:
+            # Nothing was trained with another one that stands here: a mistake that was put right.
+            self.write_config(requested, requested, defaults=_defaults(shipped))
             return []
         # A cosine over the epochs is another one when their number is.
         may_differ = set(MAY_DIFFER)
-        if wanted.get("schedule") == "cosine":
+        if requested.schedule == "cosine":
             may_differ -= {"num_epochs", "demo.num_epochs"}
-        if forbidden := [text for key, text in changes.items() if key not in may_differ]:
+        if forbidden := [text for key, text in changed.items() if key not in may_differ]:
             raise UserError(
                 f"folder '{self.path}' holds a run with another configuration "
                 f"({'; '.join(forbidden)}); name another folder with --workdir, or replace the run "
                 "with --overwrite"
             )
-        return list(changes)
+        lines = [f"other than before: {', '.join(changed)}"] if changed else []
+        return lines + [f"the run keeps its own: {text} by default" for text in kept.values()]
 
-    def effective(self, requested: ConfigDict) -> ConfigDict | None:
-        """The settled configuration of the run that goes on here, with what may differ as it is
-        requested now; None where none has begun."""
+    def _changes(
+        self, requested: RunConfig, shipped: ShippedConfig | None
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """({field: what it was and is now}, the same of fields whose default alone has changed)."""
+        was, now = flatten(self._config("requested").to_dict()), flatten(requested.to_dict())
+        stored, today = self._stored().get("defaults"), _defaults(shipped)
+        stored = stored if isinstance(stored, dict) else {"package": _OLD_DEFAULTS}
+        pairs = [(flatten(stored.get("package", {})), flatten(today["package"]))]
+        if shipped is not None and stored.get("configuration") == shipped[0]:
+            pairs.append((flatten(stored.get("fields", {})), flatten(today["fields"])))
+        changed, kept = dict[str, str](), dict[str, str]()
+        for key in sorted(was.keys() | now.keys()):
+            before, after = was.get(key, "nothing"), now.get(key, "nothing")
+            if before == after:
+                continue
+            by_default = any(
+                key in then and (then[key], default.get(key)) == (before, after)
+                for then, default in pairs
+            )
+            (kept if by_default else changed)[key] = f"{key} was {before!r}, now {after!r}"
+        return changed, kept
+
+    def going_on(self, requested: RunConfig) -> tuple[RunConfig, RunConfig] | None:
+        """(requested, settled) configuration of the run that goes on here, with what may differ as
+        it is requested now; None where none has begun."""
         if not checkpoints.exists(self.last):
             return None
-        config = ConfigDict(self._config("effective"))
-        now, then = flatten(requested), flatten(self._config("requested"))
-        changed = {key: now[key] for key in MAY_DIFFER if now[key] != then.get(key)}
-        config.update_from_flattened_dict(changed)
-        return config
+        now, then = flatten(requested.to_dict()), flatten(self._config("requested").to_dict())
+        changed = [key for key in MAY_DIFFER if now[key] != then.get(key)]
 
-    def _config(self, which: str) -> dict[str, Any]:
+        def updated(which: str) -> RunConfig:
+            fields = self._config(which).to_dict()
+            for key in changed:
+                *sections, field = key.split(".")
+                part = fields
+                for section in sections:
+                    part = part[section]
+                part[field] = now[key]
+            return RunConfig.from_dict(fields)
+
+        return updated("requested"), updated("effective")
+
+    def kept_splits(self) -> dict[str, str] | None:
+        """{id: split} of the run that goes on here, None where none has begun."""
+        file = self.path / "splits.csv"
+        if not checkpoints.exists(self.last) or not file.is_file():
+            return None
+        try:
+            with open(file, newline="", encoding="utf-8") as stream:
+                return {row["path"]: row["split"] for row in csv.DictReader(stream)}
+        except (KeyError, OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(
+                f"'{file}' is not the table that the run wrote ({type(error).__name__}: {error}); "
+                "restore it, or name another folder with --workdir"
+            ) from error
+
+    def write_splits(self, table: str) -> None:
+        """`splits.csv`: who is in which split; a run that goes on keeps its own."""
+        if not (self.begun and (self.path / "splits.csv").is_file()):
+            self.write("splits.csv", table)
+
+    def _stored(self) -> dict[str, Any]:
+        file = self.path / "config.json"
+        try:
+            return dict(json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise self._no_run() from error
+
+    def _no_run(self) -> UserError:
+        return UserError(
+            f"'{self.path / 'config.json'}' is not the configuration of a run; name another folder "
+            "with --workdir"
+        )
+
+    def _config(self, which: str) -> RunConfig:
         """The requested or the effective configuration in `config.json`; fields that did not exist
         when it was written have their defaults."""
-        stored = json.loads((self.path / "config.json").read_text())[which]
-        return _completed(stored, json.loads(to_json(default_config())))
+        try:
+            return RunConfig.from_dict(self._stored()[which])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise self._no_run() from error
 
     def check_data(self, digest: str) -> None:
         """Refuses to go on with other data: a redrawn split would leak training patients."""
-        before = json.loads((self.path / "config.json").read_text()).get("data", digest)
+        before = self._stored().get("data", digest)
         if before != digest and self.begun:
             raise UserError(
                 f"the images, labels or patients are not those of the run in '{self.path}'; "
@@ -124,36 +189,33 @@ class RunFolder:
             )
 
     def write_config(
-        self, requested: ConfigDict, effective: ConfigDict, data: str | None = None
+        self,
+        requested: RunConfig,
+        effective: RunConfig,
+        *,
+        data: str | None = None,
+        defaults: dict[str, Any] | None = None,
     ) -> None:
-        """`config.json`: what was asked for, what was taken where that left it open, and a digest
-        of the data."""
+        """`config.json`: what was requested, what was taken where that left it open, a digest of
+        the data, and the defaults of the time, where none are given those that stand there."""
+        stored = self._stored().get("defaults") if defaults is None else defaults
         both: dict[str, Any] = {
-            "requested": json.loads(to_json(requested)),
-            "effective": json.loads(to_json(effective)),
+            "requested": requested.to_dict(),
+            "effective": effective.to_dict(),
         }
         if data is not None:
             both["data"] = data
+        if stored is not None:
+            both["defaults"] = stored
         self.write("config.json", json.dumps(both, indent=2) + "\n")
 
-    def write_environment(self, config: ConfigDict) -> None:
+    def write_environment(self, config: RunConfig) -> None:
         """`environment.json`: versions, device, native kernels, git commit, command and seed.
 
         Where a run goes on, perhaps on another machine, the first environment stays, and the list
         `resumed` has the later ones.
         """
-        devices = jax.devices()
-        environment = {
-            "packages": {name: _version(name) for name in _PACKAGES},
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "devices": [str(device.device_kind) for device in devices],
-            "backend": jax.default_backend(),
-            "native_kernels": native.status(config.precision),
-            "git": _git_state(),
-            "command": sys.argv,
-            "seed": config.seed,
-        }
+        environment = describe_environment(config.seed, config.precision)
         file = self.path / "environment.json"
         if self.begun and file.is_file():
             first = json.loads(file.read_text())
@@ -170,27 +232,23 @@ class RunFolder:
             write_file(self.path / name, text.encode())
 
 
-def to_json(config: ConfigDict) -> str:
-    """The configuration as JSON."""
-    return json.dumps(config.to_dict(), sort_keys=True, default=list)
+def _defaults(shipped: ShippedConfig | None) -> dict[str, Any]:
+    """As `config.json` has them: those of the package, and of the configuration in it."""
+    defaults: dict[str, Any] = {"package": RunConfig().to_dict()}
+    if shipped is not None:
+        name, config = shipped
+        fields = RunConfig.from_dict(config.to_dict()).to_dict()
+        defaults |= {"configuration": name, "fields": fields}
+    return defaults
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"section.field": value} of a configuration."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        section = isinstance(value, (dict, ConfigDict))
+        section = isinstance(value, dict)
         flat |= flatten(value, f"{prefix}{key}.") if section else {prefix + key: value}
     return flat
-
-
-def _completed(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    sections = {
-        key: _completed(stored.get(key, {}), value)
-        for key, value in defaults.items()
-        if isinstance(value, dict)
-    }
-    return defaults | stored | sections
 
 
 def clear(path: str | os.PathLike[str]) -> None:
@@ -200,7 +258,7 @@ def clear(path: str | os.PathLike[str]) -> None:
       UserError: the folder exists, is not empty and holds no run: it is left as it is. Or
         something in it cannot be removed.
     """
-    folder = pathlib.Path(path)
+    folder = pathlib.Path(path).expanduser()
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     try:
@@ -224,40 +282,3 @@ def clear(path: str | os.PathLike[str]) -> None:
             f"the run in '{folder}' cannot be removed ({error.strerror or error}); name another "
             "folder with --workdir"
         ) from error
-
-
-def _differences(before: Any, now: Any) -> dict[str, str]:
-    """{field: what it was and is now} of two configurations."""
-    was, is_now = flatten(before), flatten(now)
-    return {
-        key: f"{key} was {was.get(key, 'nothing')!r}, now {is_now.get(key, 'nothing')!r}"
-        for key in sorted(was.keys() | is_now.keys())
-        if was.get(key, "nothing") != is_now.get(key, "nothing")
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _git_state() -> dict[str, Any]:
-    folder = pathlib.Path(__file__).parent
-    try:
-        # Installed inside somebody's repository, this file is not tracked there.
-        _git(folder, "ls-files", "--error-unmatch", pathlib.Path(__file__).name)
-        commit = _git(folder, "rev-parse", "HEAD")
-        return {
-            "commit": commit,
-            "uncommitted_changes": bool(_git(folder, "status", "--porcelain")),
-        }
-    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        return {"commit": None, "uncommitted_changes": None}
-
-
-def _git(folder: pathlib.Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()

@@ -106,8 +106,8 @@ class Placement:
         return self.mesh.size
 
     @property
-    def share(self) -> tuple[int, int]:
-        """(which, of how many) hosts this is, as `Batches` takes it."""
+    def shard(self) -> tuple[int, int]:
+        """(process_index, process_count), as `Batches` takes it."""
         return jax.process_index(), self.processes
 
     @property

@@ -1,7 +1,5 @@
 """The compiled training and evaluation steps."""
 
-import ctypes
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,60 +9,14 @@ import numpy as np
 import optax
 from flax import nnx
 
+from glomjax.inference.steps import cast
 from glomjax.models import nest
 from glomjax.ops import native
-from glomjax.preprocessing import augmentation
+from glomjax.ops.compilation import compile_options, run_once
 from glomjax.preprocessing.preprocessing import Preprocessing
 
 Params = Mapping[str, jax.Array | np.ndarray]
 AUXILIARY_WEIGHT = 0.3  # of each auxiliary loss (Szegedy et al. 2015, section 5)
-
-# Dots through Eigen rather than YNNPACK: 188 to 210 GFLOP/s against 132 to 203 on two Zen 4 cores.
-CPU_OPTIONS: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
-
-# For what runs once: GoogLeNet's initial values, the same ones, compile in 6 s in place of 12.
-CPU_OPTIONS_ONCE: dict[str, Any] = {"xla_backend_optimization_level": 1}
-
-
-def compile_options(*, once: bool = False) -> dict[str, Any] | None:
-    """XLA options for the current backend, of both steps or of what runs `once`."""
-    if jax.default_backend() != "cpu":
-        return None
-    return CPU_OPTIONS_ONCE if once else CPU_OPTIONS
-
-
-def compile_now(function: Any, *arguments: Any) -> jax.stages.Compiled:
-    """A `jax.jit` function compiled for arguments like these; a call of it finds that, too.
-
-    Compilers leave hundreds of MB that the C library keeps for later. glibc gives them back before
-    this one runs and before the program takes its own memory; no other library is asked.
-    """
-    lowered = function.lower(*arguments)
-    _hand_back_memory()
-    compiled = lowered.compile()
-    del lowered
-    _hand_back_memory()
-    return compiled
-
-
-def run_once(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(*arguments)` as one compiled program, soon there and soon forgotten.
-
-    Op by op, what a run starts from would take a second a layer and leave a program for each shape.
-    """
-    program = jax.jit(function, compiler_options=compile_options(once=True))
-    compiled = compile_now(program, *arguments)
-    results = jax.block_until_ready(compiled(*arguments))
-    del compiled
-    _hand_back_memory()
-    return results
-
-
-def _hand_back_memory() -> None:
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(ctypes.c_size_t(0))
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -121,11 +73,6 @@ def init_state(
     return run_once(state_of, trainable)
 
 
-def _cast(x: jax.Array, precision: str) -> jax.Array:
-    """To the type that layers pass on where a network computes in `precision`."""
-    return x.astype(native.activations(precision))
-
-
 def make_train_step(
     graphdef: nnx.GraphDef,
     preprocessing: Preprocessing,
@@ -156,7 +103,7 @@ def make_train_step(
     "request" int32 [B].
 
     Args:
-      trains: "network"; "head", where the rest runs as it serves, without dropout; or
+      trains: "network"; "head", where the rest runs as in inference, without dropout; or
         "head_on_features", where `batch["image"]` holds what `model.embed` gave, float32 [B, D].
       augment: (images uint8 [B, H, W, 3], draws int32 [B]) -> float32 [B, H, W, 3] in 0..255.
       rates: {path: factor of the learning rate}, 1 where none is named.
@@ -177,11 +124,11 @@ def make_train_step(
 
     def forward(model: Any, images: jax.Array, rngs: nnx.Rngs) -> Any:
         if trains == "network":
-            inputs = _cast(preprocessing(images), precision)
+            inputs = cast(preprocessing(images), precision)
             return model(inputs, deterministic=False, rngs=rngs)
         if trains == "head":
-            images = model.embed(_cast(preprocessing(images), precision))
-        return model.classify(_cast(images, precision), deterministic=False, rngs=rngs)
+            images = model.embed(cast(preprocessing(images), precision))
+        return model.classify(cast(images, precision), deterministic=False, rngs=rngs)
 
     @native.products_in(precision)
     def step(
@@ -264,40 +211,3 @@ def make_train_step(
         return constrain((trainable, (inner, average) if ema_decay else inner, sums))
 
     return jax.jit(step, donate_argnums=(0, 2), compiler_options=compile_options())
-
-
-def make_eval_step(
-    graphdef: nnx.GraphDef,
-    preprocessing: Preprocessing,
-    *,
-    part: str = "network",
-    symmetries: bool = False,
-    precision: str = "float32",
-    constrain: Callable[[Any], Any] = lambda tree: tree,
-) -> Callable[[Params, jax.Array | np.ndarray], jax.Array]:
-    """A jit-compiled `step(params, images uint8 [B, H, W, 3]) -> logits float32 [B, K]`.
-
-    `part="embed"` stops before the head and gives float32 [B, D]; `part="classify"` goes on from
-    there, `step(params, features float32 [B, D]) -> logits`. With `symmetries` the logits are the
-    mean over the flips and quarter turns of each image. `precision` and `constrain` as in
-    `make_train_step`.
-    """
-
-    @native.products_in(precision)
-    def step(params: Params, inputs: jax.Array) -> jax.Array:
-        model = nnx.merge(graphdef, nest(params))
-        if symmetries:
-            views = jax.lax.map(
-                lambda view: model(_cast(preprocessing(view), precision)),
-                augmentation.symmetries(inputs),
-            )
-            outputs = jnp.mean(views.astype(jnp.float32), axis=0)
-        elif part == "classify":
-            outputs = model.classify(_cast(inputs, precision))
-        elif part == "embed":
-            outputs = model.embed(_cast(preprocessing(inputs), precision))
-        else:
-            outputs = model(_cast(preprocessing(inputs), precision))
-        return constrain(outputs.astype(jnp.float32))
-
-    return jax.jit(step, compiler_options=compile_options())

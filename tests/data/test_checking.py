@@ -18,14 +18,11 @@ from glomjax.__main__ import main
 from glomjax.data.checking import association, check_data, measuring
 from glomjax.data.checking.confounding import check_column
 from glomjax.data.checking.measuring import STATISTICS, file_properties, image_statistics
+from glomjax.data.preparation import prepare_data
 from glomjax.data.sources import load_source
 from glomjax.data.synthetic.drawing import draw_patch
 from glomjax.errors import UserError
 from glomjax.preprocessing.augmentation import PRESETS
-from glomjax.training import default_config
-from glomjax.training.inputs import load_data, prepare_inputs
-from glomjax.training.progress import Terminal
-from glomjax.training.sharding import Placement
 
 SIZE = 64
 
@@ -322,13 +319,10 @@ def spaced(source: Source, *mpp: float) -> pathlib.Path:
     ],
 )
 def test_what_is_refused_is_what_training_refuses(source, write, target_mpp, refused):
-    config = default_config()
-    config.data.source = str(write(source))
-    config.image_size = (SIZE, SIZE)
-    config.target_mpp = target_mpp
-    assert check_data(config.data.source, target_mpp=target_mpp).accepted != refused
+    path = write(source)
+    assert check_data(path, target_mpp=target_mpp).accepted != refused
     with pytest.raises(UserError) if refused else contextlib.nullcontext():
-        prepare_inputs(config, load_data(config), "", Placement(1), Terminal(quiet=True))
+        prepare_data(load_source(path), (SIZE, SIZE), target_mpp=target_mpp)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "tfds:no_such_thing_at_all"])

@@ -148,7 +148,7 @@ def test_hosts_and_devices_share_each_batch_without_changing_it(batch_size, layo
                 DecodedImages(Reads().examples, SIZE),
                 batch_size,
                 multiple=multiple,
-                share=(host, hosts),
+                shard=(host, hosts),
             ).epoch(seed=5, start=start)
         )
         for host in range(hosts)
@@ -164,7 +164,7 @@ def test_hosts_and_devices_share_each_batch_without_changing_it(batch_size, layo
 
 
 def test_a_batch_knows_its_examples_whoever_reads_them():
-    table = Batches(DecodedImages(Reads().examples, SIZE), 4, multiple=2, share=(1, 2))
+    table = Batches(DecodedImages(Reads().examples, SIZE), 4, multiple=2, shard=(1, 2))
     whole = [batch["index"][batch["mask"] > 0].tolist() for batch in batches(4).epoch(seed=5)]
     assert [table.examples_of(5, number).tolist() for number in range(3)] == whole
 

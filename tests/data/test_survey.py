@@ -127,11 +127,11 @@ def test_processes_that_share_the_images_find_the_same():
         surveyed(
             splits,
             stain="reinhard",
-            share=(process, 2),
+            shard=(process, 2),
             total=lambda values, kept=tables[process]: kept.append(values) or values,
         )
     sums = iter([a + b for a, b in zip(*tables, strict=True)])
-    found = surveyed(splits, stain="reinhard", share=(1, 2), total=lambda values: next(sums))
+    found = surveyed(splits, stain="reinhard", shard=(1, 2), total=lambda values: next(sums))
     assert list(found.unreadable) == list(whole.unreadable) == ["train1"]
     for split in SPLITS:
         assert np.array_equal(found.contents[split], whole.contents[split])

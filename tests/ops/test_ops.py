@@ -542,9 +542,9 @@ def test_what_the_backward_pass_computes_again_is_not_kept():
 
 def test_native_kernels_stay_out_where_they_do_not_serve():
     rows, bias = arrays([(3, 8), (8,)])
-    assert not native.serves(rows.astype(jnp.bfloat16), bias)
-    assert not native.serves(rows[:0], bias)
+    assert not native.supports(rows.astype(jnp.bfloat16), bias)
+    assert not native.supports(rows[:0], bias)
     with native.setting("off"):
-        assert not native.serves(rows, bias)
+        assert not native.supports(rows, bias)
         assert "ops.native is 'off'" in native.status()
         assert "glomjax_" not in jax.jit(ops.bias_gelu).lower(rows, bias).as_text()

@@ -158,8 +158,7 @@ def test_weights_of_another_preset_are_refused_unless_allowed(source, theirs, ou
 
 def test_our_own_layout_carries_the_preset_of_its_weights(tmp_path):
     weights, info = read_weights(KECAM)
-    about = {"preset": info.preset, "preprocessing": info.preprocessing}
-    write_weights(tmp_path / "ours.safetensors", weights, model="davit_tiny", **about)
+    write_weights(tmp_path / "ours.safetensors", weights, info.spec)
     with pytest.raises(UserError, match="preset 'kecam'"):
         load_weights(small(preset="msft"), tmp_path / "ours.safetensors")
     report = load_weights(small(preset="kecam"), tmp_path / "ours.safetensors")

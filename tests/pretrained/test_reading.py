@@ -10,21 +10,26 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from glomjax import checkpoints
+from glomjax import checkpoints, load_classifier
 from glomjax.errors import UserError
-from glomjax.models import create_model, params_of
+from glomjax.models import create_model, params_of, settled_options
 from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
 from glomjax.pretrained import load_weights, read_weights
+from glomjax.pretrained.spec import NetworkSpec
 
 KECAM = pathlib.Path(__file__).parents[1] / "data" / "davit_kecam" / "kecam_davit.h5"
 SIZES = {"depths": (1, 1, 2, 1), "embed_dims": (16, 32, 64, 128), "num_heads": (2, 4, 8, 16)}
 GREY = Preprocessing("standardize", (0.5, 0.25, 0.125), (0.1, 0.2, 0.3))
-CLASSES = ["other", "round", "glomerulus", "scar", "vessel"]
-METADATA = {
-    "model": {"name": "davit_tiny", "options": {"preset": "kecam"}, "image_size": [64, 64]},
-    "classes": CLASSES,
-    "preprocessing": GREY.to_dict(),
-}
+CLASSES = ("other", "round", "glomerulus", "scar", "vessel")
+SPEC = NetworkSpec(
+    architecture="davit_tiny",
+    options=settled_options("davit_tiny", (64, 64), SIZES),
+    outputs=5,
+    classes=CLASSES,
+    image_size=(64, 64),
+    preprocessing=GREY,
+)
+METADATA = {"spec": SPEC.to_dict()}
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +49,12 @@ def run(tmp_path_factory, weights) -> pathlib.Path:
     return folder
 
 
-def model(preset="kecam"):
+def model(preset="kecam", image_size=(64, 64)):
     """A small DaViT without numbers: the source alone can give them."""
     options = {"num_classes": 5, "preset": preset} | SIZES
-    return nnx.eval_shape(lambda: create_model("davit_tiny", rngs=nnx.Rngs(0), **options))
+    return nnx.eval_shape(
+        lambda: create_model("davit_tiny", image_size=image_size, rngs=nnx.Rngs(0), **options)
+    )
 
 
 @pytest.mark.parametrize("part", ["", "checkpoints/best"])
@@ -104,6 +111,40 @@ def test_a_folder_without_a_checkpoint_names_the_way_out(tmp_path, monkeypatch):
     for folder in (tmp_path, "."):
         with pytest.raises(UserError, match=r"is a folder without a checkpoint: name a run's"):
             read_weights(folder)
+
+
+def test_a_checkpoint_from_images_of_another_size_is_refused_for_its_window(run):
+    with pytest.raises(UserError, match=r"window_size=2 and the model davit_tiny has 3 ") as caught:
+        load_weights(model(image_size=(96, 96)), run)
+    assert "64 x 64 pixels and the model's are 96 x 96" in str(caught.value)
+    assert "--config.model.options.window_size=2" in str(caught.value)
+    load_weights(model(image_size=(96, 96)), run, preset_mismatch="allow")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("head_norm_first", False), ("num_heads", (1, 2, 4, 8))]
+)
+def test_options_that_the_tensors_do_not_show_are_compared(run, option, value):
+    options = {"num_classes": 5, "image_size": (64, 64)} | SIZES | {option: value}
+    other = nnx.eval_shape(lambda: create_model("davit_tiny", rngs=nnx.Rngs(0), **options))
+    with pytest.raises(UserError, match=f"was trained with {option}=.* the tensors would fit"):
+        load_weights(other, run)
+
+
+def test_a_checkpoint_of_format_1_away_from_its_run_loads_but_is_not_applied(tmp_path, weights):
+    old = {
+        "model": {"name": "davit_tiny", "options": {**SIZES}, "image_size": [64, 64]},
+        "classes": CLASSES,
+        "preprocessing": {"name": "imagenet", "mean": [0.5] * 3, "std": [0.2] * 3, "mpp": 0.5},
+        "initial_weights": "/home/somebody/Miller/davit.h5",
+    }
+    arrays = {f"params/{path}": value for path, value in weights.items()}
+    checkpoints.save(tmp_path / "alone", arrays, old)
+    load_weights(model(), tmp_path / "alone")
+    with pytest.raises(UserError, match="what took effect in its run is not beside it"):
+        load_classifier(tmp_path / "alone")
+    spec = read_weights(tmp_path / "alone")[1].spec
+    assert spec.trained_on.initial_weights == "unpublished"
 
 
 def test_published_layouts_come_with_imagenet_s_preprocessing():

@@ -108,7 +108,7 @@ def test_an_existing_path_is_returned_as_it_is(tmp_path):
     ("source", "words"),
     [
         ("kecam/davit_t_imagnet", r"nearest: kecam/davit_t_imagenet"),
-        ("no/such/file.h5", "neither a file nor a published id"),
+        ("no/such/file.h5", "does not exist: it is neither a file or folder nor a published id"),
         (".", "is a folder"),
     ],
 )

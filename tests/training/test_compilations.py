@@ -9,7 +9,7 @@ import pytest
 
 from glomjax import checkpoints
 from glomjax.evaluation import classification_metrics
-from glomjax.training import default_config, loop, train_and_evaluate
+from glomjax.training import default_config, phases, train_and_evaluate
 from glomjax.training.progress import EpochBar
 
 DECAY = 0.9
@@ -42,7 +42,7 @@ class Recorder:
 
     def __init__(self, monkeypatch):
         self.train, self.evaluate, self.after = [], [], []
-        make_train_step, make_eval_step = loop.make_train_step, loop.make_eval_step
+        make_train_step, make_predict_step = phases.make_train_step, phases.make_predict_step
 
         def train(*args, **options):
             step = make_train_step(*args, **options)
@@ -59,11 +59,13 @@ class Recorder:
             return recorded
 
         def evaluate(*args, **options):
-            self.evaluate.append((options.get("part", "network"), make_eval_step(*args, **options)))
+            self.evaluate.append(
+                (options.get("part", "network"), make_predict_step(*args, **options))
+            )
             return self.evaluate[-1][1]
 
-        monkeypatch.setattr(loop, "make_train_step", train)
-        monkeypatch.setattr(loop, "make_eval_step", evaluate)
+        monkeypatch.setattr(phases, "make_train_step", train)
+        monkeypatch.setattr(phases, "make_predict_step", evaluate)
 
     def compiled(self) -> tuple[list[int], dict[str, list[int]]]:
         """How often each training step and, by their part, each evaluation step compiled."""

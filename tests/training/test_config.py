@@ -10,7 +10,7 @@ import pytest
 from glomjax.errors import UserError
 from glomjax.preprocessing.augmentation import PRESETS, Augmentation
 from glomjax.training import default_config
-from glomjax.training.config import augmentation_of, check_config
+from glomjax.training.config_checks import read_config
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -39,7 +39,7 @@ ALL = [(name,) for name in sorted(p.stem for p in CONFIGS.glob("*.py"))] + [("da
 @pytest.mark.parametrize("arguments", ALL, ids=":".join)
 def test_every_shipped_config_is_valid_and_holds_the_published_recipe(arguments):
     config = load(*arguments)
-    check_config(config)
+    read_config(config)
     assert tuple(config.image_size) == (280, 280)
     assert config.num_epochs == 1000
     for section in (config.early_stopping, config.plateau):
@@ -173,7 +173,7 @@ def test_the_default_has_no_none_since_a_command_line_cannot_override_one():
 )
 def test_a_wrong_value_is_one_sentence_that_names_it(key, value, message):
     with pytest.raises(UserError, match=message) as error:
-        check_config(changed(key, value))
+        read_config(changed(key, value))
     assert "\n" not in str(error.value)
 
 
@@ -184,12 +184,12 @@ def test_a_missing_key_is_named(key):
     with config.unlocked():
         del (config[section] if section else config)[field]
     with pytest.raises(UserError, match=f"lacks {key}"):
-        check_config(config)
+        read_config(config)
 
 
 def test_whole_numbers_and_lists_pass_where_a_command_line_gives_them():
-    check_config(changed("learning_rate", 1))
-    check_config(changed("image_size", [64, 64]))
+    read_config(changed("learning_rate", 1))
+    read_config(changed("image_size", [64, 64]))
 
 
 @pytest.mark.parametrize(
@@ -212,25 +212,25 @@ def test_whole_numbers_and_lists_pass_where_a_command_line_gives_them():
 )
 def test_every_value_that_a_run_can_have_passes(key, values):
     for value in values:
-        check_config(changed(key, value))
+        read_config(changed(key, value))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_weight_decay_goes_with_the_optimizers_that_have_it(optimizer):
     config = changed("weight_decay", 0.05)
     config.optimizer = optimizer
-    check_config(config)
+    read_config(config)
 
 
 def test_single_strengths_change_an_augmentation_preset():
     config = default_config()
-    assert augmentation_of(config) == Augmentation()
+    assert read_config(config).augment() == Augmentation()
     config.augmentation.stain = 0.2
-    assert augmentation_of(config) == Augmentation(stain=0.2)
+    assert read_config(config).augment() == Augmentation(stain=0.2)
     config.augmentation.preset = "histology"
     config.augmentation.symmetries = 0.0
     changed = dataclasses.replace(PRESETS["histology"], stain=0.2, symmetries=0.0)
-    assert augmentation_of(config) == changed
+    assert read_config(config).augment() == changed
 
 
 @pytest.mark.parametrize(
@@ -248,4 +248,4 @@ def test_single_strengths_change_an_augmentation_preset():
 )
 def test_a_wrong_augmentation_is_one_sentence(key, value, message):
     with pytest.raises(UserError, match=message):
-        check_config(changed(key, value))
+        read_config(changed(key, value))

@@ -15,13 +15,15 @@ from flax import nnx
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from glomjax import checkpoints, pretrained
+from glomjax import checkpoints, load_classifier, pretrained
+from glomjax.data.sources import load_source
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
-from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
-from glomjax.training import Interrupted, default_config, loop, train_and_evaluate
-from glomjax.training.progress import EpochBar
-from glomjax.training.steps import make_eval_step, make_train_step
+from glomjax.preprocessing.preprocessing import IMAGENET
+from glomjax.training import Interrupted, default_config, loop, phases, setup, train_and_evaluate
+from glomjax.training.initial_weights import load_initial
+from glomjax.training.progress import EpochBar, Terminal
+from glomjax.training.steps import make_train_step
 
 KECAM = pathlib.Path(__file__).parents[1] / "data" / "davit_kecam" / "kecam_davit.h5"
 KECAM_SIZES = {
@@ -149,22 +151,9 @@ def test_the_best_weights_are_scored_not_the_last(run):
     assert metrics["best_epoch"] == 1 + int(np.argmax(areas)) < 4
     scores = {}
     for name in ("best", "last"):
-        arrays, metadata = checkpoints.restore(workdir / "checkpoints" / name)
-        assert metadata["classes"] == ["0", "1"]
-        model = nnx.eval_shape(
-            lambda options=metadata["model"]["options"]: create_model(
-                "davit_tiny", image_size=(32, 32), rngs=nnx.Rngs(0), **options
-            )
-        )
-        graphdef, _ = nnx.split(model, nnx.Param)
-        step = make_eval_step(graphdef, Preprocessing(**metadata["preprocessing"]))
-        params = {
-            path.removeprefix("params/"): value
-            for path, value in arrays.items()
-            if path.startswith("params/")
-        }
-        logits = np.asarray(step(params, DATA["test"][0]), np.float64)[:, 0]
-        scores[name] = 1 / (1 + np.exp(-logits))
+        classifier = load_classifier(workdir / "checkpoints" / name)
+        assert classifier.classes == ("0", "1")
+        scores[name] = classifier.predict(DATA["test"][0]).probabilities[:, 1]
     written = [float(row["probability_1"]) for row in predictions_of(workdir)]
     np.testing.assert_allclose(written, scores["best"], atol=1e-5)
     assert np.abs(scores["best"] - scores["last"]).max() > 1e-2
@@ -173,7 +162,7 @@ def test_the_best_weights_are_scored_not_the_last(run):
 def test_a_finished_run_is_returned_as_it_is(run, monkeypatch):
     workdir, metrics = run
     before = (workdir / "predictions.csv").stat().st_mtime_ns
-    monkeypatch.setattr(loop._Training, "fit", None)  # not to be called
+    monkeypatch.setattr(loop.Trainer, "fit", None)  # not to be called
     assert train_and_evaluate(tiny_config(), workdir, data=DATA) == metrics
     assert (workdir / "predictions.csv").stat().st_mtime_ns == before
 
@@ -265,7 +254,7 @@ def test_an_augmented_run_goes_on_to_the_very_same_numbers_too(run, tmp_path, mo
 def test_every_draw_of_an_epoch_is_augmented_by_its_number_alone(tmp_path, monkeypatch):
     drawn = {}
     for size in (8, 5):
-        step, draws = loop.make_train_step, []
+        step, draws = phases.make_train_step, []
 
         def recorded(*args, step=step, draws=draws, **options):
             compiled = step(*args, **options)
@@ -280,7 +269,7 @@ def test_every_draw_of_an_epoch_is_augmented_by_its_number_alone(tmp_path, monke
 
         config = tiny_config(batch_size=size, num_epochs=2, **{"augmentation.stain": 0.1})
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "make_train_step", recorded)
+            patch.setattr(phases, "make_train_step", recorded)
             train_and_evaluate(config, tmp_path / str(size), data=DATA)
         drawn[size] = [np.concatenate(part) for part in zip(*draws, strict=True)]
     assert drawn[8][0].tolist() == drawn[5][0].tolist() == list(range(100))
@@ -293,19 +282,14 @@ def test_the_test_images_may_be_scored_in_all_their_symmetries(run, tmp_path):
     assert metrics["test_time_augmentation"] is True
     assert run[1]["test_time_augmentation"] is False
     assert rows_of(tmp_path / "x") == rows_of(run[0])
-    arrays, metadata = checkpoints.restore(tmp_path / "x" / "checkpoints" / "best")
-    model = create_model(
-        "davit_tiny", image_size=(32, 32), rngs=nnx.Rngs(0), **metadata["model"]["options"]
-    )
-    step = make_eval_step(nnx.graphdef(model), Preprocessing(**metadata["preprocessing"]))
-    params = {path.removeprefix("params/"): value for path, value in arrays.items()}
+    classifier = load_classifier(tmp_path / "x", symmetries=False)
     images = DATA["test"][0]
     views = [
         np.rot90(flipped, turns, axes=(1, 2))
         for flipped in (images, images[:, :, ::-1])
         for turns in range(4)
     ]
-    logits = np.mean([step(params, np.ascontiguousarray(view)) for view in views], axis=0)[:, 0]
+    logits = np.mean([classifier.predict(view).logits for view in views], axis=0)[:, 0]
     written = [float(row["probability_1"]) for row in predictions_of(tmp_path / "x")]
     np.testing.assert_allclose(written, 1 / (1 + np.exp(-logits)), atol=1e-5)
 
@@ -390,7 +374,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_a_lower_rate_may_follow(tm
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_and_names_its_images(
     tmp_path, monkeypatch
 ):
-    workdir, step, seen = tmp_path / "x", loop.make_train_step, []
+    workdir, step, seen = tmp_path / "x", phases.make_train_step, []
 
     def exploding(*args, **options):
         compiled = step(*args, **options)
@@ -404,7 +388,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_and_names_its_
         stepped.lower = compiled.lower
         return stepped
 
-    monkeypatch.setattr(loop, "make_train_step", exploding)
+    monkeypatch.setattr(phases, "make_train_step", exploding)
     with pytest.raises(UserError, match=r"step 18 \(epoch 3\).*before this epoch are in '.*last'"):
         train_and_evaluate(tiny_config(), workdir, data=DATA)
     about = json.loads((workdir / "not_finite.json").read_text())
@@ -449,8 +433,7 @@ def no_weights(monkeypatch):
 def test_without_weights_the_demo_data_are_trained_from_random_values_and_it_is_said(
     tmp_path, monkeypatch, capsys
 ):
-    load_data = loop.load_data
-    monkeypatch.setattr(loop, "load_data", lambda config, arrays: load_data(config, DATA))
+    monkeypatch.setattr(setup, "load_splits", lambda *_: load_source(DATA))
     metrics = train_and_evaluate(auto_config(), tmp_path / "x")
     assert metrics["initial_weights"] == "none"
     assert rows_of(tmp_path / "x")[0]["step"] == 7  # batches of 8
@@ -462,6 +445,9 @@ def test_without_weights_the_demo_data_are_trained_from_random_values_and_it_is_
     assert (effective["pretrained"]["source"], effective["freeze"]["regime"]) == ("none", "scratch")
     written = capsys.readouterr().out
     assert "*** NO PRETRAINED WEIGHTS: the published weights kecam/davit_t_imagenet" in written
+    assert "settings of config.demo take effect" in written
+    assert "batch_size 8, " in written
+    assert "--config.demo.KEY=VALUE changes them" in written
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -475,8 +461,7 @@ def test_without_weights_the_data_of_a_user_are_refused(tmp_path, data):
 
 
 def test_a_run_that_began_without_weights_goes_on_without_them(tmp_path, monkeypatch):
-    load_data = loop.load_data
-    monkeypatch.setattr(loop, "load_data", lambda config, arrays: load_data(config, DATA))
+    monkeypatch.setattr(setup, "load_splits", lambda *_: load_source(DATA))
     config = auto_config()
     config.demo.num_epochs = 2
 
@@ -488,7 +473,7 @@ def test_a_run_that_began_without_weights_goes_on_without_them(tmp_path, monkeyp
 
     with monkeypatch.context() as first:
         first.setattr(pretrained, "resolve", unavailable)
-        first.setattr(loop.Terminal, "epoch", interrupted)
+        first.setattr(Terminal, "epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(config, tmp_path / "x")
     # Weights that have arrived in between belong to a new run.
@@ -536,7 +521,7 @@ def test_three_classes_train_with_a_logit_each(tmp_path):
     assert total == pytest.approx(1)
     arrays, metadata = checkpoints.restore(tmp_path / "x" / "checkpoints" / "best")
     assert arrays["params/head/kernel"].shape == (8, 3)
-    assert metadata["classes"] == ["red", "green", "blue"]
+    assert metadata["spec"]["classes"] == ["red", "green", "blue"]
 
 
 @pytest.mark.parametrize(
@@ -565,27 +550,33 @@ def transfer_config(workdir: pathlib.Path, **changes):
     return tiny_config(**(defaults | changes))
 
 
-def test_weights_whose_images_came_in_otherwise_are_said(run, capsys):
-    model = loop.create_network(tiny_config(), 2)
-    ours = dataclasses.replace(IMAGENET, resize="pad", mpp=0.5)
-    loop.load_initial_weights(model, str(run[0]), ("0", "1"), ours, loop.Terminal())
-    written = capsys.readouterr().out
-    assert "was trained on images with resize stretch, and this run has pad" in written
-    assert "mpp" not in written  # theirs is unknown
+def tiny_network(classes: int = 2):
+    config = tiny_config()
+    return create_model(
+        config.model.name,
+        num_classes=1 if classes == 2 else classes,
+        image_size=config.image_size,
+        rngs=nnx.Rngs(0),
+        **config.model.options.to_dict(),
+    )
+
+
+def test_weights_whose_images_came_in_otherwise_are_said(run):
+    ours = dataclasses.replace(IMAGENET, resize="pad", seen_mpp=0.5)
+    (note,) = load_initial(tiny_network, str(run[0]), ("0", "1"), ours).notes
+    assert "was trained on images with resize stretch, and this run has pad" in note
 
 
 @pytest.mark.parametrize(
     ("classes", "taken"), [(("0", "1"), True), (("1", "0"), False), (("0", "1", "2"), False)]
 )
-def test_a_head_is_taken_with_its_classes_in_their_order_alone(run, classes, taken, capsys):
-    config = tiny_config()
-    model = loop.create_network(config, len(classes))
-    initial = params_of(model)["head/kernel"]
-    loop.load_initial_weights(model, str(run[0]), classes, IMAGENET, loop.Terminal())
+def test_a_head_is_taken_with_its_classes_in_their_order_alone(run, classes, taken):
+    found = load_initial(lambda: tiny_network(len(classes)), str(run[0]), classes, IMAGENET)
+    initial = params_of(tiny_network(len(classes)))["head/kernel"]
     given, _ = checkpoints.restore(run[0] / "checkpoints" / "best")
-    kernel = np.asarray(params_of(model)["head/kernel"])
+    kernel = np.asarray(found.params["head/kernel"])
     assert np.array_equal(kernel, given["params/head/kernel"] if taken else initial)
-    written = capsys.readouterr().out
+    written = " ".join(found.messages)
     assert ("the head is that of the weights" in written) == taken
     assert ("belongs to other classes (0, 1) and starts anew" in written) != taken
 
@@ -752,7 +743,7 @@ def test_a_run_on_a_manifest_records_how_its_images_came_in(patches, tmp_path, m
         watched.lower = step.lower
         return watched
 
-    monkeypatch.setattr(loop, "make_train_step", spy)
+    monkeypatch.setattr(phases, "make_train_step", spy)
     config = folder_config(patches)
     metrics = train_and_evaluate(config, tmp_path / "run", data=None)
     said = capsys.readouterr().out
@@ -772,9 +763,10 @@ def test_a_run_on_a_manifest_records_how_its_images_came_in(patches, tmp_path, m
     for row in trained:
         assert float(row["weight"]) == 0.25 * (int(row["path"][:2]) % 5)
     _, about = checkpoints.restore(tmp_path / "run" / "checkpoints" / "best")
-    assert about["preprocessing"]["resize"] == "pad"
-    assert about["preprocessing"]["mpp"] == 0.5
-    assert about["preprocessing"]["stain"]["method"] == "reinhard"
+    preprocessing = about["spec"]["preprocessing"]
+    assert preprocessing["resize"] == "pad"
+    assert (preprocessing["seen_mpp"], preprocessing["target_mpp"]) == (0.5, None)
+    assert preprocessing["stain"]["method"] == "reinhard"
     (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     took = json.loads(line)["time"]
     assert 0 < took["images_per_second"] <= took["step_images_per_second"]
@@ -794,7 +786,7 @@ def test_a_run_that_left_an_image_out_does_not_go_on_with_it(patches, tmp_path, 
     ("changes", "message"),
     [
         ({"data.skip_unreadable": False}, "1 of 48 images cannot be read.*\n  Image '07.png' is e"),
-        ({"data.mpp": 0.3}, "data.mpp is 0.3, but .* tells the spacing of each image itself"),
+        ({"data.mpp": 0.3}, "data.mpp is 0.3, but .* gives the spacing of each image itself"),
         ({"data.folds": 40}, "at least 40 patients"),
     ],
 )
@@ -807,8 +799,9 @@ def test_a_spacing_for_all_images_resamples_them(tmp_path):
     config = tiny_config(**{"data.mpp": 0.5, "target_mpp": 1.0, "num_epochs": 1})
     train_and_evaluate(config, tmp_path / "run", data=DATA)
     _, about = checkpoints.restore(tmp_path / "run" / "checkpoints" / "best")
-    assert about["preprocessing"]["mpp"] == 1.0
-    with pytest.raises(UserError, match="target_mpp is 1.0, but .* does not tell the spacing"):
+    preprocessing = about["spec"]["preprocessing"]
+    assert (preprocessing["seen_mpp"], preprocessing["target_mpp"]) == (None, 1.0)
+    with pytest.raises(UserError, match="target_mpp is 1.0, but .* does not give the spacing"):
         train_and_evaluate(tiny_config(target_mpp=1.0), tmp_path / "other", data=DATA)
 
 

@@ -13,7 +13,7 @@ from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
 from glomjax.ops import native
 from glomjax.preprocessing.preprocessing import IMAGENET
-from glomjax.training import default_config
+from glomjax.training.config import RunConfig
 from glomjax.training.parameter_groups import (
     FROZEN,
     TRAINABLE,
@@ -24,7 +24,7 @@ from glomjax.training.parameter_groups import (
     match_rules,
     partition,
     plan,
-    rates_of,
+    rates_and_decays,
     thaw_groups,
 )
 from glomjax.training.steps import make_train_step, zero_sums
@@ -210,14 +210,16 @@ def test_layer_rates_fall_by_one_decay_a_layer_from_the_head_down(davit):
 
 
 def test_rates_multiply_rules_layers_and_the_factor_of_the_thaw():
-    config = default_config()
-    config.model.name = "alexnet_mini"
-    config.layer_decay = 0.5
-    config.learning_rate_rules = (("fc1/.*", 3.0), (".*", 1.0))
-    config.weight_decay = 0.01
     model = abstract("alexnet_mini")
     phases = plan(model, "head_only", unfreeze=("3:full:0.1",))
-    rates, decays = rates_of(config, model, phases)
+    rates, decays = rates_and_decays(
+        model,
+        phases,
+        learning_rate_rules=(("fc1/.*", 3.0), (".*", 1.0)),
+        layer_decay=0.5,
+        weight_decay=0.01,
+        weight_decay_rules=RunConfig().weight_decay_rules,
+    )
     assert rates["head/bias"] == 1
     assert rates["fc2/kernel"] == pytest.approx(0.5 * 0.1)
     assert rates["fc1/kernel"] == pytest.approx(0.25 * 0.1 * 3)

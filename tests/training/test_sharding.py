@@ -78,7 +78,7 @@ def train(workdir: pathlib.Path, notes: pathlib.Path, *, stop_at: int = 0, **cha
     """
     noted: dict = {"read": [], "trained": [], "written": [], "divided": [], "stopped": False}
     opened, epoch, advance = pipeline.open_image, pipeline.Batches.epoch, EpochBar.advance
-    constructor = loop._Training.__init__
+    constructor = loop.Trainer.__init__
 
     def counted(data, *, name):
         noted["read"].append(name)
@@ -95,9 +95,9 @@ def train(workdir: pathlib.Path, notes: pathlib.Path, *, stop_at: int = 0, **cha
             os.kill(os.getpid(), signal.SIGTERM)
         advance(bar, images)
 
-    def constructed(training, *arguments):
-        constructor(training, *arguments)
-        for path, value in training.trainable.items():
+    def constructed(trainer, *arguments):
+        constructor(trainer, *arguments)
+        for path, value in trainer.state.trainable.items():
             if not value.is_fully_replicated:
                 noted["divided"].append(path)
 
@@ -106,7 +106,7 @@ def train(workdir: pathlib.Path, notes: pathlib.Path, *, stop_at: int = 0, **cha
             (pipeline, "open_image", counted),
             (pipeline.Batches, "epoch", followed),
             (EpochBar, "advance", stopping),
-            (loop._Training, "__init__", constructed),
+            (loop.Trainer, "__init__", constructed),
         ):
             patches.enter_context(mock.patch.object(owner, name, new))
         patches.enter_context(written_below(workdir, noted["written"]))
@@ -252,7 +252,11 @@ def assert_same_run(workdir: pathlib.Path, expected: pathlib.Path) -> None:
         assert ours.keys() == theirs.keys()
         for path, value in theirs.items():
             np.testing.assert_allclose(ours[path], value, rtol=1e-5, atol=1e-5, err_msg=path)
-        assert metadata["preprocessing"] == their_metadata["preprocessing"]
+        spec, their_spec = metadata["spec"], their_metadata["spec"]
+        assert spec["preprocessing"] == their_spec["preprocessing"]
+        for split in ("train", "validation"):
+            ours, theirs = (s["trained_on"][split] for s in (spec, their_spec))
+            assert ours["image_hashes"] == theirs["image_hashes"] != ""
     rows = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (workdir, expected)

@@ -11,19 +11,14 @@ import optax
 import pytest
 from flax import nnx
 
+from glomjax.inference.steps import make_predict_step
 from glomjax.models import create_model, googlenet, params_of
 from glomjax.ops import native
+from glomjax.ops.compilation import compile_now
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import default_config
 from glomjax.training.optimizers import make_optimizer
-from glomjax.training.steps import (
-    compile_now,
-    cross_entropy,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    zero_sums,
-)
+from glomjax.training.steps import cross_entropy, init_state, make_train_step, zero_sums
 
 SIZES = {"depths": (1,), "embed_dims": (8,), "num_heads": (1,), "dropout_rate": 0.5}
 RNG = np.random.default_rng(0)
@@ -117,9 +112,9 @@ def test_the_weight_of_an_example_counts_like_that_of_its_class(network):
 def test_the_head_learns_the_same_from_images_and_from_their_features(network):
     graphdef, params = network
     head, rest = head_of(params)
-    features = make_eval_step(graphdef, IMAGENET, part="embed")(params, BATCH["image"])
-    logits = make_eval_step(graphdef, IMAGENET, part="classify")(params, features)
-    whole = make_eval_step(graphdef, IMAGENET)(params, BATCH["image"])
+    features = make_predict_step(graphdef, IMAGENET, part="embed")(params, BATCH["image"])
+    logits = make_predict_step(graphdef, IMAGENET, part="classify")(params, features)
+    whole = make_predict_step(graphdef, IMAGENET)(params, BATCH["image"])
     np.testing.assert_allclose(logits, whole, atol=1e-6)
     adam = optax.scale_by_adam()
     one, _, sums = step_once(graphdef, head, rest, adam, trains="head")
@@ -365,7 +360,7 @@ def equations(jaxpr):
 
 def test_bfloat16_multiplies_in_it_and_takes_statistics_in_float32(halves):
     graphdef, params, batch, _ = halves
-    step = make_eval_step(graphdef, IMAGENET, precision="bfloat16")
+    step = make_predict_step(graphdef, IMAGENET, precision="bfloat16")
     with native.setting("off"):
         program = step.trace(params, batch["image"]).jaxpr
     assert [v.aval.dtype for v in program.jaxpr.outvars] == [np.float32]  # the logits
@@ -405,7 +400,7 @@ def test_a_step_compiled_in_advance_is_not_compiled_again(network):
 
 HOLD_AND_HAND_BACK = """
 import ctypes
-from glomjax.training.steps import _hand_back_memory
+from glomjax.ops.compilation import hand_back_memory
 
 def resident():
     with open("/proc/self/status") as file:
@@ -421,7 +416,7 @@ for block in blocks:
 for block in blocks[:-1]:  # the last keeps the heap from shrinking by itself
     libc.free(block)
 before = resident()
-_hand_back_memory()
+hand_back_memory()
 print(before - resident())
 """
 

@@ -15,6 +15,7 @@ from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.data.pipeline import DecodedImages
 from glomjax.data.survey import Survey
 from glomjax.errors import UserError
+from glomjax.preprocessing.preprocessing import IMAGENET
 
 # As a network gets them by default: a copy or a magnification counts as it arrives there.
 IMAGE_SIZE = (280, 280)
@@ -66,7 +67,7 @@ class Images:
       examples: of these images.
       splits: str [M].
       unreadable: {id: why} of the others.
-      columns: {name: str [M]} of what the source tells, patients first.
+      columns: {name: str [M]} of what the source gives, patients first.
       properties: {name: str [M]} of the files.
       contents, hashes, sizes: as in `Survey`, but of all splits together.
       statistics: float64 [M, S].
@@ -121,7 +122,11 @@ def measure(examples: Examples, splits: Sequence[str], target_mpp: float) -> Ima
     def look(image: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
         return content_hash(image), perceptual_hash(image), image_statistics(image)
 
-    decoded = DecodedImages(dataclasses.replace(examples, read=read), IMAGE_SIZE, mpp=target_mpp)
+    resampled = target_mpp if examples.mpp is not None else None
+    preprocessing = dataclasses.replace(IMAGENET, target_mpp=resampled or None)
+    decoded = DecodedImages(
+        dataclasses.replace(examples, read=read), IMAGE_SIZE, preprocessing=preprocessing
+    )
     count, console = len(examples), Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         rows = bar.track(decoded.scan(range(count), look), count, description="reading images")

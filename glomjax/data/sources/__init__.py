@@ -8,6 +8,7 @@ import numpy as np
 
 from glomjax.data import synthetic
 from glomjax.data.examples import SPLITS, DataSplits, Examples
+from glomjax.data.sources.arrays import NO_PATIENTS, ArraySplits, read_arrays
 from glomjax.data.sources.folder import read_folder
 from glomjax.data.sources.manifest import Patch
 from glomjax.data.splits import check_group_overlap, make_splits
@@ -15,10 +16,6 @@ from glomjax.errors import UserError
 
 POSITIVE_CLASS = "glomerulus"
 SPLIT_BY = ("patient", "site")
-NO_PATIENTS = (
-    "No patient column: patches of one patient may fall into several splits, so the estimate may "
-    "be optimistic."
-)
 SLIDES_ONLY = (
     "No patient column: slides stand in for patients, so slides of one patient may fall into "
     "several splits."
@@ -26,7 +23,7 @@ SLIDES_ONLY = (
 
 
 def load_source(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | ArraySplits,
     *,
     classes: Sequence[str] = (),
     fractions: Sequence[float] = (0.7, 0.15, 0.15),
@@ -35,6 +32,8 @@ def load_source(
     split_by: str = "patient",
     seed: int = 0,
     synthetic_size: str = "demo",
+    mpp: float = 0.0,
+    kept: Mapping[str, str] | None = None,
 ) -> DataSplits:
     """Lists the labelled images of a source and divides them; no image is opened yet.
 
@@ -44,17 +43,24 @@ def load_source(
     neither; patients that share a slide stay together. Examples are sorted by id.
 
     Args:
-      source: "synthetic", "tfds:NAME", or the path of a folder or a manifest.
+      source: "synthetic", "tfds:NAME", the path of a folder or a manifest, or arrays as
+        `read_arrays` takes them.
       classes: (negative, positive); by default the sorted names, except that `glomerulus` is the
         positive one of two.
       fractions, folds, fold, seed: of splits that are made here, as in `make_splits`.
       split_by: "patient", or "site" to keep whole sites together.
       synthetic_size: of the synthetic data.
+      mpp: microns per pixel of all images, for a source that does not give it; 0: unknown.
+      kept: {id: split} of an earlier division of this source: where images are divided here, it
+        takes the place of a new division.
 
     Raises:
       UserError: the source, its classes or its splits are not as described; a patient, a slide or,
         with `split_by="site"`, a site is in two of the given splits.
     """
+    if isinstance(source, Mapping):
+        check_own_splits("the data given", folds, split_by)
+        return read_arrays(source, classes).with_spacing(mpp)
     if not os.fspath(source):
         raise UserError("data.source is empty; name a folder, a manifest, tfds:NAME or synthetic")
     if split_by not in SPLIT_BY:
@@ -67,7 +73,7 @@ def load_source(
                 f"{list(synthetic.CLASSES)}"
             )
         check_own_splits("the synthetic data", folds, split_by)
-        return synthetic.load(synthetic_size)
+        return synthetic.load(synthetic_size).with_spacing(mpp)
     read: Callable[[str], bytes | np.ndarray]
     if source.startswith("tfds:"):
         from glomjax.data.sources.tfds import read_tfds  # loads TFDS, which takes seconds
@@ -79,17 +85,17 @@ def load_source(
     names = _class_names({patch.label for patch in patches}, classes, source)
     labels = np.array([names.index(patch.label) for patch in patches], np.int32)
 
-    people = _person_column(patches)
-    if people is None:
+    patient_column = _find_patient_column(patches)
+    if patient_column is None:
         notes.append(NO_PATIENTS)
-    elif people == "slide":
+    elif patient_column == "slide":
         notes.append(SLIDES_ONLY)
     if split_by == "site" and not all(patch.site for patch in patches):
         raise UserError(
-            f"data.split_by is 'site', but '{source}' does not tell the site of every image: fill "
+            f"data.split_by is 'site', but '{source}' does not give the site of every image: fill "
             f"in a 'site' column, or split by patient."
         )
-    held = ("patient", "slide", "site") if split_by == "site" else ("patient", "slide")
+    grouping = ("patient", "slide", "site") if split_by == "site" else ("patient", "slide")
     given = {s: np.flatnonzero([patch.split == s for patch in patches]) for s in SPLITS}
     if any(map(len, given.values())):
         check_own_splits(f"'{source}'", folds)
@@ -102,24 +108,27 @@ def load_source(
         splits = given
         if len(absent) == len(SPLITS) or (len(given["train"]) and absent):
             left = np.flatnonzero([patch.split in ("", "train") for patch in patches])
-            groups = _groups(patches, held)
+            groups = _groups(patches, grouping)
             parts = [split for split in SPLITS if split in ("train", *absent)]
-            kind = "site" if split_by == "site" else people or "file"
-            made = make_splits(
-                labels[left],
-                [groups[i] for i in left],
-                fractions,
-                seed,
-                parts=parts,
-                folds=folds,
-                fold=fold,
-                kind=kind,
-                classes=names,
-            )
+            if kept:
+                made = _kept_splits([patches[i].id for i in left], [groups[i] for i in left], kept)
+            else:
+                made = make_splits(
+                    labels[left],
+                    [groups[i] for i in left],
+                    fractions,
+                    seed,
+                    parts=parts,
+                    folds=folds,
+                    fold=fold,
+                    kind="site" if split_by == "site" else patient_column or "file",
+                    classes=names,
+                )
             splits = given | {split: left[made[split]] for split in parts}
-        _check_splits(splits, patches, held)
+        _check_splits(splits, patches, grouping)
     except UserError as error:
-        raise UserError(" ".join([str(error), *shared])) from error
+        of = "By the splits.csv of the run that goes on here: " if kept else ""
+        raise UserError(" ".join([f"{of}{error}", *shared])) from error
     notes += shared
     _check_classes_in_splits(splits, labels, names, source)
 
@@ -127,7 +136,9 @@ def load_source(
         ids=tuple(patch.id for patch in patches),
         labels=labels,
         read=lambda i: read(patches[i].id),
-        patients=None if people is None else tuple(getattr(p, people) for p in patches),
+        patients=None
+        if patient_column is None
+        else tuple(getattr(p, patient_column) for p in patches),
         columns=further_columns(patches),
         weights=_numbers(patches, "weight", np.float32),
         mpp=_numbers(patches, "mpp", np.float64),
@@ -135,7 +146,8 @@ def load_source(
     train, validation, test = (table.subset(splits[split]) for split in SPLITS)
     if train.weights is not None and not train.weights.any():
         raise UserError(f"All training images of '{source}' have weight 0: give some a weight.")
-    return DataSplits(train, validation, test, classes=names, notes=tuple(notes))
+    divided = DataSplits(train, validation, test, classes=names, notes=tuple(notes))
+    return divided.with_spacing(mpp)
 
 
 def check_own_splits(source: str, folds: int, split_by: str = "patient") -> None:
@@ -167,8 +179,8 @@ def ordered_classes(found: set[str]) -> list[str]:
     return names
 
 
-def _person_column(patches: Sequence[Patch]) -> str | None:
-    """Which column tells the patients: slides stand in where there is no better."""
+def _find_patient_column(patches: Sequence[Patch]) -> str | None:
+    """Which column names the patients: slides stand in where there is no better."""
     for column in ("patient", "slide"):
         if all(getattr(patch, column) for patch in patches):
             return column
@@ -176,12 +188,24 @@ def _person_column(patches: Sequence[Patch]) -> str | None:
 
 
 def _check_splits(
-    splits: Mapping[str, np.ndarray], patches: Sequence[Patch], held: Sequence[str]
+    splits: Mapping[str, np.ndarray], patches: Sequence[Patch], grouping: Sequence[str]
 ) -> None:
-    """Raises UserError where two splits share one of the held columns."""
-    for kind in held:
+    """Raises UserError where two splits share one of the grouping columns."""
+    for kind in grouping:
         told = {s: [getattr(patches[i], kind) for i in rows] for s, rows in splits.items()}
         check_group_overlap({s: [name for name in told[s] if name] for s in told}, kind)
+
+
+def _kept_splits(
+    ids: Sequence[str], groups: Sequence[str], kept: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """The splits of an earlier division, as indices. An image that it left out, since it could not
+    be read, goes where its patient is, so that it leaks nothing if it has come back."""
+    of_group = {group: kept[i] for i, group in zip(ids, groups, strict=True) if i in kept}
+    named = [
+        kept.get(i, of_group.get(group, "train")) for i, group in zip(ids, groups, strict=True)
+    ]
+    return {split: np.flatnonzero([name == split for name in named]) for split in SPLITS}
 
 
 def _shared_slides(patches: Sequence[Patch]) -> list[str]:
@@ -200,10 +224,10 @@ def _shared_slides(patches: Sequence[Patch]) -> list[str]:
     ]
 
 
-def _groups(patches: Sequence[Patch], held: Sequence[str]) -> list[str]:
-    """The group of each patch: those that share one of the held columns, or are linked by others
-    that do, stay together. A group has the name of one of its patients, slides or sites, or the id
-    of a patch that has none of them."""
+def _groups(patches: Sequence[Patch], grouping: Sequence[str]) -> list[str]:
+    """The group of each patch: those that share a name in one of the grouping columns, or are
+    linked by others that do, stay together. A group has the name of one of its patients, slides or
+    sites, or the id of a patch that has none of them."""
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
     def root(member: tuple[str, str]) -> tuple[str, str]:
@@ -212,7 +236,7 @@ def _groups(patches: Sequence[Patch], held: Sequence[str]) -> list[str]:
             member = parent[member]
         return member
 
-    rows = [[(kind, n) for kind in held if (n := getattr(patch, kind))] for patch in patches]
+    rows = [[(kind, n) for kind in grouping if (n := getattr(patch, kind))] for patch in patches]
     for row in rows:
         for member in row[1:]:
             first, second = sorted((root(row[0]), root(member)))
@@ -233,7 +257,7 @@ def _check_classes_in_splits(
 
 
 def further_columns(patches: Sequence[Patch]) -> dict[str, tuple[str, ...]]:
-    """What a source tells of its patches besides label, split, patient and numbers."""
+    """What a source gives of its patches besides label, split, patient and numbers."""
     columns = {name: tuple(getattr(p, name) for p in patches) for name in ("slide", "site")}
     for name in patches[0].further:
         columns[name] = tuple(patch.further.get(name, "") for patch in patches)

@@ -112,6 +112,12 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
     return patches, notes
 
 
+def list_images(folder: pathlib.Path) -> list[str]:
+    """The paths of all images below a folder, relative to it with `/`, sorted."""
+    names = [file.relative_to(folder).as_posix() for file in _files_below(folder, set())]
+    return sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+
+
 def _files_below(folder: pathlib.Path, seen: set[str]) -> Iterator[pathlib.Path]:
     """Every file that is not hidden; links to folders are followed, each folder once."""
     real = os.path.realpath(folder)

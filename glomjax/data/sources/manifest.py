@@ -75,20 +75,24 @@ class Patch:
     further: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def read_manifest(manifest: pathlib.Path, root: pathlib.Path) -> list[Patch]:
+def read_manifest(
+    manifest: pathlib.Path, root: pathlib.Path, *, labelled: bool = True
+) -> list[Patch]:
     """The rows in their order, ids relative to `root` where the file lies below it.
 
     The first line names the columns, by `COLUMN_SYNONYMS`, in capital or small letters; commas,
     tabs or semicolons part the cells. `root` is an absolute folder: relative paths in the manifest
-    start there.
+    start there. Without `labelled` it may lack labels, which are "" then, and files, which whoever
+    reads them reports.
 
     Raises:
       UserError: the file is no such table, a row is wrong or listed twice, its image is missing,
         or a column is filled in part.
     """
-    rows = _rows(manifest)
+    required = ("path", "label") if labelled else ("path",)
+    rows = _rows(manifest, required)
     for line, row in rows:
-        for column in ("path", "label"):
+        for column in required:
             if not row[column]:
                 raise UserError(f"{manifest}, line {line}: the {column} is empty; fill it in.")
     rows = [(line, {**row, "path": _normal_id(row["path"], root)}) for line, row in rows]
@@ -97,7 +101,7 @@ def read_manifest(manifest: pathlib.Path, root: pathlib.Path) -> list[Patch]:
     if repeats:
         raise UserError(f"{manifest} lists {quoted(repeats)} more than once: keep one row each.")
     missing = [row["path"] for _, row in rows if not os.path.isfile(root / row["path"])]
-    if missing:
+    if missing and labelled:
         raise UserError(f"{manifest} lists files that do not exist: {quoted(missing)}.")
 
     for column in ("patient", "split", "weight", "mpp"):
@@ -105,7 +109,8 @@ def read_manifest(manifest: pathlib.Path, root: pathlib.Path) -> list[Patch]:
     if not any(row.get("patient") for _, row in rows):
         _check_all_or_none("slide", rows, manifest)
 
-    class_folders = _class_folders([row["path"] for _, row in rows], {r["label"] for _, r in rows})
+    labels = {row.get("label", "") for _, row in rows}
+    class_folders = _class_folders([row["path"] for _, row in rows], labels) if labelled else {}
     patches = []
     for line, row in rows:
         for folder in class_folders.get(row["path"], ()):
@@ -147,7 +152,7 @@ def _class_folders(paths: Sequence[str], labels: set[str]) -> dict[str, list[str
     return found
 
 
-def _rows(manifest: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
+def _rows(manifest: pathlib.Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """(line number, {column: cell}) of every row that is not blank, all stripped."""
     try:
         # utf-8-sig: spreadsheet programs put a byte order mark in front.
@@ -170,7 +175,8 @@ def _rows(manifest: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
     empty = [
         n for n in range(len(names)) if lines and not any(c[n : n + 1] != [""] for _, c in lines)
     ]
-    header = _columns(["" if n in empty else name for n, name in enumerate(names)], manifest)
+    filled = ["" if n in empty else name for n, name in enumerate(names)]
+    header = _columns(filled, manifest, required)
     if not lines:
         raise UserError(f"{manifest} lists no image: add one row per image.")
     for line, cells in lines:
@@ -182,7 +188,7 @@ def _rows(manifest: pathlib.Path) -> list[tuple[int, dict[str, str]]]:
     return [(line, dict(zip(header, cells, strict=True))) for line, cells in lines]
 
 
-def _columns(header: Sequence[str], manifest: pathlib.Path) -> list[str]:
+def _columns(header: Sequence[str], manifest: pathlib.Path, required: Sequence[str]) -> list[str]:
     """The header with our names in place of their synonyms."""
     found = [column_name(cell) for cell in header]
     for column, names in COLUMN_SYNONYMS.items():
@@ -194,7 +200,7 @@ def _columns(header: Sequence[str], manifest: pathlib.Path) -> list[str]:
                 f"{manifest} has {len(meant)} columns for the {column} ({', '.join(meant)}): keep "
                 f"one."
             )
-        if not meant and column in ("path", "label"):
+        if not meant and column in required:
             raise UserError(
                 f"{manifest} has no column '{column}' but {found}: its first line must be {HEADER}."
             )
@@ -210,7 +216,7 @@ def patch_of(row: Mapping[str, str], name: str, split: str, *, where: str) -> Pa
     """
     return Patch(
         id=name,
-        label=row["label"],
+        label=row.get("label", ""),
         split=split,
         patient=row.get("patient", ""),
         slide=row.get("slide", ""),

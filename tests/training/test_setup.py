@@ -7,14 +7,22 @@ from PIL import Image
 from glomjax import checkpoints
 from glomjax.data import synthetic
 from glomjax.data.examples import SPLITS, DataSplits, Examples
+from glomjax.data.pipeline import Batches
+from glomjax.data.preparation import prepare_data
+from glomjax.data.sources import load_source
 from glomjax.errors import UserError
 from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.decoding import fit_image
 from glomjax.training import default_config
-from glomjax.training.inputs import load_data, prepare_inputs, settle_demo
+from glomjax.training.config import RunConfig
+from glomjax.training.config_checks import read_config
 from glomjax.training.progress import Terminal
 from glomjax.training.run_folder import RunFolder
-from glomjax.training.sharding import Placement
+from glomjax.training.setup import load_splits
+
+
+def load_data(config, arrays=None):
+    return load_splits(read_config(config).data, arrays)
 
 
 def arrays(change=lambda splits: None):
@@ -57,9 +65,9 @@ def test_the_digest_of_arrays_follows_their_pixels():
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path):
-    run, config = RunFolder(tmp_path / "run"), default_config()
+    run, config = RunFolder(tmp_path / "run"), RunConfig()
     run.claim(config)
-    run.write_config(config, config, "one")
+    run.write_config(config, config, data="one")
     run.check_data("other")  # nothing has been trained yet
     checkpoints.save(run.last, {"params/x": np.zeros(1)}, {})
     run.check_data("one")
@@ -126,21 +134,6 @@ def test_data_with_splits_of_its_own_is_not_divided_again(given, key, value):
         load_data(config, given)
 
 
-def test_the_demo_settings_are_said_with_the_way_to_change_them(capsys):
-    config = default_config()
-    config.freeze.regime = "scratch"
-    config.demo.batch_size = 5
-    config.demo.image_size = (96, 64)
-    config.demo.stratified_batches = True
-    settle_demo(config, Terminal())
-    assert (config.batch_size, config.image_size) == (5, (96, 64))
-    assert config.stratified_batches
-    written = capsys.readouterr().out
-    assert "batch_size 5" in written
-    assert "image_size (96, 64)" in written
-    assert "--config.demo.KEY=VALUE" in written
-
-
 def test_a_banner_prints_brackets_as_they_are(capsys):
     terminal = Terminal()
     terminal._console._force_terminal = True
@@ -170,16 +163,15 @@ def spaced_patches(tmp_path):
 
 @pytest.mark.parametrize("cache_gib", [0.0, 1.0])
 def test_every_image_is_resampled_normalised_and_weighted_as_is_said(spaced_patches, cache_gib):
-    config = default_config()
-    config.image_size = (32, 36)
-    config.batch_size = 5
-    config.target_mpp = 0.625
-    config.preprocessing = "standardize"
-    config.stain_normalization = "reinhard"
-    config.data.cache_gib = cache_gib
-    config.data.source = str(spaced_patches / "list.csv")
-    splits = load_data(config)
-    inputs = prepare_inputs(config, splits, "", Placement(), Terminal(quiet=True))
+    splits = load_source(spaced_patches / "list.csv")
+    prepared = prepare_data(
+        splits,
+        (32, 36),
+        target_mpp=0.625,
+        stain="reinhard",
+        standardize=True,
+        cache_bytes=int(cache_gib * 2**30),
+    )
     fitted, own = {}, {}
     for i in range(36):
         with Image.open(spaced_patches / f"{i:02d}.png") as image:
@@ -187,11 +179,11 @@ def test_every_image_is_resampled_normalised_and_weighted_as_is_said(spaced_patc
     train = [own[name] for name in splits.train.ids]
     statistics = [stain_normalization.image_statistics("reinhard", image) for image in train]
     normalizer = stain_normalization.fit("reinhard", np.stack(statistics))
-    assert inputs.preprocessing.stain == normalizer
+    assert prepared.preprocessing.stain == normalizer
     for split in SPLITS:
-        examples = inputs.splits[split]
+        examples = prepared.splits[split]
         assert examples.weights.tolist() == [int(name[:2]) / 8 for name in examples.ids]
-        for batch in inputs.batches[split].epoch(seed=1):
+        for batch in Batches(prepared.images[split], 5).epoch(seed=1):
             for image, index, mask in zip(
                 batch["image"], batch["index"], batch["mask"], strict=True
             ):
@@ -200,24 +192,19 @@ def test_every_image_is_resampled_normalised_and_weighted_as_is_said(spaced_patc
                     fitted[name] = image
                     assert np.array_equal(image, normalizer(own[name])), name
     assert fitted.keys() == own.keys()
-    seen = np.asarray(inputs.preprocessing(np.stack([fitted[name] for name in splits.train.ids])))
+    seen = np.asarray(prepared.preprocessing(np.stack([fitted[name] for name in splits.train.ids])))
     np.testing.assert_allclose(seen.mean(axis=(0, 1, 2)), 0, atol=1e-3)
     np.testing.assert_allclose(seen.std(axis=(0, 1, 2)), 1, atol=1e-3)
     # 36 columns of 40 at 0.5 are 32 at 0.625: two white columns on each side.
-    (note,) = inputs.splits.notes
+    (note,) = prepared.splits.notes
     assert "36 x" not in note
     assert "32 x 36 and get a white border (18 of 18 of class 'a', 18 of 18 of class 'b')" in note
 
 
 def test_the_digest_follows_the_pixels_once_they_are_read(spaced_patches):
-    config = default_config()
-    config.image_size = (32, 36)
-    config.target_mpp = 0.5
-    config.data.source = str(spaced_patches / "list.csv")
-
     def digest():
-        inputs = prepare_inputs(config, load_data(config), "", Placement(), Terminal(quiet=True))
-        return inputs.splits.digest()
+        splits = load_source(spaced_patches / "list.csv")
+        return prepare_data(splits, (32, 36), target_mpp=0.5).splits.digest()
 
     before = digest()
     assert digest() == before

@@ -7,10 +7,18 @@ import pytest
 import safetensors.numpy
 
 from glomjax.errors import UserError
+from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.pretrained import read_weights, write_weights
+from glomjax.pretrained.spec import NetworkSpec
 
-IMAGENET = {"name": "imagenet", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-ABOUT = {"model": "davit_tiny", "preset": "kecam", "preprocessing": IMAGENET}
+SPEC = NetworkSpec(
+    architecture="davit_tiny",
+    options={"preset": "kecam"},
+    outputs=1,
+    classes=("other", "glomerulus"),
+    image_size=(64, 64),
+    preprocessing=IMAGENET,
+)
 
 
 @pytest.fixture
@@ -23,7 +31,7 @@ def weights():
 @pytest.fixture
 def file(tmp_path, weights) -> pathlib.Path:
     path = tmp_path / "ours.safetensors"
-    write_weights(path, weights, **ABOUT, classes=("other", "glomerulus"), source="run")
+    write_weights(path, weights, SPEC, source="run")
     return path
 
 
@@ -31,9 +39,8 @@ def test_the_bits_and_all_that_was_said_of_them_come_back(file, weights):
     again, info = read_weights(file)
     assert again.keys() == weights.keys()
     assert all(np.array_equal(again[key], weights[key]) for key in weights)
-    assert (info.layout, info.model, info.preset) == ("glomjax", "davit_tiny", "kecam")
-    assert info.preprocessing == IMAGENET
-    assert (info.classes, info.origin) == (("other", "glomerulus"), "run")
+    assert (info.layout, info.spec, info.origin) == ("glomjax", SPEC, "run")
+    assert (info.model, info.preset) == ("davit_tiny", "kecam")
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -64,4 +71,4 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path, weights):
     (tmp_path / "file").write_text("")
     for folder in ("none", "file"):
         with pytest.raises(UserError, match="cannot be written"):
-            write_weights(tmp_path / folder / "ours.safetensors", weights, **ABOUT)
+            write_weights(tmp_path / folder / "ours.safetensors", weights, SPEC)

@@ -1,16 +1,15 @@
 """Our own weight file: safetensors under our paths, with metadata that names and checks itself.
 
-The metadata's one key `glomjax` holds JSON: {"model": name, "preset": name, "preprocessing": as
-`Preprocessing.to_dict` gives it, "classes": names, "settings": as `SourceInfo` has them, "source":
-what it was written from, "sha256": of all of these and of all tensors}. safetensors itself has no
-checksum, so a flipped bit would otherwise load as a weight.
+The metadata's one key `glomjax` holds JSON: {"spec": as `NetworkSpec.to_dict` gives it, "source":
+what it was written from, "sha256": of both and of all tensors}. safetensors itself has no checksum,
+so a flipped bit would otherwise load as a weight.
 """
 
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ import safetensors.numpy
 
 from glomjax.errors import UserError
 from glomjax.files import write_file
+from glomjax.pretrained.old_formats import spec_of_file
+from glomjax.pretrained.spec import NetworkSpec
 
 METADATA_KEY = "glomjax"
 
@@ -25,51 +26,37 @@ METADATA_KEY = "glomjax"
 def write_weights(
     path: str | os.PathLike[str],
     params: Mapping[str, Any],
+    spec: NetworkSpec,
     *,
-    model: str,
-    preset: str,
-    preprocessing: Mapping[str, Any],
-    classes: Sequence[str] = (),
-    settings: Mapping[str, Any] | None = None,
     source: str = "",
 ) -> None:
     """Writes float32 `{path: array}` as a `.safetensors` file, which appears whole or not at all.
 
-    What is not known is "" or (): `preset` for a model without presets, `classes` for weights that
-    belong to none. Raises UserError where the file cannot be written.
+    `source` is what it was written from, an id or a name without folders. Raises UserError where
+    the file cannot be written.
     """
     # Contiguous, since safetensors writes the buffer of a transposed view as it lies.
     arrays = {key: np.ascontiguousarray(value) for key, value in params.items()}
-    about = {
-        "model": model,
-        "preset": preset,
-        "preprocessing": dict(preprocessing),
-        "classes": list(classes),
-        "settings": dict(settings or {}),
-        "source": source,
-    }
+    about = {"spec": spec.to_dict(), "source": source}
     text = json.dumps(about | {"sha256": _digest(about, arrays)})
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise UserError(f"weight file {path} cannot be written: its folder does not exist")
     write_file(path, safetensors.numpy.save(arrays, {METADATA_KEY: text}))
 
 
-def check(path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: str) -> dict[str, Any]:
-    """What a file of ours says about itself, as the fields of `SourceInfo`.
+def check(
+    path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: str
+) -> tuple[NetworkSpec, str]:
+    """(spec, source) that a file of ours names.
 
-    Raises UserError where the contents of the file have changed.
+    Raises:
+      UserError: the contents of the file have changed, or it is of a newer format.
     """
     try:
         about = json.loads(metadata)
-        digest = about.pop("sha256")
-        fields = {
-            "model": about["model"],
-            "preset": about["preset"],
-            "preprocessing": about["preprocessing"],
-            "classes": tuple(about["classes"]),
-            "settings": dict(about["settings"]),
-            "origin": about["source"],
-        }
+        digest, origin = about.pop("sha256"), about["source"]
+        new = "spec" in about
+        spec = None if new else spec_of_file(about)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"weight file {path} is damaged (its glomjax metadata reads {metadata[:80]!r}); write "
@@ -80,7 +67,7 @@ def check(path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: str) 
             f"weight file {path} is damaged (its contents are not those it was written with); "
             "write it again"
         )
-    return fields
+    return spec or NetworkSpec.from_dict(about["spec"], f"weight file {path}"), origin
 
 
 def _digest(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:

@@ -1,0 +1,85 @@
+"""What every verb has: a parser whose complaints are one sentence, and its output."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from glomjax.cli.configuration import ALIASES, split_overrides
+from glomjax.errors import UserError, nearest_key
+
+WIDTH = min(max(shutil.get_terminal_size().columns, 80), 100)  # of a help, in characters
+
+
+class Parser(argparse.ArgumentParser):
+    """The command line of one verb.
+
+    Attributes:
+      takes_overrides: whether `--config.KEY=VALUE` is an option; `parse` gives them as `overrides`.
+      details: what `--help` has below the options, where that takes time to tell.
+    """
+
+    takes_overrides = False
+    details: Callable[[], str] | None = None
+
+    def __init__(self, prog: str):
+        super().__init__(prog=prog, allow_abbrev=False, formatter_class=_Formatter)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The arguments; UserError for whatever is wrong with them."""
+        overrides, rest = split_overrides(argv) if self.takes_overrides else ([], list(argv))
+        options = [option for action in self._actions for option in action.option_strings]
+        # Before argparse, which would only say that the right one is missing.
+        for argument in rest:
+            if argument.startswith("--") and argument.partition("=")[0] not in options:
+                self._refuse(argument.partition("=")[0], options)
+        arguments, rest = self.parse_known_args(rest)
+        if rest and rest[0].startswith("-"):
+            self._refuse(rest[0], options)
+        if rest:
+            raise UserError(f"leftover argument {rest[0]!r}; options start with two dashes")
+        arguments.overrides = overrides
+        return arguments
+
+    def _refuse(self, option: str, options: Sequence[str]) -> NoReturn:
+        known = [known for known in options if known.startswith("--")]
+        # Which fields there are takes seconds to import.
+        fields = "fields of the configuration are set as --config.KEY=VALUE"
+        hint = nearest_key(option, known, fields if self.takes_overrides else "")
+        if self.takes_overrides and (alias := ALIASES.get(option.strip("-"))):
+            hint = f"did you mean --config.{alias}"
+        raise UserError(f"there is no option {option}; {hint} ({self.prog} --help lists all)")
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help says more)")
+
+    def format_help(self) -> str:
+        return super().format_help() + (self.details() if self.details else "")
+
+    def print_help(self, file: Any = None) -> None:
+        if file is None:
+            print_text(self.format_help().rstrip())
+        else:
+            super().print_help(file)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, width=WIDTH)
+
+
+def print_text(text: str) -> None:
+    """Prints; whoever closes the pipe has read enough.
+
+    Raises:
+      UserError: standard output cannot be written.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # At exit Python flushes what is left, which must not fail a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise UserError(f"standard output cannot be written ({error.strerror})") from error

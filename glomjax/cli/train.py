@@ -1,0 +1,145 @@
+"""`glomjax train`: a run, from its configuration to its report."""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from glomjax.cli.command import WIDTH, Parser
+from glomjax.cli.configuration import apply_overrides, config_names, load_config, shipped_name
+from glomjax.errors import UserError
+
+HELP = "train a network and score it on the test split"
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.usage = "%(prog)s --config CONFIG [--config.KEY=VALUE ...] [options]"
+    parser.description = (
+        "Trains until it stops by itself and scores the test split with the best weights.\n"
+        "The same command in the same folder continues an interrupted run."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  %(prog)s --config davit\n"
+        "  %(prog)s --config alexnet_mini --config.data.source=patches --config.batch_size=16\n"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="CONFIG",
+        help="file with get_config(), or one of the names "
+        f"{', '.join(config_names())}; CONFIG:MODE for one with modes, such as davit:scratch",
+    )
+    parser.add_argument(
+        "--workdir",
+        default="",
+        type=os.path.expanduser,
+        metavar="FOLDER",
+        help="folder of the run; by default runs/CONFIG",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the run that the folder holds"
+    )
+    several = parser.add_argument_group("several processes, where no cluster manager starts them")
+    several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0")
+    several.add_argument("--processes", type=int, default=0, metavar="N", help="how many there are")
+    several.add_argument(
+        "--process", type=int, default=-1, metavar="K", help="which of them this is, from 0"
+    )
+    parser.takes_overrides = True
+    parser.details = describe_fields
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.config is None:
+        raise UserError(
+            "no configuration is named; use --config with the path of a file or one of the names "
+            f"{', '.join(config_names())}, as in --config davit"
+        )
+    base = load_config(arguments.config)
+    config = apply_overrides(base, arguments.overrides)
+    shipped = shipped_name(arguments.config)
+    name = pathlib.Path(arguments.config.partition(":")[0]).stem
+    workdir = arguments.workdir or str(pathlib.Path("runs") / name)
+
+    import jax
+
+    from glomjax.files import cache_dir
+    from glomjax.training import Interrupted, clear, initialize, train_and_evaluate
+
+    try:
+        initialize(arguments.coordinator, arguments.processes, arguments.process)
+        # A second start does not compile again.
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir("jit")))
+        if arguments.overwrite and jax.process_index() == 0:
+            clear(workdir)
+        train_and_evaluate(config, workdir, shipped=(shipped, base) if shipped else None)
+    except Interrupted as interrupted:
+        return interrupted.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where it was saved last", file=sys.stderr)
+        return 130
+    except UserError as error:
+        if jax.distributed.is_initialized():
+            # jax would wait for the other processes, which wait for this one.
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            os._exit(2)
+        raise
+    return 0
+
+
+def describe_fields() -> str:
+    """Every field of the configuration: how it is set to its default, its type and what it is."""
+    from glomjax.training.config import RunConfig
+
+    lines = [
+        "",
+        "Fields of the configuration, each with its default, its type and its meaning;",
+        "the file that --config names may have other defaults.",
+        "",
+        *_section(RunConfig(), ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _section(config: Any, prefix: str) -> Iterator[str]:
+    """The lines of a dataclass of fields, and then those of the sections in it."""
+    sections = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            sections.append((field, value))
+            continue
+        option = f"  --config.{prefix}{field.name}={_quoted(value)}"
+        if field.name == "options":
+            option = f"  --config.{prefix}{field.name}.KEY=VALUE"
+        choices = field.metadata["choices"]
+        about = f"{_type(field.type)}: {field.metadata['help']}"
+        about += f" [{', '.join(choices)}]" if choices else ""
+        column = WIDTH // 2 - 4
+        first, *more = textwrap.wrap(about, WIDTH - column)
+        yield from (
+            [option, f"{'':<{column}}{first}"]
+            if len(option) > column - 2
+            else [f"{option:<{column}}{first}"]
+        )
+        yield from (f"{'':<{column}}{line}" for line in more)
+    for field, value in sections:
+        yield ""
+        yield f"{prefix}{field.name}: {field.metadata['help']}"
+        yield from _section(value, f"{prefix}{field.name}.")
+
+
+def _quoted(value: Any) -> str:
+    """A value as a shell takes it."""
+    text = str(value)
+    return text if re.fullmatch(r"[\w.+-]+", text) else f'"{text}"'
+
+
+def _type(kind: Any) -> str:
+    """`tuple[str, ...]` and the like, without the modules."""
+    return kind.__name__ if type(kind) is type else re.sub(r"[a-z.]+\.(?=[A-Z])", "", str(kind))

@@ -1,0 +1,240 @@
+"""What a trained network carries besides its weights, so that it needs nothing else.
+
+A `NetworkSpec` lies as JSON in every checkpoint (`metadata.json`) and in every `.safetensors` file
+that this project writes. It holds names of classes, but neither names of patients nor paths, users
+or hosts.
+"""
+
+import base64
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from glomjax.data.identities import normal_form
+from glomjax.errors import UserError
+from glomjax.models import create_model
+from glomjax.preprocessing.preprocessing import Preprocessing
+
+# Format 1 had a few of these facts side by side and no spec; 2 is the first with one.
+FORMAT = 2
+# Interactive-log-in parameters of scrypt (RFC 7914): some 25 ms and 16 MiB a name, so that guessing
+# who was trained on takes a lifetime of tries and asking for one's own patients does not.
+_SCRYPT = {"n": 2**14, "r": 8, "p": 1, "maxmem": 2**26, "dklen": 16}
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRecord:
+    """What of a split may be passed on to others.
+
+    Attributes:
+      images, patients, slides: how many; None where the data does not know them.
+      patient_digests: of each patient, hexadecimal, as `patient_digests` gives them, sorted.
+      image_hashes: base64 of uint64 [N, 4], little-endian: `perceptual_hash` of each image that is
+        not blank, sorted, so that their order says nothing.
+    """
+
+    images: int = 0
+    patients: int | None = None
+    slides: int | None = None
+    patient_digests: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    image_hashes: str = dataclasses.field(default="", repr=False)
+
+    def hashes(self) -> np.ndarray:
+        """uint64 [N, 4]: the perceptual hashes."""
+        return np.frombuffer(base64.b64decode(self.image_hashes), "<u8").reshape(-1, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRecord:
+    """On what a network was trained and validated, in a form that names nobody.
+
+    Attributes:
+      salt: of the patients' digests, hexadecimal; "" where no patients are known.
+      train, validation: the two splits that its weights have seen.
+      regime: what trained: `freeze.regime`, and the thaws behind it.
+      augmentation: {effect: strength} of the training images.
+      initial_weights: their published id, the checksum of their file ("sha256 ..."), "unpublished"
+        where that is not known, or "none" for random values.
+      license, citation: of the initial weights.
+      ancestors: the records of the networks that these weights were trained as before, the last one
+        first: what they have seen, this network has seen.
+      glomjax_version: that trained it.
+    """
+
+    salt: str = ""
+    train: SplitRecord = SplitRecord()
+    validation: SplitRecord = SplitRecord()
+    regime: str = ""
+    augmentation: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    initial_weights: str = "none"
+    license: str = ""
+    citation: str = ""
+    ancestors: tuple["TrainingRecord", ...] = ()
+    glomjax_version: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSpec:
+    """All that turns an image file into named probabilities, but for the weights.
+
+    Attributes:
+      architecture: a name of `glomjax.models.MODELS`; "" where a foreign file does not name it.
+      options: every option of that network, settled: DaViT's window in numbers.
+      outputs: logits; 1 for two classes.
+      classes: names in the order of the outputs; of two the second is the positive one. () for
+        weights that belong to no named classes.
+      image_size: (height, width) that the network sees.
+      source_size: (height, width) of the training images as stored, the median; None if unknown.
+      preprocessing: from stored pixels to what the network sees.
+      precision: float32 or bfloat16.
+      native: the setting of `ops.native` under which its results were computed.
+      symmetries: whether an image's logits are the mean over its flips and quarter turns.
+      device_batch: images in a batch on one device, by which its results were computed.
+      trained_on: the record of the training, None for foreign weights.
+    """
+
+    architecture: str
+    options: Mapping[str, Any]
+    outputs: int
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    preprocessing: Preprocessing
+    source_size: tuple[int, int] | None = None
+    precision: str = "float32"
+    native: str = "auto"
+    symmetries: bool = False
+    device_batch: int = 32
+    trained_on: TrainingRecord | None = None
+
+    @property
+    def positive(self) -> str:
+        """The positive class, "" where there are not two classes."""
+        return self.classes[1] if len(self.classes) == 2 else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` is its inverse, to the last bit."""
+        plain: dict[str, Any] = {"format": FORMAT, "positive": self.positive}
+        plain |= {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        record = self.trained_on
+        plain["preprocessing"] = self.preprocessing.to_dict()
+        plain["trained_on"] = None if record is None else dataclasses.asdict(record)
+        return _listed(plain)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any], name: str) -> "NetworkSpec":
+        """The spec that `to_dict` has written; fields that are not there have their defaults.
+
+        Args:
+          name: what carries it, for messages.
+
+        Raises:
+          UserError: a newer format, or no spec.
+        """
+        try:
+            if stored["format"] > FORMAT:
+                raise UserError(
+                    f"{name} has format {stored['format']} and this glomjax reads formats up to "
+                    f"{FORMAT}; install a newer glomjax"
+                )
+            fields = _known(cls, stored)
+            fields["preprocessing"] = Preprocessing.from_dict(fields["preprocessing"])
+            fields["options"] = {key: _tuple(value) for key, value in fields["options"].items()}
+            for key in ("classes", "image_size", "source_size"):
+                if fields.get(key) is not None:
+                    fields[key] = tuple(fields[key])
+            if record := fields.get("trained_on"):
+                fields["trained_on"] = _record(record)
+            return cls(**fields)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(
+                f"{name} is damaged: its spec is not one of a network "
+                f"({type(error).__name__}: {error}); write it again"
+            ) from error
+
+    def create_model(self) -> nnx.Module:
+        """The network without numbers: shapes alone, as `nnx.eval_shape` leaves them.
+
+        Raises:
+          UserError: the architecture is not named, or has other options than these.
+        """
+        return nnx.eval_shape(
+            lambda: create_model(
+                self.architecture,
+                num_classes=self.outputs,
+                image_size=self.image_size,
+                rngs=nnx.Rngs(0),
+                **self.options,
+            )
+        )
+
+
+def record_split(
+    patients: Sequence[str] | None,
+    slides: Sequence[str] | None,
+    hashes: np.ndarray,
+    contents: np.ndarray,
+    salt: str,
+) -> SplitRecord:
+    """The record of a split.
+
+    Args:
+      patients: of each image [N], or None where unknown.
+      slides: of each image [N], "" for those of which none is known, or None.
+      hashes: uint64 [N, 4], `perceptual_hash` of each image.
+      contents: uint64 [N], `content_hash` of each image, 0 for blank ones, which resemble others.
+      salt: of the patients' digests.
+    """
+    distinct = np.unique(hashes[contents != 0], axis=0)
+    digests = () if patients is None else patient_digests(patients, salt)
+    return SplitRecord(
+        images=len(hashes),
+        patients=None if patients is None else len(digests),
+        slides=None if slides is None else len({normal_form(name) for name in slides if name}),
+        patient_digests=digests,
+        image_hashes=base64.b64encode(distinct.astype("<u8").tobytes()).decode(),
+    )
+
+
+def patient_digests(patients: Iterable[str], salt: str) -> tuple[str, ...]:
+    """A slow salted hash (scrypt, RFC 7914) of the normal form of each patient, sorted, each once:
+    whoever has a list of patients can ask whether they are among them, nobody can list them."""
+    names = sorted({normal_form(name) for name in patients})
+    # The hash leaves Python's lock, so threads share the work.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(
+            lambda name: hashlib.scrypt(name.encode(), salt=bytes.fromhex(salt), **_SCRYPT).hex(),
+            names,
+        )
+        return tuple(sorted(found))
+
+
+def _record(stored: Mapping[str, Any]) -> TrainingRecord:
+    fields = _known(TrainingRecord, stored)
+    for split in ("train", "validation"):
+        part = _known(SplitRecord, fields.get(split, {}))
+        part["patient_digests"] = tuple(part.get("patient_digests", ()))
+        fields[split] = SplitRecord(**part)
+    fields["ancestors"] = tuple(map(_record, fields.get("ancestors", ())))
+    return TrainingRecord(**fields)
+
+
+def _known(kind: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in stored.items() if name in names}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _listed(value: Any) -> Any:
+    """With lists in place of tuples, as JSON gives them back."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,122 @@
+"""What a run writes into its checkpoints, and how it goes on from them."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from glomjax import checkpoints
+from glomjax.pretrained.spec import NetworkSpec, TrainingRecord
+from glomjax.training.run_folder import RunFolder
+from glomjax.training.sharding import Placement
+from glomjax.training.state import Position, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """What `last` holds of a run that goes on."""
+
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, Any]
+
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        return checkpoints.params_of(self.arrays)
+
+    @property
+    def training_record(self) -> TrainingRecord | None:
+        """That of the network's spec; None where an earlier version wrote it."""
+        spec = self.metadata.get("spec")
+        return None if spec is None else NetworkSpec.from_dict(spec, "the run").trained_on
+
+    @property
+    def position(self) -> Position:
+        return Position(**self.metadata["position"])
+
+    def continue_in(self, state: TrainState, placement: Placement) -> None:
+        """Gives a state that has entered the same phase the optimizer's numbers, the sums of the
+        epoch and the callbacks' memory."""
+        state.stopping.load_state_dict(self.metadata["early_stopping"])
+        state.plateau.load_state_dict(self.metadata["plateau"])
+        fresh, structure = jax.tree.flatten(state.opt_state)
+        leaves = [placement.put(self.arrays[f"optimizer/{i}"]) for i in range(len(fresh))]
+        state.opt_state = jax.tree.unflatten(structure, leaves)
+        state.sums = placement.put({name: self.arrays[f"sums/{name}"] for name in state.sums})
+
+
+def restore_run(run: RunFolder) -> tuple[SavedRun | None, str]:
+    """(what `last` holds, or None where nothing is saved; a note where the one before it had to
+    take its place).
+
+    Raises:
+      UserError: what is there is damaged.
+    """
+    if not checkpoints.exists(run.last):
+        return None, ""
+    arrays, metadata, note = checkpoints.restore_or_previous(run.last)
+    return SavedRun(arrays, metadata), note
+
+
+class RunCheckpoints:
+    """Writes `last` and `best` of a run, in the background.
+
+    Args:
+      run: the folder.
+      placement: of the arrays.
+      spec: of the network, which every checkpoint carries.
+
+    Attributes:
+      saved: when `last` was written last, or training began, by `time.monotonic`.
+    """
+
+    def __init__(self, run: RunFolder, placement: Placement, spec: NetworkSpec):
+        self._run, self._placement, self._spec = run, placement, spec
+        self._writer = checkpoints.Writer()
+        self.saved = time.monotonic()
+
+    def save_last(self, state: TrainState) -> None:
+        """All that the run needs to go on."""
+        arrays = {checkpoints.PARAMS + path: value for path, value in state.params.items()}
+        leaves = jax.tree.leaves(state.opt_state)
+        arrays |= {f"optimizer/{i}": leaf for i, leaf in enumerate(leaves)}
+        arrays |= {f"sums/{name}": value for name, value in state.sums.items()}
+        self._save(self._run.last, self._placement.fetch(arrays), state, keep_previous=True)
+        self.saved = time.monotonic()
+
+    def keep_best(self, state: TrainState) -> None:
+        """The evaluated parameters, in `state.best` and on the disk."""
+        state.best = self._placement.fetch(state.evaluated)
+        arrays = {checkpoints.PARAMS + path: value for path, value in state.best.items()}
+        self._save(self._run.best, arrays, state)
+
+    def restore_best(self, state: TrainState) -> None:
+        """Reads the best parameters back, or keeps those that a kill left unwritten."""
+        position = state.position
+        if state.stopping.best_epoch == position.epoch - 1 and not position.batch:
+            self.keep_best(state)
+        elif position.epoch:
+            best, _ = checkpoints.restore(self._run.best)
+            state.best = checkpoints.params_of(best)
+
+    def wait(self) -> None:
+        """Returns when everything is on the disk."""
+        self._writer.wait()
+
+    def close(self) -> None:
+        """Waits and ends the writing thread."""
+        self._writer.close()
+
+    def _save(
+        self, folder: Any, arrays: dict[str, Any], state: TrainState, *, keep_previous: bool = False
+    ) -> None:
+        if not self._run.writes:
+            return
+        metadata = {
+            "spec": self._spec.to_dict(),
+            "position": dataclasses.asdict(state.position),
+            "early_stopping": state.stopping.state_dict(),
+            "plateau": state.plateau.state_dict(),
+        }
+        self._writer.save(folder, arrays, metadata, keep_previous=keep_previous)

@@ -1,0 +1,156 @@
+"""The parameters that a run starts from: random values, or those of somebody's training."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from glomjax import pretrained
+from glomjax.errors import UserError
+from glomjax.models import params_of
+from glomjax.preprocessing.preprocessing import Preprocessing
+from glomjax.training.config import RunConfig
+
+
+def settle_source(config: RunConfig, *, has_arrays: bool) -> tuple[RunConfig, str]:
+    """The configuration with `pretrained.source` settled: a file, an id or "none"; and a note.
+
+    On the embedded demo data a run whose published weights cannot be had goes on from random
+    values, and the note says so.
+
+    Raises:
+      UserError: the source does not go with the regime.
+      WeightsUnavailable: published weights that are not cached and cannot be downloaded.
+    """
+    source, regime = config.pretrained.source, config.freeze.regime
+    if regime == "scratch":
+        if source not in ("auto", "none"):
+            raise UserError(
+                f"freeze.regime is 'scratch', but pretrained.source is {source!r}; "
+                "use another regime, or --config.pretrained.source=none"
+            )
+        return _with(config, "none", regime), ""
+    if source == "none":
+        raise UserError(
+            f"freeze.regime {regime!r} needs pretrained weights, but pretrained.source is 'none'; "
+            "name weights, or train from random values (--config configs/davit.py:scratch)"
+        )
+    if config.preprocessing == "standardize":
+        raise UserError(
+            "preprocessing 'standardize' does not go with pretrained weights, which expect "
+            "'imagenet'"
+        )
+    if source != "auto":
+        pretrained.resolve(source)  # one that does not exist is said before anything is read
+        return config, ""
+    preset = config.model.options.get("preset", "kecam")
+    published = pretrained.default_source(config.model.name, preset)
+    try:
+        pretrained.resolve(published)
+    except pretrained.WeightsUnavailable as error:
+        if has_arrays or not config.is_demo:
+            raise
+        return _with(config, "none", "scratch"), (
+            f"NO PRETRAINED WEIGHTS: {error}\nOn the demo data training goes on from random "
+            "values, with nothing frozen."
+        )
+    return _with(config, published, regime), ""
+
+
+def _with(config: RunConfig, source: str, regime: str) -> RunConfig:
+    return dataclasses.replace(
+        config,
+        pretrained=dataclasses.replace(config.pretrained, source=source),
+        freeze=dataclasses.replace(config.freeze, regime=regime),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialWeights:
+    """Parameters to start from.
+
+    Attributes:
+      params: {path: float32 array}.
+      info: what the source of pretrained weights says about itself, None for random values.
+      messages: lines on what was loaded.
+      notes: what nobody may overlook.
+    """
+
+    params: dict[str, Any]
+    info: pretrained.SourceInfo | None = None
+    messages: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def load_initial(
+    create: Callable[[], Any],
+    source: str,
+    classes: tuple[str, ...],
+    preprocessing: Preprocessing,
+) -> InitialWeights:
+    """The parameters of `source` for the network that `create` makes.
+
+    The head is taken where its shape is the network's and the source's class names, if it has any,
+    are `classes` in their order; a head that belongs to other classes starts anew. Only then, or
+    without a source, are initial values computed.
+
+    Args:
+      create: the network with random values.
+      source: of the weights as `load_weights` takes it, "none" for random values.
+
+    Raises:
+      UserError: the weights do not fit the network or its preprocessing.
+    """
+    if source == "none":
+        return InitialWeights(params_of(create()))
+    params, info = pretrained.read_weights(source)
+    model: Any = nnx.eval_shape(create)
+    heads = {
+        path: leaf
+        for path, leaf in params_of(model).items()
+        if re.fullmatch(model.LOGITS_PATHS, path)
+    }
+    fits = all(path in params and params[path].shape == leaf.shape for path, leaf in heads.items())
+    keeps = fits and info.classes in ((), classes)
+    exclude = () if keeps else (model.LOGITS_PATHS,)
+    chosen, report = pretrained.select_weights(model, source, params, info, exclude=exclude)
+    if report.excluded:
+        initial = params_of(create())
+        chosen |= {path: np.asarray(initial[path]) for path in report.excluded}
+    messages = [f"weights: {report}"]
+    if keeps:
+        messages.append("the head is that of the weights, since it has as many outputs")
+    else:
+        named = f" ({', '.join(info.classes)})" if info.classes else ""
+        messages.append(f"the head of the weights belongs to other classes{named} and starts anew")
+    return InitialWeights(
+        chosen, info, tuple(messages), tuple(_differences(source, info, preprocessing))
+    )
+
+
+def _differences(
+    source: str, info: pretrained.SourceInfo, preprocessing: Preprocessing
+) -> list[str]:
+    """Notes on how the images of the weights came in otherwise than here.
+
+    Raises:
+      UserError: with another mean or deviation, by which weights would load without a word and give
+        other numbers.
+    """
+    given, expected = info.spec.preprocessing, preprocessing
+    for key in ("mean", "std"):
+        if getattr(given, key) != getattr(expected, key):
+            raise UserError(
+                f"{source} was trained with the {key} {list(getattr(given, key))} of its pixels "
+                f"and not with that of preprocessing {preprocessing.name!r}; use other weights"
+            )
+    # These make another task of it, which weights may be transferred to.
+    return [
+        f"{source} was trained on images with {key} {getattr(given, key)}, and this run has "
+        f"{getattr(expected, key)}"
+        for key in ("resize", "mpp", "stain")
+        if getattr(given, key) is not None and getattr(given, key) != getattr(expected, key)
+    ]

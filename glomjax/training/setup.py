@@ -1,0 +1,273 @@
+"""From a configuration to a run that can take its first step, in the order in which things must
+happen: whatever is wrong is said before anything is computed that would be lost."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from glomjax.data.examples import DataSplits
+from glomjax.data.pipeline import Batches
+from glomjax.data.preparation import prepare_data
+from glomjax.data.sources import ArraySplits, load_source
+from glomjax.models import create_model
+from glomjax.ops import native
+from glomjax.training import parameter_groups
+from glomjax.training.artefact import describe_network, record_training
+from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
+from glomjax.training.checkpointing import RunCheckpoints, SavedRun, restore_run
+from glomjax.training.config import MONITORS, DataConfig, RunConfig
+from glomjax.training.initial_weights import load_initial, settle_source
+from glomjax.training.optimizers import class_weights
+from glomjax.training.phases import Phases, RunningPhase
+from glomjax.training.progress import Terminal
+from glomjax.training.run_folder import RunFolder
+from glomjax.training.sharding import Placement
+from glomjax.training.state import Position, TrainState
+from glomjax.training.steps import zero_sums
+from glomjax.training.summary import summarize
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSetup:
+    """A run before its first step.
+
+    Attributes:
+      config: as it took effect.
+      run, terminal, placement: where it writes, talks and computes.
+      splits: the examples.
+      phases, phase: what trains when, and how; the one that it begins with or goes on in.
+      state: all that changes.
+      checkpoints: what it writes.
+    """
+
+    config: RunConfig
+    run: RunFolder
+    terminal: Terminal
+    placement: Placement
+    splits: DataSplits
+    phases: Phases
+    phase: RunningPhase
+    state: TrainState
+    checkpoints: RunCheckpoints
+
+
+def prepare_run(
+    requested: RunConfig,
+    run: RunFolder,
+    placement: Placement,
+    terminal: Terminal,
+    arrays: ArraySplits | None,
+) -> RunSetup:
+    """Everything up to the first step of a run in a folder that it has claimed.
+
+    Raises:
+      UserError: whatever the user can put right.
+    """
+    # 1. What takes effect: a run that has begun keeps what it began with.
+    going_on = run.going_on(requested)
+    requested, config = going_on or (requested, requested)
+    if going_on is None:
+        config, note = settle_source(config, has_arrays=arrays is not None)
+        if note:
+            terminal.banner(note)
+    if arrays is None and config.is_demo and config.freeze.regime == "scratch":
+        config = config.as_demo()
+        settings = ", ".join(f"{key} {value}" for key, value in vars(config.demo).items())
+        terminal.say(
+            f"demo data: the settings of config.demo take effect ({settings}); "
+            "--config.demo.KEY=VALUE changes them"
+        )
+
+    with native.setting(config.ops.native):
+        return _prepare(requested, config, run, placement, terminal, arrays)
+
+
+def _prepare(
+    requested: RunConfig,
+    config: RunConfig,
+    run: RunFolder,
+    placement: Placement,
+    terminal: Terminal,
+    arrays: ArraySplits | None,
+) -> RunSetup:
+    # 2. The data, listed; a begun run keeps its own division.
+    splits = load_splits(config.data, arrays, run.kept_splits())
+    for line in splits.describe():
+        terminal.say(line)
+    for note in splits.notes:
+        terminal.banner(note)
+    placement.agree("data", splits.digest())  # by now process 0 has taken the folder
+
+    # 3. The network, in shapes alone, and the plan of what trains: a wrong one ends the run here.
+    create = functools.partial(create_network, config, len(splits.classes))
+    model: Any = nnx.eval_shape(create)
+    freeze = config.freeze
+    plan = parameter_groups.plan(
+        model,
+        freeze.regime,
+        until=freeze.until,
+        rules=freeze.rules,
+        unfreeze=freeze.unfreeze,
+    )
+    rates, decays = parameter_groups.rates_and_decays(
+        model,
+        plan,
+        learning_rate_rules=config.learning_rate_rules,
+        layer_decay=config.layer_decay,
+        weight_decay=config.weight_decay,
+        weight_decay_rules=config.weight_decay_rules,
+    )
+
+    # 4. The images, each read once.
+    prepared = prepare_data(
+        splits,
+        config.image_size,
+        resize=config.resize,
+        target_mpp=config.target_mpp,
+        stain=config.stain_normalization,
+        standardize=config.preprocessing == "standardize",
+        cache_bytes=int(config.data.cache_gib * 2**30),
+        skip_unreadable=config.data.skip_unreadable,
+        shard=placement.shard,
+        total=placement.total,
+    )
+    for message in prepared.messages:
+        terminal.say(message)
+    for note in prepared.splits.notes[len(splits.notes) :]:
+        terminal.banner(note)
+    splits = prepared.splits
+    weights = class_weights(config.class_weights, splits.train.labels, len(splits.classes))
+
+    # 5. The folder is this run's now.
+    digest = splits.digest()
+    run.check_data(digest)
+    run.write_config(requested, config, data=digest)
+    if native.must_build():
+        terminal.say("native kernels: building them, once, with this machine's C++ compiler")
+    run.write_environment(config)
+    if kernels := native.status(config.precision):
+        terminal.say(kernels)
+    run.write_splits(splits.to_csv())
+
+    # 6. The parameters: where the run goes on, no initial value is computed.
+    saved, note = restore_run(run)
+    if note:
+        terminal.banner(note)
+    initial = None
+    if saved is None:
+        initial = load_initial(
+            create, config.pretrained.source, splits.classes, prepared.preprocessing
+        )
+        for message in initial.messages:
+            terminal.say(message)
+        for note in initial.notes:
+            terminal.banner(note)
+        params = jax.device_get(initial.params)
+    else:
+        params = saved.params
+    text = summarize(model, params, plan[0].labels, config.image_size)
+    run.write("summary.txt", text)
+    terminal.say(text.splitlines()[-1])
+
+    # 7. What changes while it trains.
+    position = Position(learning_rate=float(np.float32(config.learning_rate)))
+    state = TrainState(
+        trainable=placement.put(params),
+        frozen={},
+        opt_state=None,
+        sums=placement.put(zero_sums()),
+        position=position if saved is None else saved.position,
+        stopping=EarlyStopping(
+            config.early_stopping.patience,
+            config.early_stopping.min_delta,
+            MONITORS[config.early_stopping.monitor],
+        ),
+        plateau=ReduceLROnPlateau(
+            config.plateau.factor,
+            config.plateau.patience,
+            config.plateau.min_delta,
+            MONITORS[config.plateau.monitor],
+            min_lr=config.plateau.min_lr,
+        ),
+        averages=config.ema_decay > 0,
+    )
+    placement.agree("checkpoint", json.dumps(dataclasses.asdict(state.position)))
+    batches = {
+        split: Batches(
+            images,
+            config.batch_size,
+            stratified=config.stratified_batches,
+            multiple=placement.devices * config.accumulation_steps,
+            shard=placement.shard,
+        )
+        for split, images in prepared.images.items()
+    }
+    phases = Phases(
+        config, model, plan, rates, decays, batches, prepared.preprocessing, weights, placement
+    )
+    spec = describe_network(config, prepared, batches["test"].rows // placement.devices)
+    record = None if saved is None else saved.training_record
+    spec = dataclasses.replace(
+        spec, trained_on=record or record_training(config, prepared, initial)
+    )
+    checkpoints = RunCheckpoints(run, placement, spec)
+
+    # 8. The phase that it begins with or goes on in.
+    if saved is None:
+        phase = phases.enter(0, state)
+    else:
+        phase = _continue(saved, phases, state, placement)
+        checkpoints.restore_best(state)
+        within = f" and {state.position.batch} batches" if state.position.batch else ""
+        terminal.say(
+            f"resumed after {state.position.epoch} epochs{within} of the run in this folder"
+        )
+    if phase.note:
+        terminal.say(phase.note)
+    return RunSetup(config, run, terminal, placement, splits, phases, phase, state, checkpoints)
+
+
+def _continue(
+    saved: SavedRun, phases: Phases, state: TrainState, placement: Placement
+) -> RunningPhase:
+    """The phase that the optimizer's saved state belongs to, entered with that state."""
+    position = state.position
+    done = position.epoch if position.batch else max(position.epoch - 1, 0)
+    phase = phases.enter(phases.at(done), state)
+    saved.continue_in(state, placement)
+    return phase
+
+
+def create_network(config: RunConfig, classes: int) -> nnx.Module:
+    """The network that a configuration describes, with one logit for two classes."""
+    return create_model(
+        config.model.name,
+        num_classes=1 if classes == 2 else classes,
+        image_size=config.image_size,
+        rngs=nnx.Rngs(config.seed),
+        **config.model.options,
+    )
+
+
+def load_splits(
+    data: DataConfig, arrays: ArraySplits | None = None, kept: Mapping[str, str] | None = None
+) -> DataSplits:
+    """The data set that a configuration (or a script's arrays) describes, divided."""
+    return load_source(
+        data.source if arrays is None else arrays,
+        classes=data.classes,
+        fractions=data.fractions,
+        folds=data.folds,
+        fold=data.fold,
+        split_by=data.split_by,
+        seed=data.split_seed,
+        synthetic_size=data.synthetic_size,
+        mpp=data.mpp,
+        kept=kept,
+    )
