@@ -19,7 +19,6 @@ from flax import nnx
 
 from glomjax.inference.steps import make_predict_step
 from glomjax.models import create_model, params_of
-from glomjax.ops.compilation import run_once
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import parameter_groups
 from glomjax.training.steps import make_train_step, zero_sums
@@ -81,7 +80,7 @@ class Step:
         (phase,) = parameter_groups.plan(model, regime, until=until)
         parameter_groups.disable_regularisation_in_frozen_layers(model, phase.labels)
         graphdef, _ = nnx.split(model, nnx.Param)
-        params = run_once(lambda: params_of(create()))
+        params = params_of(create())
         if trains == "head_on_features":
             embed = make_predict_step(graphdef, IMAGENET, part="embed")
             batch = batch | {"image": np.asarray(embed(params, batch["image"]))}

@@ -17,9 +17,9 @@ from collections.abc import Callable
 import numpy as np
 from freezing import Step
 
-from glomjax.data import pipeline
 from glomjax.data.pipeline import Batches, DecodedImages
 from glomjax.data.sources import load_source
+from glomjax.data.threads import THREADS
 from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.decoding import decode_image
 from glomjax.preprocessing.preprocessing import IMAGENET
@@ -54,7 +54,7 @@ def main() -> None:
 
     sources: dict[str, Callable[[], None]] = {
         "decoded, one thread": one_thread,
-        f"decoded, {pipeline.THREADS} threads": epoch(decoded),
+        f"decoded, {THREADS} threads": epoch(decoded),
     }
     for method in stain_normalization.METHODS:
         images = DecodedImages(examples, SIZE)

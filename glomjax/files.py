@@ -53,6 +53,11 @@ def jsonable(value: Any) -> Any:
     return value
 
 
+def as_tuples(value: Any) -> Any:
+    """A value that JSON gave back, with its lists, at any depth, as tuples."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
 def cache_dir(name: str) -> pathlib.Path:
     """The cache folder for `name`, such as "synthetic" or "weights"; it need not exist yet.
 

@@ -17,7 +17,7 @@ from glomjax.inference.steps import make_predict_step
 from glomjax.models import create_model, params_of
 from glomjax.models.layers import DropPath
 from glomjax.ops import native
-from glomjax.ops.compilation import compile_now, run_once
+from glomjax.ops.compilation import compile_now
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import default_config, parameter_groups
 from glomjax.training.optimizers import make_optimizer
@@ -53,7 +53,7 @@ class GlomjaxStack(protocol.Stack):
             if isinstance(module, nnx.Dropout):
                 module.rate = 0.0  # GoogLeNet's is no option
         (phase,) = parameter_groups.plan(self.model, spec["regime"])
-        params = run_once(lambda: params_of(create()))
+        params = params_of(create())
         # Channel attention sums over all tokens before its softmax. Random values saturate it on
         # large maps, and then the losses show how each stack rounds.
         calm = min(1.0, CALM_SIZE / spec["size"])

@@ -1,9 +1,6 @@
 """From examples to batches of uint8 pixels: Grain orders them, threads decode them."""
 
-import collections
-import concurrent.futures
 import copy
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +10,13 @@ import grain
 import numpy as np
 
 from glomjax.data.examples import Examples
+from glomjax.data.threads import THREADS, map_ordered
 from glomjax.errors import UserError
 from glomjax.preprocessing.decoding import open_image
 from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")
-THREADS = os.cpu_count() or 1
 
 
 class Batches:
@@ -210,21 +207,13 @@ class DecodedImages:
         """(index, what `look` makes of the image) of each, in threads; the error where an image
         cannot be read."""
 
-        def attempt(index: int) -> T | UserError:
+        def attempt(index: int) -> tuple[int, T | UserError]:
             try:
-                return look(self[index])
+                return index, look(self[index])
             except UserError as error:
-                return error
+                return index, error
 
-        window: collections.deque[tuple[int, Any]] = collections.deque()
-        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-            for index in indices:
-                window.append((index, pool.submit(attempt, index)))
-                if len(window) > 4 * THREADS:  # so that few wait in memory
-                    first, future = window.popleft()
-                    yield first, future.result()
-            for first, future in window:
-                yield first, future.result()
+        return map_ordered(attempt, indices, ahead=4 * THREADS)
 
     def _decode(self, index: int) -> np.ndarray:
         image = open_image(self.examples.read(index), name=self.examples.ids[index])

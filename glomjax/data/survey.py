@@ -12,6 +12,7 @@ from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import DecodedImages
 from glomjax.errors import UserError, first_few
 from glomjax.preprocessing import stain_normalization
+from glomjax.preprocessing.decoding import size_ratios
 from glomjax.preprocessing.preprocessing import SAME_SPACING
 
 
@@ -195,12 +196,7 @@ def seen_spacing(
     for split in SPLITS:
         mpp = splits[split].mpp
         assert mpp is not None
-        ratios = sizes[split] / np.array(image_size)  # [N, 2], stored over wanted
-        if resize == "pad":
-            ratios = ratios.max(axis=1, keepdims=True)
-        elif resize == "crop":
-            ratios = ratios.min(axis=1, keepdims=True)
-        seen.append((mpp[:, None] * ratios).reshape(-1))
+        seen.append((mpp[:, None] * size_ratios(sizes[split], image_size, resize)).reshape(-1))
     values = np.concatenate(seen)
     if values.max() > SAME_SPACING * values.min():
         raise UserError(

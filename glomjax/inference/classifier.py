@@ -18,6 +18,7 @@ from glomjax.files import cache_dir
 from glomjax.inference.images import iterate_images, prepare_images
 from glomjax.inference.network import Network, Source, load_network
 from glomjax.inference.prediction import predict_batches
+from glomjax.models import num_logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Classifier:
         """Logits of an image."""
         if len(self._networks) == 1:
             return self.spec.outputs
-        return 1 if len(self.classes) == 2 else len(self.classes)
+        return num_logits(len(self.classes))
 
     def _batches(
         self, images: Any, part: str, mpp: float | None, progress: bool

@@ -1,7 +1,5 @@
 """Images of every form, one after another: found, named, and prepared for networks."""
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import os
@@ -15,12 +13,11 @@ from PIL import Image
 
 from glomjax.data.sources.folder import list_images
 from glomjax.data.sources.manifest import MANIFEST_SUFFIXES, MAX_MPP, MIN_MPP, read_manifest
+from glomjax.data.threads import THREADS, map_ordered
 from glomjax.errors import UserError, quoted
 from glomjax.preprocessing.decoding import open_image
 from glomjax.preprocessing.preprocessing import SAME_SPACING
 from glomjax.pretrained.spec import NetworkSpec
-
-_THREADS = os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,19 +92,7 @@ def prepare_images(
     # (spacing, that of training) where they differ; threads add to it.
     otherwise: list[tuple[float, float]] = []
 
-    def prepare(image: NamedImage, spacing: float | None) -> list[np.ndarray] | UserError:
-        try:
-            opened = image.open()
-        except UserError as error:
-            return error
-        if spacing is not None:
-            otherwise.extend(_other_spacings(specs, opened.size[::-1], spacing))
-        return [spec.preprocessing.prepare(opened, spec.image_size, spacing) for spec in specs]
-
-    waiting: collections.deque[tuple[str, Any]] = collections.deque()
-    with contextlib.ExitStack() as stack:
-        pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
-        stack.callback(pool.shutdown, cancel_futures=True)
+    def with_spacing() -> Iterator[tuple[NamedImage, float | None]]:
         for image in images:
             spacing = mpp if image.mpp is None else image.mpp
             if resampled and spacing is None:
@@ -116,13 +101,23 @@ def prepare_images(
                     f"were resampled to {resampled:g} microns per "
                     "pixel: give it as mpp, or in a manifest's 'mpp' column"
                 )
-            waiting.append((image.id, pool.submit(prepare, image, spacing)))
-            # So many wait in memory that a batch is ready when the last one is done.
-            if len(waiting) > specs[0].device_batch + 2 * _THREADS:
-                name, future = waiting.popleft()
-                yield name, future.result()
-        for name, future in waiting:
-            yield name, future.result()
+            yield image, spacing
+
+    def prepare(
+        given: tuple[NamedImage, float | None],
+    ) -> tuple[str, list[np.ndarray] | UserError]:
+        image, spacing = given
+        try:
+            opened = image.open()
+        except UserError as error:
+            return image.id, error
+        if spacing is not None:
+            otherwise.extend(_other_spacings(specs, opened.size[::-1], spacing))
+        seen = [spec.preprocessing.prepare(opened, spec.image_size, spacing) for spec in specs]
+        return image.id, seen
+
+    # So many wait in memory that a batch is ready when the one before it is done.
+    yield from map_ordered(prepare, with_spacing(), ahead=specs[0].device_batch + 2 * THREADS)
     if otherwise:
         seen, trained = min(otherwise)
         warnings.warn(

@@ -46,9 +46,9 @@ def load_network(
         changes["symmetries"] = symmetries
     if spec.native == "auto":
         if native.must_build():
-            _LOG.warning("native kernels: building them, once, with this machine's C++ compiler")
-        kernels = native.status(spec.precision)
-        if kernels.startswith("native kernels: off"):
+            _LOG.warning(native.BUILDING)
+        if native.missing(spec.precision):
+            kernels = native.status(spec.precision)
             _LOG.warning("%s; predictions differ from those with kernels by rounding", kernels)
     model = spec.create_model()
     chosen, _ = pretrained.select_weights(model, source, params, info)

@@ -1,4 +1,4 @@
-"""The one loop that turns batches of images into logits: of validation, test and whoever asks."""
+"""The one loop that turns batches of images into logits: of validation, test and prediction."""
 
 import collections
 import time

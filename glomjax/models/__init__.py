@@ -93,6 +93,11 @@ def create_model(
     return model
 
 
+def num_logits(num_classes: int) -> int:
+    """Logits of a classifier of so many named classes: one, under a sigmoid, for two."""
+    return 1 if num_classes == 2 else num_classes
+
+
 def settled_options(
     name: str, image_size: tuple[int, int], options: Mapping[str, Any]
 ) -> dict[str, Any]:

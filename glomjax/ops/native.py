@@ -29,6 +29,8 @@ from jax import lax
 from glomjax.files import cache_dir
 
 SETTINGS = ("auto", "off")
+# What to say where `must_build`.
+BUILDING = "native kernels: building them, once, with this machine's C++ compiler"
 _SOURCE = pathlib.Path(__file__).with_name("kernels.cc")
 _COMPILERS = ("c++", "g++", "clang++")  # or the one that the environment variable CXX names
 # No -ffast-math: it hides NaN and may change rounding for the whole process.
@@ -57,14 +59,21 @@ def status(precision: str = "float32") -> str:
     """One sentence for a log: whether native kernels are used here, or why not; "" off the CPU."""
     if jax.default_backend() != "cpu":
         return ""
+    if reason := missing(precision):
+        return (
+            f"native kernels: off, {reason}; the operations run as XLA compiles them, more slowly"
+        )
+    return "native kernels: on" + (f", products in {precision}" if precision != "float32" else "")
+
+
+def missing(precision: str = "float32") -> str:
+    """Why a CPU does without native kernels here; "" where it has them, and off the CPU."""
+    if jax.default_backend() != "cpu":
+        return ""
     reason = _obstacle() or _library().reason
     if not reason and activations(precision) != "float32":
         reason = f"this processor has no instruction for products in {precision}"
-    if not reason:
-        return "native kernels: on" + (
-            f", products in {precision}" if precision != "float32" else ""
-        )
-    return f"native kernels: off, {reason}; the operations run as XLA compiles them, more slowly"
+    return reason
 
 
 def must_build() -> bool:

@@ -102,6 +102,23 @@ def fit_image(
     return np.array(image)  # a copy: it can be written to
 
 
+def size_ratios(sizes: np.ndarray, image_size: tuple[int, int], resize: str) -> np.ndarray:
+    """Stored over wanted size, by which `fit_image` multiplies the spacing of images that are not
+    resampled.
+
+    Args:
+      sizes: [N, 2], (height, width) as stored.
+      image_size, resize: as in `fit_image`.
+
+    Returns:
+      float64 [N, 2], one for each direction; [N, 1] where `resize` keeps the aspect ratio.
+    """
+    ratios = sizes / np.array(image_size)[None]
+    if resize == "pad":
+        return ratios.max(axis=1, keepdims=True)
+    return ratios.min(axis=1, keepdims=True) if resize == "crop" else ratios
+
+
 def _decoded(open_copy: Callable[[], Image.Image], name: str) -> Image.Image:
     try:
         with open_copy() as image:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from glomjax.errors import UserError
-from glomjax.preprocessing.decoding import DECODING_VERSION, fit_image
+from glomjax.preprocessing.decoding import DECODING_VERSION, fit_image, size_ratios
 from glomjax.preprocessing.stain_normalization import StainNormalizer
 
 PREPROCESSINGS = ("imagenet", "standardize")
@@ -71,9 +71,7 @@ class Preprocessing:
         spacing `mpp`; the mean of both directions where they differ."""
         if self.target_mpp:
             return self.target_mpp
-        ratios = [stored / wanted for stored, wanted in zip(size, image_size, strict=True)]
-        ratio = {"pad": max(ratios), "crop": min(ratios), "stretch": sum(ratios) / 2}[self.resize]
-        return mpp * ratio
+        return mpp * float(size_ratios(np.array([size]), image_size, self.resize).mean())
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """images uint8 [B, H, W, 3] -> float32 [B, H, W, 3]."""

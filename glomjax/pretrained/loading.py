@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 
@@ -86,7 +86,7 @@ def load_weights(
     chosen, report = select_weights(
         model, source, params, info, exclude=exclude, preset_mismatch=preset_mismatch
     )
-    set_params(model, {path: jnp.asarray(value) for path, value in chosen.items()})
+    set_params(model, jax.device_put(chosen))
     return report
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from glomjax.errors import UserError
-from glomjax.models import settled_options
+from glomjax.models import num_logits, settled_options
 from glomjax.preprocessing.preprocessing import Preprocessing
 from glomjax.pretrained.spec import NetworkSpec, TrainingRecord
 
@@ -43,7 +43,7 @@ def spec_of_checkpoint(
     return NetworkSpec(
         architecture=architecture,
         options=settled_options(architecture, size, options),
-        outputs=1 if len(classes) == 2 else len(classes),
+        outputs=num_logits(len(classes)),
         classes=classes,
         image_size=size,
         preprocessing=Preprocessing.from_dict(preprocessing),

@@ -18,6 +18,7 @@ from flax import nnx
 
 from glomjax.data.identities import normal_form
 from glomjax.errors import UserError
+from glomjax.files import as_tuples, jsonable
 from glomjax.models import create_model
 from glomjax.preprocessing.preprocessing import Preprocessing
 
@@ -124,7 +125,7 @@ class NetworkSpec:
         record = self.trained_on
         plain["preprocessing"] = self.preprocessing.to_dict()
         plain["trained_on"] = None if record is None else dataclasses.asdict(record)
-        return _listed(plain)
+        return jsonable(plain)
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], name: str) -> "NetworkSpec":
@@ -144,7 +145,7 @@ class NetworkSpec:
                 )
             fields = _known(cls, stored)
             fields["preprocessing"] = Preprocessing.from_dict(fields["preprocessing"])
-            fields["options"] = {key: _tuple(value) for key, value in fields["options"].items()}
+            fields["options"] = {key: as_tuples(value) for key, value in fields["options"].items()}
             for key in ("classes", "image_size", "source_size"):
                 if fields.get(key) is not None:
                     fields[key] = tuple(fields[key])
@@ -227,14 +228,3 @@ def _record(stored: Mapping[str, Any]) -> TrainingRecord:
 def _known(kind: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(kind)}
     return {name: value for name, value in stored.items() if name in names}
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(map(_tuple, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _listed(value: Any) -> Any:
-    """With lists in place of tuples, as JSON gives them back."""
-    if isinstance(value, Mapping):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -32,8 +32,8 @@ def write_weights(
 ) -> None:
     """Writes float32 `{path: array}` as a `.safetensors` file, which appears whole or not at all.
 
-    `source` is what it was written from, an id or a name without folders. Raises UserError where
-    the file cannot be written.
+    `source` is what it was written from, a published id or the checksum of a file. Raises UserError
+    where the file cannot be written.
     """
     # Contiguous, since safetensors writes the buffer of a transposed view as it lies.
     arrays = {key: np.ascontiguousarray(value) for key, value in params.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import glomjax
 from glomjax import pretrained
 from glomjax.data.preparation import PreparedData
-from glomjax.models import settled_options
+from glomjax.models import num_logits, settled_options
 from glomjax.pretrained.spec import NetworkSpec, TrainingRecord, record_split
 from glomjax.training.config import RunConfig
 from glomjax.training.initial_weights import InitialWeights
@@ -22,7 +22,7 @@ def describe_network(config: RunConfig, prepared: PreparedData, device_batch: in
     return NetworkSpec(
         architecture=config.model.name,
         options=settled_options(config.model.name, config.image_size, config.model.options),
-        outputs=1 if len(classes) == 2 else len(classes),
+        outputs=num_logits(len(classes)),
         classes=classes,
         image_size=config.image_size,
         source_size=(height, width),

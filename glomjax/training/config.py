@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from glomjax.files import as_tuples
 from glomjax.ops import native
 from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.augmentation import PRESETS, Augmentation
@@ -250,12 +251,8 @@ def _build(kind: Any, values: Mapping[str, Any]) -> Any:
         elif isinstance(field.default, float):
             value = float(value)
         elif isinstance(value, (list, tuple)):
-            value = _tuple(value)
+            value = as_tuples(value)
         elif isinstance(value, Mapping):
-            value = {key: _tuple(item) for key, item in value.items()}
+            value = {key: as_tuples(item) for key, item in value.items()}
         built[field.name] = value
     return kind(**built)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(map(_tuple, value)) if isinstance(value, (list, tuple)) else value

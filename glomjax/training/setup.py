@@ -15,7 +15,7 @@ from glomjax.data.examples import DataSplits
 from glomjax.data.pipeline import Batches
 from glomjax.data.preparation import prepare_data
 from glomjax.data.sources import ArraySplits, load_source
-from glomjax.models import create_model
+from glomjax.models import create_model, num_logits
 from glomjax.ops import native
 from glomjax.training import parameter_groups
 from glomjax.training.artefact import describe_network, record_training
@@ -149,7 +149,7 @@ def _prepare(
     run.check_data(digest)
     run.write_config(requested, config, data=digest)
     if native.must_build():
-        terminal.say("native kernels: building them, once, with this machine's C++ compiler")
+        terminal.say(native.BUILDING)
     run.write_environment(config)
     if kernels := native.status(config.precision):
         terminal.say(kernels)
@@ -248,7 +248,7 @@ def create_network(config: RunConfig, classes: int) -> nnx.Module:
     """The network that a configuration describes, with one logit for two classes."""
     return create_model(
         config.model.name,
-        num_classes=1 if classes == 2 else classes,
+        num_classes=num_logits(classes),
         image_size=config.image_size,
         rngs=nnx.Rngs(config.seed),
         **config.model.options,
