@@ -1,7 +1,9 @@
 """The one exception for what a user can cause, and what its messages need."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 LISTED = 10  # names that a message spells out
 
@@ -12,6 +14,46 @@ class UserError(Exception):
     The message is one clear sentence that names the thing, the value and the way out. The command
     line prints it and exits with code 2; nothing else catches it.
     """
+
+
+_speaks_command_line = False  # or Python, to whoever imports this package
+
+
+@contextlib.contextmanager
+def at_command_line() -> Iterator[None]:
+    """Messages name options of the command line, and not arguments and fields as a script does."""
+    global _speaks_command_line
+    before, _speaks_command_line = _speaks_command_line, True
+    try:
+        yield
+    finally:
+        _speaks_command_line = before
+
+
+def assignment(key: str, value: object = None) -> str:
+    """How a field of the configuration is set where the message is read:
+    `--config.data.fold=1`, or in a script `config.data.fold = 1`; without a value, its name."""
+    if value is None:
+        return f"--config.{key}" if _speaks_command_line else f"config.{key}"
+    if _speaks_command_line:
+        return f"--config.{key}={shell_word(value)}"
+    return f"config.{key} = {value!r}"
+
+
+def argument(option: str, value: object = None) -> str:
+    """An argument that the command line and the functions of this package call alike: `--workdir`,
+    or in a script `workdir`; with a value, `--target-mpp=0.5` and `target_mpp=0.5`, and of a flag
+    that is set `--overwrite` and `overwrite=True`."""
+    if _speaks_command_line:
+        return option if value in (None, True) else f"{option}={shell_word(value)}"
+    name = option.lstrip("-").replace("-", "_")
+    return name if value is None else f"{name}={value!r}"
+
+
+def shell_word(value: object) -> str:
+    """A value as a shell takes it."""
+    text = str(value)
+    return text if re.fullmatch(r"[\w.+-]+", text) else f'"{text}"'
 
 
 def first_few(items: Iterable[str], total: int = 0) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from glomjax import __version__
 from glomjax.cli import check_data, convert, inspect, train
 from glomjax.cli.command import Parser
-from glomjax.errors import UserError, nearest_key
+from glomjax.errors import UserError, at_command_line, nearest_key
 
 # A new verb is a module and a line here.
 VERBS: dict[str, Any] = {
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None, *, verb: str = "", prog: str = "glom
                 return 2
             verb, *arguments = _checked_verb(arguments, prog)
             prog = f"{prog} {verb}"
-        return VERBS[verb].run(verb_parser(verb, prog).parse(arguments))
+        with at_command_line():
+            return VERBS[verb].run(verb_parser(verb, prog).parse(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

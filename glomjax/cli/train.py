@@ -12,7 +12,7 @@ from typing import Any
 
 from glomjax.cli.command import WIDTH, Parser
 from glomjax.cli.configuration import apply_overrides, config_names, load_config, shipped_name
-from glomjax.errors import UserError
+from glomjax.errors import UserError, shell_word
 
 HELP = "train a network and score it on the test split"
 
@@ -114,7 +114,7 @@ def _section(config: Any, prefix: str) -> Iterator[str]:
         if dataclasses.is_dataclass(value):
             sections.append((field, value))
             continue
-        option = f"  --config.{prefix}{field.name}={_quoted(value)}"
+        option = f"  --config.{prefix}{field.name}={shell_word(value)}"
         if field.name == "options":
             option = f"  --config.{prefix}{field.name}.KEY=VALUE"
         choices = field.metadata["choices"]
@@ -132,12 +132,6 @@ def _section(config: Any, prefix: str) -> Iterator[str]:
         yield ""
         yield f"{prefix}{field.name}: {field.metadata['help']}"
         yield from _section(value, f"{prefix}{field.name}.")
-
-
-def _quoted(value: Any) -> str:
-    """A value as a shell takes it."""
-    text = str(value)
-    return text if re.fullmatch(r"[\w.+-]+", text) else f'"{text}"'
 
 
 def _type(kind: Any) -> str:

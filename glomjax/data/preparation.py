@@ -18,7 +18,7 @@ from glomjax.data.survey import (
     unreadable_message,
     without_unreadable,
 )
-from glomjax.errors import UserError
+from glomjax.errors import UserError, assignment
 from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
 
@@ -76,7 +76,7 @@ def prepare_data(
     if target_mpp and splits.train.mpp is None:
         raise UserError(
             f"target_mpp is {target_mpp}, but the data does not give the spacing of its images: "
-            "set --config.data.mpp, or fill in an 'mpp' column"
+            f"set {assignment('data.mpp')}, or fill in an 'mpp' column"
         )
     preprocessing = dataclasses.replace(IMAGENET, resize=resize, target_mpp=target_mpp or None)
     images = {

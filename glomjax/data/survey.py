@@ -10,7 +10,7 @@ import numpy as np
 from glomjax.data import duplicates
 from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import DecodedImages
-from glomjax.errors import UserError, first_few
+from glomjax.errors import UserError, assignment, first_few
 from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.decoding import size_ratios
 from glomjax.preprocessing.preprocessing import SAME_SPACING
@@ -129,7 +129,7 @@ def unreadable_message(found: Survey, count: int) -> str:
     return "\n  ".join(
         [
             f"{len(lines)} of {count} images cannot be read; restore them, remove them, or leave "
-            "them out with --config.data.skip_unreadable=True:",
+            f"them out with {assignment('data.skip_unreadable', True)}:",
             *lines[:100],
             *rest,
         ]
@@ -202,8 +202,8 @@ def seen_spacing(
         raise UserError(
             f"The images would be seen at different spacings, from {values.min():.4g} to "
             f"{values.max():.4g} microns per pixel: give one to which all are resampled, such as "
-            f"--config.target_mpp={_rounded_down(values.min())}, the largest at which none has to "
-            f"be padded."
+            f"{assignment('target_mpp', _rounded_down(values.min()))}, the largest at which none "
+            f"has to be padded."
         )
     return float(np.median(values))
 

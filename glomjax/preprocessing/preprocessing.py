@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, assignment
 from glomjax.preprocessing.decoding import DECODING_VERSION, fit_image, size_ratios
 from glomjax.preprocessing.stain_normalization import StainNormalizer
 
@@ -148,8 +148,8 @@ class ChannelStatistics:
         if variance[flat] < 1e-8:
             raise UserError(
                 f"the training images cannot be standardised: channel {'RGB'[flat]} has the value "
-                f"{mean[flat] * 255:.0f} in every pixel; use --config.preprocessing=imagenet or "
-                "other images"
+                f"{mean[flat] * 255:.0f} in every pixel; use "
+                f"{assignment('preprocessing', 'imagenet')} or other images"
             )
         return dataclasses.replace(
             preprocessing, name="standardize", mean=_triple(mean), std=_triple(np.sqrt(variance))

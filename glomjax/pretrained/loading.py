@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from glomjax.errors import LISTED, UserError, first_few
+from glomjax.errors import LISTED, UserError, assignment, first_few
 from glomjax.models import params_of, set_params
 from glomjax.pretrained.reading import SourceInfo, read_weights
 
@@ -150,7 +150,7 @@ def _check_settings(source: str, name: str, model: Any, info: SourceInfo) -> Non
         raise UserError(
             f"{source} was trained with {setting}={value!r} and the model {name} has "
             f"{ours[setting]!r}{why}: the tensors would fit, but the outputs would differ; create "
-            f"the model with {setting}={value!r} (--config.model.options.{setting}={value!r}), or "
+            f"the model with it ({assignment(f'model.options.{setting}', value)}), or "
             "say preset_mismatch='allow'"
         )
 

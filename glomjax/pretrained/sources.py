@@ -113,7 +113,7 @@ def default_source(model_name: str, preset: str) -> str:
     raise UserError(
         f"no weights are published for {model_name!r} with preset {preset!r} (there are some for "
         f"{known}): pass a weight file, or train from random initialisation "
-        "(--config configs/davit.py:scratch)"
+        "(the configuration davit:scratch)"
     )
 
 
@@ -175,7 +175,7 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
         raise WeightsUnavailable(
             f"the published weights {entry.id} cannot be had: {note}{failed}; download {entry.url} "
             f"on another machine and put the file at {cached}, or pass a weight file as the "
-            "source, or train from random initialisation (--config configs/davit.py:scratch)"
+            "source, or train from random initialisation (the configuration davit:scratch)"
         ) from failed
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from glomjax.data.pipeline import Batches
-from glomjax.errors import UserError
+from glomjax.errors import UserError, assignment
 from glomjax.files import cache_dir, checksum
 
 
@@ -66,5 +66,5 @@ def cached_features(
         raise UserError(
             f"the features cannot be kept in '{folder}' ({error.strerror or error}); set the "
             "environment variable GLOMJAX_CACHE to a folder that can be written, or "
-            "--config.freeze.cache_features=False"
+            + assignment("freeze.cache_features", False)
         ) from error

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from glomjax import pretrained
-from glomjax.errors import UserError
+from glomjax.errors import UserError, assignment
 from glomjax.models import params_of
 from glomjax.preprocessing.preprocessing import Preprocessing
 from glomjax.training.config import RunConfig
@@ -30,13 +30,13 @@ def settle_source(config: RunConfig, *, has_arrays: bool) -> tuple[RunConfig, st
         if source not in ("auto", "none"):
             raise UserError(
                 f"freeze.regime is 'scratch', but pretrained.source is {source!r}; "
-                "use another regime, or --config.pretrained.source=none"
+                f"use another regime, or {assignment('pretrained.source', 'none')}"
             )
         return _with(config, "none", regime), ""
     if source == "none":
         raise UserError(
             f"freeze.regime {regime!r} needs pretrained weights, but pretrained.source is 'none'; "
-            "name weights, or train from random values (--config configs/davit.py:scratch)"
+            "name weights, or train from random values (the configuration davit:scratch)"
         )
     if config.preprocessing == "standardize":
         raise UserError(

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from glomjax.data.pipeline import Batches
 from glomjax.data.sources import ArraySplits, read_arrays
-from glomjax.errors import UserError
+from glomjax.errors import UserError, argument
 from glomjax.evaluation import classification_metrics
 from glomjax.inference.prediction import predict_batches, steps_ahead, wait
 from glomjax.ops import native
@@ -74,7 +74,8 @@ def train_and_evaluate(
         if data is not None:
             given = read_arrays(data, requested.data.classes).with_spacing(requested.data.mpp)
             run.check_data(given.digest())
-        terminal.say(f"the run in '{run.path}' is finished; name another folder with --workdir")
+        other = argument("--workdir")
+        terminal.say(f"the run in '{run.path}' is finished; name another folder with {other}")
         return json.loads((run.path / "test_metrics.json").read_text())
     setup = prepare_run(requested, run, placement, terminal, data)
     with (

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from glomjax import checkpoints
-from glomjax.errors import UserError
+from glomjax.errors import UserError, argument
 from glomjax.files import jsonable, write_file
 from glomjax.training.config import MAY_DIFFER, RunConfig
 from glomjax.training.environment import describe_environment
@@ -46,7 +46,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(
                 f"run folder '{self.path}' cannot be made ({error.strerror}); "
-                "name another with --workdir"
+                f"name another with {argument('--workdir')}"
             ) from error
 
     @property
@@ -75,7 +75,7 @@ class RunFolder:
             if leftovers and self.writes:
                 raise UserError(
                     f"folder '{self.path}' is not empty and holds no run ('{leftovers[0].name}' "
-                    "for one); name another with --workdir"
+                    f"for one); name another with {argument('--workdir')}"
                 )
             changed, kept = dict[str, str](), dict[str, str]()
         else:
@@ -91,8 +91,8 @@ class RunFolder:
         if forbidden := [text for key, text in changed.items() if key not in may_differ]:
             raise UserError(
                 f"folder '{self.path}' holds a run with another configuration "
-                f"({'; '.join(forbidden)}); name another folder with --workdir, or replace the run "
-                "with --overwrite"
+                f"({'; '.join(forbidden)}); name another folder with {argument('--workdir')}, or "
+                f"replace the run with {argument('--overwrite', True)}"
             )
         lines = [f"other than before: {', '.join(changed)}"] if changed else []
         return lines + [f"the run keeps its own: {text} by default" for text in kept.values()]
@@ -150,7 +150,7 @@ class RunFolder:
         except (KeyError, OSError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(
                 f"'{file}' is not the table that the run wrote ({type(error).__name__}: {error}); "
-                "restore it, or name another folder with --workdir"
+                f"restore it, or name another folder with {argument('--workdir')}"
             ) from error
 
     def write_splits(self, table: str) -> None:
@@ -168,7 +168,7 @@ class RunFolder:
     def _no_run(self) -> UserError:
         return UserError(
             f"'{self.path / 'config.json'}' is not the configuration of a run; name another folder "
-            "with --workdir"
+            f"with {argument('--workdir')}"
         )
 
     def _config(self, which: str) -> RunConfig:
@@ -185,7 +185,7 @@ class RunFolder:
         if before != digest and self.begun:
             raise UserError(
                 f"the images, labels or patients are not those of the run in '{self.path}'; "
-                "restore them or name another folder with --workdir"
+                f"restore them or name another folder with {argument('--workdir')}"
             )
 
     def write_config(
@@ -267,7 +267,8 @@ def clear(path: str | os.PathLike[str]) -> None:
         holds_run = False
     if not holds_run:
         raise UserError(
-            f"'{folder}' holds no run, so --overwrite leaves it alone; name another with --workdir"
+            f"'{folder}' holds no run, so {argument('--overwrite', True)} leaves it alone; name "
+            f"another with {argument('--workdir')}"
         )
     try:
         # The folder itself may be a link to another disk. The file that says what it holds goes
@@ -280,5 +281,5 @@ def clear(path: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise UserError(
             f"the run in '{folder}' cannot be removed ({error.strerror or error}); name another "
-            "folder with --workdir"
+            f"folder with {argument('--workdir')}"
         ) from error

@@ -15,6 +15,7 @@ from glomjax.data.examples import DataSplits
 from glomjax.data.pipeline import Batches
 from glomjax.data.preparation import prepare_data
 from glomjax.data.sources import ArraySplits, load_source
+from glomjax.errors import assignment
 from glomjax.models import create_model, num_logits
 from glomjax.ops import native
 from glomjax.training import parameter_groups
@@ -81,7 +82,7 @@ def prepare_run(
         settings = ", ".join(f"{key} {value}" for key, value in vars(config.demo).items())
         terminal.say(
             f"demo data: the settings of config.demo take effect ({settings}); "
-            "--config.demo.KEY=VALUE changes them"
+            f"{assignment('demo')}.KEY changes them"
         )
 
     with native.setting(config.ops.native):

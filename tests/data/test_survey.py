@@ -180,7 +180,7 @@ def test_spacings_that_resizing_makes_equal_are_one():
 )
 def test_mixed_spacings_are_refused_with_the_way_out(mpp, sizes):
     splits, sizes = spaced(mpp, sizes)
-    with pytest.raises(UserError, match=r"from 0.25 to 0.5 microns.*--config.target_mpp=0"):
+    with pytest.raises(UserError, match=r"from 0.25 to 0.5 microns.*config.target_mpp = 0"):
         seen_spacing(splits, sizes, (280, 280), "stretch")
 
 

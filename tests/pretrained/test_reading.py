@@ -117,7 +117,7 @@ def test_a_checkpoint_from_images_of_another_size_is_refused_for_its_window(run)
     with pytest.raises(UserError, match=r"window_size=2 and the model davit_tiny has 3 ") as caught:
         load_weights(model(image_size=(96, 96)), run)
     assert "64 x 64 pixels and the model's are 96 x 96" in str(caught.value)
-    assert "--config.model.options.window_size=2" in str(caught.value)
+    assert "config.model.options.window_size = 2" in str(caught.value)
     load_weights(model(image_size=(96, 96)), run, preset_mismatch="allow")
 
 

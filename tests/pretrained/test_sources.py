@@ -232,7 +232,7 @@ def refused_within(seconds, source):
     assert source in message
     assert "\n" not in message
     assert str(PUBLISHED[source].cached) in message
-    assert "configs/davit.py:scratch" in message
+    assert "davit:scratch" in message
     return message
 
 

@@ -12,15 +12,16 @@ from glomjax.data.survey import (
     seen_spacing,
     size_note,
 )
-from glomjax.errors import UserError, first_few
+from glomjax.errors import UserError, assignment, first_few
 
 
 def check_unreadable(report: Report, images: Images) -> None:
     """One error with a line for every image that cannot be read."""
     if reasons := images.unreadable.values():
+        skip = assignment("data.skip_unreadable", True)
         text = (
             f"{len(reasons)} of {len(images.examples) + len(reasons)} images cannot be read: "
-            "restore them, remove them, or train with --config.data.skip_unreadable=True, which "
+            f"restore them, remove them, or train with {skip}, which "
             "leaves them out."
         )
         report.add("error", "unreadable", "\n  ".join([text, *reasons]))
