@@ -68,6 +68,13 @@ def quoted(names: Iterable[str]) -> str:
     return first_few(f"'{name}'" for name in names)
 
 
+def plural(name: str) -> str:
+    """Of the name of a column or a kind."""
+    if name.endswith(("s", "x", "ch")):
+        return f"{name}es"
+    return f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
+
+
 def nearest_key(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """A clause with the name that was probably meant, compared without the sections before its last
     dot; else `otherwise`, by default all that are known."""

@@ -1,25 +1,174 @@
-"""When two names of a patient, a slide or a site mean the same one."""
+"""Names of patients, slides, sites and classes: when two of them mean the same one, and when a name
+is none.
 
-import math
+A patient under two spellings would be two patients, of which one may be trained on and the other
+tested. So all doors (manifest, folder, TFDS, arrays) ask here.
+"""
+
+import decimal
 import re
 import unicodedata
+from collections.abc import Iterable
 
-_INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn")  # of Unicode: controls, zero-width, unassigned
-_SEPARATORS = re.compile(r"[\s_\-./\\:,;|\u2010-\u2015\u2212]+")
-_NUMBER = re.compile(r"[+]?\d+(\.0*)?")
+import numpy as np
+
+from glomjax.errors import UserError, assignment, first_few, plural
+
+# Unicode categories: controls, zero-width characters, surrogates, private and unassigned ones.
+_INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn")
+# Joiners, fillers and selectors, which Unicode counts as marks, letters and symbols.
+_ALSO_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe00-\ufe0f\uffa0]")
+_ALSO_SEPARATORS = "|~^`\u00b4"  # which Unicode counts as symbols; all punctuation separates
+_NUMBER = re.compile(r"\+?(\d+(\.0*)?|\d+(\.\d+)?e\+?\d{1,2})")
+_AS_TEXT = re.compile(r"""(?:=|b)?(["'])(.*)\1""", re.DOTALL)  # ="7" of Excel, b'7' of Python
+_FILE_SUFFIX = re.compile(
+    r"\.(svs|ndpi|mrxs|scn|vsi|czi|bif|svslide|qptiff|isyntax|dcm|(ome\.)?tiff?|png|jpe?g|zip)$"
+)
+# Said in place of a value by spreadsheets, statistics programs and people, without the signs around
+# them that `_bare` takes off.
+_MISSING = frozenset(
+    ["na", "n/a", "n.a", "n_a", "n a", "n / a", "nan", "nat", "none", "null", "nil", "nul"]
+    + ["missing", "unknown", "unk", "undefined", "undef", "unspecified", "no data", "no value"]
+    + [f"not {word}" for word in ("available", "applicable", "known", "recorded", "given")]
+    + ["1.#ind", "1.#qnan", "1.#inf"]
+    + ["unbekannt", "k.a", "keine angabe", "keine angaben", "inconnu", "inconnue"]
+    + ["desconocido", "desconocida", "sconosciuto", "sconosciuta", "미상", "없음"]
+)
+# Of one class, in singular and plural, in English, German, French, Spanish and Italian.
+_GLOMERULUS = re.compile("gloms?|glomerul(us|uses|i|um|a|e|es|o|os)")
+_SHEET_ERRORS = frozenset(["na", "n/a", "ref", "value", "name", "null", "num", "div/0"])
 
 
 def normal_form(name: str) -> str:
     """One spelling for all that a person would read as the same name.
 
-    Compatibility forms and case are folded, invisible characters dropped, blanks at the ends
-    trimmed, runs of separators made one, and a whole number written by its value: `7`, `007` and
-    `7.0` are one, and so are `P_1` and `p-1`.
+    Compatibility forms, case and the accents of Latin letters are folded, invisible characters
+    dropped, blanks and signs at the ends trimmed, and so is the suffix of a slide's file; runs of
+    separators are one, none stands between a letter and a digit, and whole numbers are written by
+    their value: `7`, `007` and `7.0` are one, and so are `P_1`, `p-01` and `P1`.
     """
     text = unicodedata.normalize("NFKC", name).casefold()
-    text = unicodedata.normalize("NFKC", text)
-    kept = (c for c in text if c.isspace() or unicodedata.category(c) not in _INVISIBLE)
-    text = "".join(kept).strip()
-    if _NUMBER.fullmatch(text) and math.isfinite(value := float(text)):
-        return str(int(text.lstrip("+").partition(".")[0])) if value >= 2**53 else str(int(value))
-    return _SEPARATORS.sub("-", text).strip("-") or text
+    text = unicodedata.normalize("NFKC", _without_accents(_visible(text))).strip()
+    if quoted := _AS_TEXT.fullmatch(text):
+        text = quoted[2].strip()
+    text = _FILE_SUFFIX.sub("", text)
+    if _NUMBER.fullmatch(text):
+        value = decimal.Decimal(text)
+        if value == value.to_integral_value():
+            return str(int(value))
+    parts: list[tuple[str, str]] = []  # (digits or others, text), without the separators
+    separated = True
+    for c in text:
+        if c.isspace() or c in _ALSO_SEPARATORS or unicodedata.category(c).startswith("P"):
+            separated = True
+            continue
+        kind = "digits" if c.isdecimal() else "others"
+        if not separated and parts[-1][0] == kind:
+            parts[-1] = kind, parts[-1][1] + c
+        else:
+            parts.append((kind, c))
+        separated = False
+    written = ""
+    before = ""
+    for kind, part in parts:
+        written += "-" if kind == before else ""
+        written += str(int(part)) if kind == "digits" else part
+        before = kind
+    return written or "-"[: len(text)]
+
+
+def is_missing(text: str) -> bool:
+    """Whether a cell is empty or holds a word for a missing value, such as `NA`, `#N/A`, `none`,
+    `unknown`, `?` or dashes, in any case."""
+    text = _visible(unicodedata.normalize("NFKC", text).casefold())
+    if all(c.isspace() or unicodedata.category(c).startswith("P") for c in text):
+        return True
+    bare = " ".join(text.split()).strip("<>()[]{}'\"-?!*.,;: ")
+    return bare in _MISSING or (bare.startswith("#") and bare[1:] in _SHEET_ERRORS)
+
+
+def cell(text: str) -> str:
+    """A cell of a table without the blanks around it; "" for a missing value."""
+    return "" if is_missing(text) else text.strip()
+
+
+def name_of(value: object) -> str:
+    """A name from an array: text, bytes, whole numbers and floats of whole numbers alike; "" for a
+    missing value.
+
+    Raises:
+      UserError: a float that is too large to tell neighbouring numbers apart.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bytes):
+        return cell(value.decode(errors="backslashreplace"))
+    if isinstance(value, float) and value.is_integer():
+        if abs(value) >= 2**53:
+            raise UserError(
+                f"the name {value!r} is a float above 2^53, where several numbers become one: "
+                "give names as text or whole numbers"
+            )
+        return str(int(value))
+    return cell(str(value))
+
+
+def check_spellings(names: Iterable[str], kind: str, where: str, *, exact: bool = False) -> str:
+    """Sees to it that no name is there in two spellings.
+
+    Args:
+      names: "" for an unknown one.
+      kind: what they name: "patient", "slide", "site", "class" or a column.
+      where: what has them, for the message.
+      exact: names that are spelt alike are different ones, as the user says.
+
+    Returns:
+      With `exact`, a note on the names that are kept apart by it, else "".
+
+    Raises:
+      UserError: two spellings of one name.
+    """
+    spellings: dict[str, list[str]] = {}
+    for name in sorted({name for name in names if name}):
+        spellings.setdefault(_form(name, kind), []).append(name)
+    alike = [same for same in spellings.values() if len(same) > 1]
+    if not alike:
+        return ""
+    listed = first_few([" = ".join(_shown(same)) for same in alike])
+    if exact:
+        return f"As data.exact_names asks, these are different {plural(kind)}: {listed}."
+    raise UserError(
+        f"{where} has {len(alike)} {kind if len(alike) == 1 else plural(kind)} in several "
+        f"spellings: {listed}; write each in one way, or, where they are different ones, "
+        f"{assignment('data.exact_names', True)}."
+    )
+
+
+def _form(name: str, kind: str) -> str:
+    form = normal_form(name)
+    if kind == "class":
+        if _GLOMERULUS.fullmatch(form):
+            return "glomerulus"
+        # Programs write classes as numbers or as truth values.
+        return {"true": "1", "yes": "1", "false": "0", "no": "0"}.get(form, form)
+    return form
+
+
+def _shown(names: list[str]) -> list[str]:
+    """Names that are spelt alike, so that a reader sees in what they differ."""
+    visible = {_visible(unicodedata.normalize("NFKC", name)).strip() for name in names}
+    return [ascii(name) if len(visible) < len(names) else repr(name) for name in names]
+
+
+def _visible(text: str) -> str:
+    text = _ALSO_INVISIBLE.sub("", text)
+    return "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _INVISIBLE)
+
+
+def _without_accents(text: str) -> str:
+    """Latin letters without their marks; elsewhere marks make other letters."""
+    kept = ""
+    for c in unicodedata.normalize("NFD", text):
+        if not (unicodedata.category(c) == "Mn" and kept and kept[-1].isascii()):
+            kept += c
+    return kept

@@ -28,7 +28,9 @@ def make_splits(
 
     Of 32 seeded assignments the one is kept that has the least sum over splits s and classes c of
     (n[s, c] - t[s, c])^2 / t[s, c], where n counts examples and t = fraction * examples of the
-    class; it holds both the sizes and the class proportions near their targets. Every split gets
+    class; it holds both the sizes and the class proportions near their targets. One group, drawn
+    first, is in the test split of all of them, so that each has a chance to be tested, however
+    large it is. Every split gets
     every class; for two classes such a split is found whenever each class occurs in three groups.
     Where each group is one example the split is a plain stratified one. The outcome depends on
     the names of the groups and on the seed, not on the order of the examples.
@@ -141,17 +143,37 @@ def _divide(
             )
     if (counts.sum(axis=1) == 1).all():
         part_of = _stratified(counts.argmax(axis=1), shares, rng)
+    elif "test" in parts:
+        tested = parts.index("test")
+        part_of = _balanced(
+            counts, shares, rng, first=(_drawn(counts, shares[tested], rng), tested)
+        )
+        if _lacking(counts, part_of, len(parts)):
+            part_of = _balanced(counts, shares, rng)
     else:
         part_of = _balanced(counts, shares, rng)
-    for n, part in enumerate(parts):
-        absent = np.flatnonzero(counts[part_of == n].sum(axis=0) == 0)
-        if len(absent):  # only with three or more classes
-            raise UserError(
-                f"No division of the {len(counts)} {kind}s was found that gives {part} "
-                f"class {_class_name(absent[0], classes)}: add {kind}s that have this class, or "
-                f"name the splits in a 'split' column."
-            )
+    for n, absent in _lacking(counts, part_of, len(parts)):  # only with three or more classes
+        raise UserError(
+            f"No division of the {len(counts)} {kind}s was found that gives {parts[n]} "
+            f"class {_class_name(absent, classes)}: add {kind}s that have this class, or "
+            f"name the splits in a 'split' column."
+        )
     return part_of
+
+
+def _lacking(counts: np.ndarray, part_of: np.ndarray, parts: int) -> list[tuple[int, int]]:
+    """(part, class) of every class that a part lacks."""
+    held = np.stack([counts[part_of == n].sum(axis=0) for n in range(parts)])  # [P, C]
+    return [(int(n), int(c)) for n, c in np.argwhere(held == 0)]
+
+
+def _drawn(counts: np.ndarray, share: float, rng: np.random.Generator) -> int:
+    """A group for the test split, whatever that does to its size: the best balanced assignments
+    never test a large patient, and a result over seeds would be one about the small ones. Only a
+    group larger than the whole split should be has a smaller chance than the others."""
+    sizes = counts.sum(axis=1)
+    chance = np.minimum(1, (share * sizes.sum() / sizes) ** 2)
+    return int(rng.choice(len(sizes), p=chance / chance.sum()))
 
 
 def _class_name(c: int, classes: Sequence[str]) -> str:
@@ -172,14 +194,19 @@ def _stratified(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator
     return part_of
 
 
-def _balanced(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _balanced(
+    counts: np.ndarray,
+    shares: np.ndarray,
+    rng: np.random.Generator,
+    first: tuple[int, int] | None = None,
+) -> np.ndarray:
     """The part [G] of each group: the best of the greedy candidates.
 
     A candidate takes the groups in a random order, in which large groups tend to come early, and
     gives each to the part whose cost then falls most. Half of the candidates (`cover`) first see
     to it that every part has every class: groups with the most classes go first, each to the
     part where it brings the most missing classes. For two classes that cannot fail if each class
-    occurs in three groups.
+    occurs in three groups. `first` is a group, and the part that it is given to before all others.
     """
     num_groups, num_classes = counts.shape
     cover = np.arange(_CANDIDATES) % 2 == 1  # [K]
@@ -187,6 +214,8 @@ def _balanced(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) 
     key = rng.exponential(size=(_CANDIDATES, num_groups)) / counts.sum(axis=1)  # [K, G]
     classes_held = (counts > 0).sum(axis=1)  # [G]
     rank = np.where(cover[:, None], -classes_held, 0)  # [K, G]
+    if first is not None:
+        rank[:, first[0]] = -num_classes - 1
     order = np.lexsort((key, rank), axis=1)  # [K, G]
 
     target = shares[:, None] * counts.sum(axis=0)  # [P, C]
@@ -199,6 +228,8 @@ def _balanced(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) 
         change = (added * (added + 2 * (have - target)) / target).sum(axis=2)  # [K, P]
         new = ((added > 0) & (have == 0)).sum(axis=2) * cover[:, None]  # [K, P]
         part = np.lexsort((change, -new), axis=1)[:, 0]  # [K]
+        if first is not None and position == 0:
+            part = np.full(_CANDIDATES, first[1])
         part_of[rows, group] = part
         have[rows, part] += added[:, 0]
     cost = ((have - target) ** 2 / target).sum(axis=(1, 2))  # [K]

@@ -154,7 +154,7 @@ def _below(path: pathlib.Path) -> list[NamedImage]:
 
 def _listed(manifest: pathlib.Path, folder: pathlib.Path) -> list[NamedImage]:
     root = pathlib.Path(os.path.abspath(folder))
-    patches = read_manifest(manifest, root, labelled=False)
+    patches, _ = read_manifest(manifest, root, labelled=False)
     return [_file(patch.id, root / patch.id, patch.mpp) for patch in patches]
 
 

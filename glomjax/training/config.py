@@ -99,7 +99,10 @@ class DataConfig:
     )
     folds: int = _field(0, "in place of fractions: so many folds, of which fold is the test")
     fold: int = _field(0, "which fold is the test, from 0")
-    split_by: str = _field("patient", "what stays together: patient, or site for whole sites")
+    split_by: str = _field("patient", "what stays together: patient, or a column such as site")
+    exact_names: bool = _field(
+        False, "patients, slides, sites and classes that are spelt alike are different ones"
+    )
     split_seed: int = _field(0, "of the random split")
     mpp: float = _field(0.0, "microns per pixel of all images; 0: the source gives it, or unknown")
     skip_unreadable: bool = _field(False, "leave out images that cannot be read, and count them")

@@ -270,5 +270,6 @@ def load_splits(
         seed=data.split_seed,
         synthetic_size=data.synthetic_size,
         mpp=data.mpp,
+        exact_names=data.exact_names,
         kept=kept,
     )

@@ -215,3 +215,12 @@ def test_real_patients_stay_apart_with_balanced_classes(real_data, name):
         for split, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True):
             assert abs(labels[splits[split]].mean() - labels.mean()) < 0.15
             assert abs(len(splits[split]) / len(labels) - share) < 0.05
+
+
+def test_each_group_has_a_chance_to_be_tested_however_large_it_is():
+    # The test split should have 7 of 48 examples; one group has 14, another 10, the others 2.
+    groups = ["large"] * 14 + ["middle"] * 10 + [f"P{i // 2}" for i in range(24)]
+    labels = np.arange(48) % 2
+    tested = [make_splits(labels, groups, seed=seed)["test"] for seed in range(150)]
+    assert {groups[i] for rows in tested for i in rows} == set(groups)
+    assert 6 <= np.median([len(rows) for rows in tested]) <= 9

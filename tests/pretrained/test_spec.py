@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomjax.data.identities import normal_form
 from glomjax.errors import UserError
 from glomjax.models import MODELS, settled_options
 from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
@@ -179,21 +178,3 @@ def test_images_are_recorded_but_for_blank_ones():
     assert (spelled.patients, spelled.slides) == (2, 2)
     assert record.hashes().tolist() == hashes[contents != 0].tolist()
     assert len(record.patient_digests) == 2
-
-
-@pytest.mark.parametrize(
-    "spellings",
-    [
-        ("Case-01", "CASE_01", "case 01", "case\u00a001", "  Case--01 "),
-        ("7", "007", "7.0", " 7 ", "\uff17"),
-        ("Zu\u0308rich", "Z\u00fcrich", "Z\u00dcRICH"),
-        ("P1", "\u200bP1", "\ufeffP1", "p1"),
-    ],
-)
-def test_one_patient_has_one_normal_form(spellings):
-    assert len({normal_form(name) for name in spellings}) == 1
-
-
-def test_different_patients_keep_different_forms():
-    names = ["P1", "P2", "P11", "1-1", "11", "1.5", "0.5", "A", "-", "P1a"]
-    assert len({normal_form(name) for name in names}) == len(names)

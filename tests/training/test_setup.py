@@ -101,7 +101,7 @@ def test_arrays_may_name_their_patients():
             lambda s: [part.append(["P", "P", "Q", "Q"]) for part in s.values()],
             "2 patient.s. occur",
         ),
-        (lambda s: s["test"].append(["P", "P", "Q"]), r"'test'. has patients of shape \(3,\)"),
+        (lambda s: s["test"].append(["P", "P", "Q"]), r"'test'. has 3 patients for 4 images"),
         (lambda s: s["test"].append(["P", "P", "Q", "Q"]), "'train'. has no patients, but"),
     ],
 )
@@ -196,7 +196,7 @@ def test_every_image_is_resampled_normalised_and_weighted_as_is_said(spaced_patc
     np.testing.assert_allclose(seen.mean(axis=(0, 1, 2)), 0, atol=1e-3)
     np.testing.assert_allclose(seen.std(axis=(0, 1, 2)), 1, atol=1e-3)
     # 36 columns of 40 at 0.5 are 32 at 0.625: two white columns on each side.
-    (note,) = prepared.splits.notes
+    *_, note = prepared.splits.notes
     assert "36 x" not in note
     assert "32 x 36 and get a white border (18 of 18 of class 'a', 18 of 18 of class 'b')" in note
 

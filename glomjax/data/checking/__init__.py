@@ -18,7 +18,6 @@ import functools
 import itertools
 import math
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,8 @@ from glomjax.data.checking.measuring import measure
 from glomjax.data.checking.nesting import check_nesting, check_splits
 from glomjax.data.checking.refusals import check_copies, check_spacing, check_unreadable
 from glomjax.data.checking.report import NO_SPLIT, Finding, Report
+from glomjax.data.classes import is_glomerulus
 from glomjax.data.examples import SPLITS, DataSplits, Examples
-from glomjax.data.sources.folder import read_folder
 from glomjax.data.sources.manifest import MIN_MPP
 from glomjax.errors import UserError
 
@@ -107,9 +106,9 @@ def _joined(splits: DataSplits) -> _Table:
 
 
 def _listed(source: str) -> _Table:
-    """What a folder or manifest lists, whether it can be divided or not."""
-    patches, read, _ = read_folder(pathlib.Path(source))
-    classes = sources.ordered_classes({patch.label for patch in patches})
+    """What a source lists, whether it can be divided or not."""
+    patches, read, _ = sources.read_source(source)
+    classes = sorted({patch.label for patch in patches}, key=lambda n: (is_glomerulus(n), n))
     examples = Examples(
         ids=tuple(patch.id for patch in patches),
         labels=np.array([classes.index(patch.label) for patch in patches], np.int32),

@@ -6,7 +6,8 @@ import numpy as np
 from glomjax.data.checking import association
 from glomjax.data.checking.association import auroc, group_sums, permuted, ranks
 from glomjax.data.checking.measuring import STATISTICS, TESTED, Images
-from glomjax.data.checking.report import ColumnCheck, Report, StatisticCheck, joined, plural, small
+from glomjax.data.checking.report import ColumnCheck, Report, StatisticCheck, joined, small
+from glomjax.errors import plural
 
 # A check that warns of everything is worth nothing. These limits leave the synthetic data quiet,
 # where stain says nothing about the class, and tissue with patients that have unequal shares of the

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from glomjax.data.checking.measuring import STATISTICS, TESTED, Images, Statistic
 from glomjax.data.examples import SPLITS, Examples
+from glomjax.errors import plural
 
 NO_SPLIT = "(no split)"
 _VALUES_LISTED = 10
@@ -116,10 +117,6 @@ class Report:
 
 def joined(parts: Sequence[str]) -> str:
     return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
-
-
-def plural(name: str) -> str:
-    return f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
 
 
 def small(value: float) -> str:

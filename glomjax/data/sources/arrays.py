@@ -1,12 +1,13 @@
 """Labelled images that a script has in memory."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from glomjax.data.examples import SPLITS, DataSplits, Examples
+from glomjax.data.identities import check_spellings, name_of
 from glomjax.data.splits import check_group_overlap
 from glomjax.errors import UserError
 
@@ -18,53 +19,46 @@ NO_PATIENTS = (
 )
 
 
-def read_arrays(arrays: ArraySplits, classes: Sequence[str] = ()) -> DataSplits:
+def read_arrays(
+    arrays: ArraySplits, classes: Sequence[str] = (), *, exact_names: bool = False
+) -> DataSplits:
     """The data set of a script's arrays, which have the splits that they are given in.
 
     Args:
       arrays: of each of train, validation and test (images uint8 [N, H, W, 3], labels int [N]), or
-        with the name of each image's patient as a third.
+        with the name of each image's patient as a third: text, bytes or numbers.
       classes: their names; by default the numbers of the labels.
+      exact_names: patients that are spelt alike are different ones.
 
     Raises:
-      UserError: arrays of another form, a class without examples in a split, or a patient in two.
+      UserError: arrays of another form, a class without examples in a split, a patient without a
+        name, in several spellings or in two splits.
     """
-    if sorted(arrays) != sorted(SPLITS):
-        raise UserError(f"data has the splits {sorted(arrays)}; it needs {', '.join(SPLITS)}")
+    if not isinstance(arrays, Mapping) or sorted(map(str, arrays)) != sorted(SPLITS):
+        given = sorted(map(str, arrays)) if isinstance(arrays, Mapping) else type(arrays).__name__
+        raise UserError(f"data has the splits {given}; it needs {', '.join(SPLITS)}")
     parts, pixels, number = {}, hashlib.sha256(), 2
     for split in SPLITS:
-        images, labels, *rest = (np.asarray(part) for part in arrays[split])
-        if images.dtype != np.uint8 or images.ndim != 4 or not 0 < len(images) == len(labels):
+        part = arrays[split]
+        if not isinstance(part, (tuple, list)) or len(part) not in (2, 3):
             raise UserError(
-                f"data[{split!r}] is {images.dtype} {images.shape} with {len(labels)} labels; it "
-                "must be uint8 [N, H, W, 3] with N labels, N at least 1"
+                f"data[{split!r}] is {type(part).__name__}; give a tuple (images, labels) or "
+                "(images, labels, patients)"
             )
-        whole = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
-        if not whole or labels.min() < 0:
-            raise UserError(
-                f"data[{split!r}] has labels of {labels.dtype} {labels.shape} from {labels.min()}; "
-                "they must be whole numbers from 0, one per image"
-            )
+        images, labels = np.asarray(part[0]), np.asarray(part[1])
+        _check_images(images, len(labels) if labels.ndim else 0, split)
+        _check_labels(labels, split)
         number = max(number, int(labels.max()) + 1)
         ids = tuple(f"{split}/{i}" for i in range(len(images)))
-        if rest and (len(rest) > 1 or rest[0].shape != labels.shape):
-            raise UserError(
-                f"data[{split!r}] has patients of shape {rest[0].shape}; give (images, labels) or "
-                "(images, labels, patients), with one patient per image"
-            )
-        patients = tuple(str(name) for name in rest[0]) if rest else None
-        if patients and (unnamed := {"", "None", "nan", "<NA>"} & set(patients)):
-            raise UserError(
-                f"data[{split!r}] has the patient {unnamed.pop()!r}; name the patient of every "
-                "image, or leave the patients out"
-            )
+        patients = _patients(part[2], len(images), split) if len(part) == 3 else None
         parts[split] = Examples(ids, labels.astype(np.int32), images.__getitem__, patients)
         pixels.update(np.ascontiguousarray(images).tobytes())
     names = tuple(classes) or tuple(str(c) for c in range(number))
     if number > len(names):
         raise UserError(f"data has the label {number - 1}, but data.classes names {list(names)}")
-    for split, part in parts.items():
-        if missing := sorted(set(range(len(names))) - set(part.labels.tolist())):
+    notes = [check_spellings(names, "class", "data.classes", exact=exact_names)]
+    for split, examples in parts.items():
+        if missing := sorted(set(range(len(names))) - set(examples.labels.tolist())):
             raise UserError(f"data[{split!r}] has no example of class {names[missing[0]]!r}")
     without = [split for split in SPLITS if parts[split].patients is None]
     if 0 < len(without) < 3:
@@ -72,7 +66,68 @@ def read_arrays(arrays: ArraySplits, classes: Sequence[str] = ()) -> DataSplits:
             f"data[{without[0]!r}] has no patients, but other splits have: give them for all or "
             "for none"
         )
-    check_group_overlap({split: parts[split].patients or () for split in SPLITS})
+    told = {split: parts[split].patients or () for split in SPLITS}
+    everyone = [name for split in SPLITS for name in told[split]]
+    notes.append(check_spellings(everyone, "patient", "data", exact=exact_names))
+    check_group_overlap(told)
+    notes += [NO_PATIENTS] if without else []
     train, validation, test = (parts[split] for split in SPLITS)
-    notes, content = (NO_PATIENTS,) if without else (), pixels.hexdigest()
-    return DataSplits(train, validation, test, classes=names, notes=notes, content=content)
+    return DataSplits(
+        train,
+        validation,
+        test,
+        classes=names,
+        notes=tuple(note for note in notes if note),
+        content=pixels.hexdigest(),
+    )
+
+
+def _check_images(images: np.ndarray, labels: int, split: str) -> None:
+    fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] == 3
+    if not fits or not 0 < len(images) == labels or 0 in images.shape:
+        raise UserError(
+            f"data[{split!r}] is {images.dtype} {images.shape} with {labels} labels; it must be "
+            "uint8 [N, H, W, 3] with N labels, N at least 1"
+        )
+
+
+def _check_labels(labels: np.ndarray, split: str) -> None:
+    """Whole numbers from 0 alone: what else could be meant (text, truth values, -1 and 1, one-hot
+    rows) leaves open which class is which."""
+    if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) and labels.min() >= 0:
+        return
+    first = _first_values(labels)
+    raise UserError(
+        f"data[{split!r}] has labels of {labels.dtype} {labels.shape} ({first}); they must be "
+        "whole numbers from 0, one per image: the positions of their classes in data.classes"
+    )
+
+
+def _first_values(values: np.ndarray) -> str:
+    """The first three of an array, for a message."""
+    some = [repr(value) for value in values.reshape(-1)[:3].tolist()]
+    return ", ".join(some) + (", ..." if values.size > 3 else "")
+
+
+def _patients(given: Any, count: int, split: str) -> tuple[str, ...]:
+    # One by one, since an array of numbers and names would turn all of them into text.
+    values = given.tolist() if hasattr(given, "tolist") else given
+    values = list(values) if isinstance(values, Iterable) else [values]
+    if len(values) != count:
+        raise UserError(
+            f"data[{split!r}] has {len(values)} patients for {count} images; give one for each"
+        )
+    if odd := [v for v in values if isinstance(v, Iterable) and not isinstance(v, (str, bytes))]:
+        raise UserError(
+            f"data[{split!r}] has the patient {odd[0]!r}; give a text or a number per image"
+        )
+    try:
+        names = tuple(map(name_of, values))
+    except UserError as error:
+        raise UserError(f"data[{split!r}] has a patient that cannot be told: {error}") from error
+    if "" in names:
+        raise UserError(
+            f"data[{split!r}] has the patient '{values[names.index('')]}'; name the patient of "
+            "every image, or of none"
+        )
+    return names

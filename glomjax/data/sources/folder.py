@@ -3,17 +3,13 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-from glomjax.data.sources.manifest import (
-    MANIFEST_SUFFIXES,
-    SPLIT_NAMES,
-    Patch,
-    read_manifest,
-)
+from glomjax.data.sources import layout
+from glomjax.data.sources.manifest import MANIFEST_SUFFIXES, Patch, read_manifest
 from glomjax.errors import UserError, quoted
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
 
 
 def read_folder(
@@ -23,9 +19,10 @@ def read_folder(
 
     A folder holds one folder per class, or the folders train, validation (or val) and test, of
     which one of the last two may be missing, with one folder per class in each; images may lie
-    deeper. Its `manifest.csv` or `manifest.tsv`, where there is one, gives the labels and must list
-    exactly the images. `source` may also be a manifest itself, with image paths that are absolute
-    or relative to its folder.
+    deeper, and the folders below that of the class are the column `folder` then. Its
+    `manifest.csv` or `manifest.tsv`, where there is one, gives the labels and must list exactly
+    the images. `source` may also be a manifest itself, with image paths that are absolute or
+    relative to its folder.
 
     Returns:
       The patches, with paths relative to the source as ids; a function that gives the bytes of the
@@ -51,59 +48,70 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
             raise UserError(
                 f"'{source}' is not a folder: give a folder of patches or a .csv or .tsv file."
             )
-        return read_manifest(source, source.parent), []
+        return read_manifest(source, source.parent)
 
     images: list[str] = []
     others: list[str] = []
     for file in _files_below(source, set()):
         name = file.relative_to(source).as_posix()
         (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(name)
-    folders = sorted(f.name for f in source.iterdir() if f.is_dir() and not _is_hidden(f.name))
-    split_folders = _split_folders(folders, source)
-    depth = 2 if split_folders else 1  # of the class folder
-    inside = {name for name in images if name.count("/") >= depth}
-
     manifests = [n for n in others if n.lower() in [f"manifest{s}" for s in MANIFEST_SUFFIXES]]
     if len(manifests) > 1:
         raise UserError(f"'{source}' has {' and '.join(sorted(manifests))}: keep one of them.")
-    if manifests:
-        manifest = source / manifests[0]
-        patches = read_manifest(manifest, source)
-        unlisted = sorted(inside - {patch.id for patch in patches})
-        if unlisted:
+    manifest = source / manifests[0] if manifests else None
+    patches, notes = read_manifest(manifest, source) if manifest else ([], [])
+    listed = {patch.id for patch in patches}
+
+    masks = layout.masks(images) - listed
+    folders = sorted(
+        f.name
+        for f in source.iterdir()
+        if f.is_dir() and not layout.is_hidden(f.name) and not layout.is_mask_folder(f.name)
+    )
+    split_folders = layout.split_folders(folders, source)
+    depth = 2 if split_folders else 1  # of the class folder
+    inside = {name for name in images if name.count("/") >= depth and name not in masks}
+    if manifest:
+        if unlisted := sorted(inside - listed):
             raise UserError(
                 f"{manifest} does not list {quoted(unlisted)}: add rows for them or move them away."
             )
         patches = [_placed(patch, inside, split_folders, manifest) for patch in patches]
     else:
-        patches = [
-            Patch(name, name.split("/")[depth - 1], split_folders.get(name.split("/")[0], ""))
-            for name in inside
-        ]
-        if not patches:
+        if not inside:
             raise UserError(
                 f"'{source}' has no image in class folders: put patches "
                 f"({', '.join(IMAGE_SUFFIXES)}) into one folder per class."
             )
-        empty = sorted(set(folders) - {name.split("/")[0] for name in inside})
-        if empty:
+        if empty := sorted(set(folders) - {name.split("/")[0] for name in inside}):
             raise UserError(f"Folder '{source / empty[0]}' has no image: fill it or remove it.")
+        layout.check_levels(sorted(inside), depth, source)
+        patches = _of_folders(inside, depth, split_folders)
+        listed = inside
 
-    listed = {patch.id for patch in patches}
-    notes = []
     foreign = [name for name in others if name.count("/") >= depth and name not in listed]
     if foreign:
         notes.append(
             f"{len(foreign)} file(s) among the patches are no images and are left out, for "
             f"example '{min(foreign)}'."
         )
-    outside = [name for name in images if name.count("/") < depth and name not in listed]
+    outside = [n for n in images if n.count("/") < depth and n not in listed and n not in masks]
     if outside:
         notes.append(
             f"{len(outside)} image(s) outside the class folders are left out, for example "
             f"'{min(outside)}'."
         )
-    tables = [n for n in others if n.lower().endswith((".csv", ".tsv", ".xlsx"))]
+    if masks:
+        notes.append(
+            f"{len(masks)} image(s) look like masks or thumbnails of others by their names and are "
+            f"left out, for example '{min(masks)}'; a manifest.csv can list them."
+        )
+    if away := [name for name in _hidden_files(source) if layout.is_in_cloud(name)]:
+        notes.append(
+            f"{len(away)} image(s) are in a cloud and not on this disk, and are left out, for "
+            f"example '{min(away)}': download them first."
+        )
+    tables = [name for name in others if layout.is_table(name)]
     if not manifests and tables:
         notes.append(
             f"{quoted(tables)} is not read: patients and other columns are taken from a "
@@ -112,14 +120,30 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
     return patches, notes
 
 
+def _of_folders(names: set[str], depth: int, split_folders: dict[str, str]) -> list[Patch]:
+    """The patches of images that their folders describe."""
+    patches = []
+    for name in names:
+        folders = name.split("/")[:-1]
+        below = "/".join(folders[depth:])
+        split = split_folders.get(folders[0], "")
+        patches.append(Patch(name, folders[depth - 1], split, further={"folder": below}))
+    if any(patch.further["folder"] for patch in patches):
+        return patches
+    return [dataclasses.replace(patch, further={}) for patch in patches]
+
+
 def list_images(folder: pathlib.Path) -> list[str]:
     """The paths of all images below a folder, relative to it with `/`, sorted."""
     names = [file.relative_to(folder).as_posix() for file in _files_below(folder, set())]
     return sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
 
 
-def _files_below(folder: pathlib.Path, seen: set[str]) -> Iterator[pathlib.Path]:
-    """Every file that is not hidden; links to folders are followed, each folder once."""
+def _files_below(
+    folder: pathlib.Path, seen: set[str], *, hidden: bool = False
+) -> Iterator[pathlib.Path]:
+    """Every file that is not hidden, or those that are in folders that are not; links to folders
+    are followed, each folder once."""
     real = os.path.realpath(folder)
     if real in seen:
         return
@@ -129,7 +153,9 @@ def _files_below(folder: pathlib.Path, seen: set[str]) -> Iterator[pathlib.Path]
     except OSError as error:
         raise UserError(f"Folder '{folder}' cannot be read ({error.strerror}).") from error
     for entry, is_dir in entries:
-        if _is_hidden(entry.name):
+        if layout.is_hidden(entry.name):
+            if hidden and not is_dir:
+                yield entry
             continue
         try:
             entry.name.encode()
@@ -138,26 +164,14 @@ def _files_below(folder: pathlib.Path, seen: set[str]) -> Iterator[pathlib.Path]
                 f"The file name {os.fsencode(entry.name)!r} in '{folder}' is not UTF-8: rename it."
             ) from error
         if is_dir:
-            yield from _files_below(entry, seen)
-        else:
+            yield from _files_below(entry, seen, hidden=hidden)
+        elif not hidden:
             yield entry
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX" or name.lower() == "thumbs.db"
-
-
-def _split_folders(folders: Sequence[str], source: pathlib.Path) -> dict[str, str]:
-    """{folder: split} where the folders are splits, {} where they are classes."""
-    found = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
-    parts = set(found.values())
-    whole = len(parts) == len(found) == len(folders) > 1 and "train" in parts
-    if found and not whole:
-        raise UserError(
-            f"'{source}' has the folders {', '.join(folders)}: give either train, validation (or "
-            f"val) and test, at least train and one more, or one folder per class."
-        )
-    return found
+def _hidden_files(folder: pathlib.Path) -> list[str]:
+    below = _files_below(folder, set(), hidden=True)
+    return [file.relative_to(folder).as_posix() for file in below]
 
 
 def _placed(

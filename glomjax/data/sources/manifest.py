@@ -6,49 +6,21 @@
 import collections
 import csv
 import dataclasses
+import io
 import math
 import os
 import pathlib
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
+from glomjax.data.identities import cell, is_missing
+from glomjax.data.sources.columns import COLUMN_SYNONYMS, column_name, read_header, split_named
 from glomjax.errors import UserError, quoted
 
 MANIFEST_SUFFIXES = (".csv", ".tsv")
-# What a split may be called, in a manifest or as a folder, and which one it is.
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
-# What a column may be called, in small letters and with underscores. Where a header has the first
-# of these names, columns with the other ones are no more than further columns.
-COLUMN_SYNONYMS = {
-    "path": (
-        "path",
-        "file",
-        "filename",
-        "file_name",
-        "filepath",
-        "file_path",
-        "image",
-        "image_path",
-    ),
-    "label": ("label", "class", "class_name", "target", "category"),
-    "patient": ("patient", "patient_id", "case", "case_id", "subject", "subject_id"),
-    "slide": ("slide", "slide_id", "wsi", "wsi_id"),
-    "site": ("site", "site_id", "institution", "center", "centre", "hospital"),
-    "split": ("split", "subset", "set", "partition"),
-    "weight": ("weight", "sample_weight"),
-    "mpp": ("mpp", "microns_per_pixel", "um_per_pixel", "pixel_size", "spacing"),
-}
 MIN_MPP, MAX_MPP = 0.01, 100.0  # microns per pixel; beyond, it is another unit
 LIMITS = {"weight": (0.0, math.inf), "mpp": (MIN_MPP, MAX_MPP)}
-HEADER = "path,label[,patient][,slide][,site][,split][,weight][,mpp]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +49,12 @@ class Patch:
 
 def read_manifest(
     manifest: pathlib.Path, root: pathlib.Path, *, labelled: bool = True
-) -> list[Patch]:
-    """The rows in their order, ids relative to `root` where the file lies below it.
+) -> tuple[list[Patch], list[str]]:
+    """The rows in their order, ids relative to `root` where the file lies below it; and notes.
 
     The first line names the columns, by `COLUMN_SYNONYMS`, in capital or small letters; commas,
-    tabs or semicolons part the cells. `root` is an absolute folder: relative paths in the manifest
+    tabs or semicolons part the cells. Words for a missing value are empty cells, but for labels,
+    which may be classes of that name. `root` is an absolute folder: relative paths in the manifest
     start there. Without `labelled` it may lack labels, which are "" then, and files, which whoever
     reads them reports.
 
@@ -90,7 +63,7 @@ def read_manifest(
         or a column is filled in part.
     """
     required = ("path", "label") if labelled else ("path",)
-    rows = _rows(manifest, required)
+    rows, notes = _rows(manifest, required)
     for line, row in rows:
         for column in required:
             if not row[column]:
@@ -101,8 +74,10 @@ def read_manifest(
     if repeats:
         raise UserError(f"{manifest} lists {quoted(repeats)} more than once: keep one row each.")
     missing = [row["path"] for _, row in rows if not os.path.isfile(root / row["path"])]
-    if missing and labelled:
-        raise UserError(f"{manifest} lists files that do not exist: {quoted(missing)}.")
+    spelt = _as_on_disk(missing, root)
+    if labelled and (absent := [path for path in missing if path not in spelt]):
+        raise UserError(f"{manifest} lists files that do not exist: {quoted(absent)}.")
+    rows = [(line, {**row, "path": spelt.get(row["path"], row["path"])}) for line, row in rows]
 
     for column in ("patient", "split", "weight", "mpp"):
         _check_all_or_none(column, rows, manifest)
@@ -119,21 +94,32 @@ def read_manifest(
                     f"{manifest}, line {line}: '{row['path']}' has the label '{row['label']}', but "
                     f"lies in the folder of class '{folder}': correct one of them."
                 )
-        split = row.get("split", "")
-        if split and split.lower() not in SPLIT_NAMES:
+        split = split_named(row.get("split", ""), abbreviated=True)
+        if not split and row.get("split"):
             raise UserError(
-                f"{manifest}, line {line}: the split is '{split}'; write train, validation (or "
-                f"val) or test."
+                f"{manifest}, line {line}: the split is '{row['split']}'; write train, validation "
+                f"(or val) or test."
             )
-        patches.append(
-            patch_of(
-                row,
-                row["path"],
-                SPLIT_NAMES.get(split.lower(), ""),
-                where=f"{manifest}, line {line}",
-            )
-        )
-    return patches
+        patches.append(patch_of(row, row["path"], split, where=f"{manifest}, line {line}"))
+    return patches, notes
+
+
+def _as_on_disk(paths: Sequence[str], root: pathlib.Path) -> dict[str, str]:
+    """{path: the same path as its folder spells it} of those that only Unicode's forms tell apart:
+    a table from one system lists files of another."""
+    found = {}
+    for folder in {pathlib.PurePath(path).parent for path in paths}:
+        try:
+            names = os.listdir(root / folder)
+        except OSError:
+            continue
+        known = {unicodedata.normalize("NFC", name): (folder / name).as_posix() for name in names}
+        for path in paths:
+            pure = pathlib.PurePath(path)
+            name = unicodedata.normalize("NFC", pure.name)
+            if pure.parent == folder and name in known:
+                found[path] = known[name]
+    return found
 
 
 def _class_folders(paths: Sequence[str], labels: set[str]) -> dict[str, list[str]]:
@@ -152,18 +138,25 @@ def _class_folders(paths: Sequence[str], labels: set[str]) -> dict[str, list[str
     return found
 
 
-def _rows(manifest: pathlib.Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """(line number, {column: cell}) of every row that is not blank, all stripped."""
+def _rows(
+    manifest: pathlib.Path, required: Sequence[str]
+) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    """(line number, {column: cell}) of every row that is not blank, with missing values as "" but
+    for labels; and notes on the columns."""
     try:
         # utf-8-sig: spreadsheet programs put a byte order mark in front.
         with open(manifest, encoding="utf-8-sig", newline="") as file:
-            # Spreadsheets export semicolons where the decimal point is a comma.
-            first = file.readline()
-            file.seek(0)
-            # Strict, or a stray quote would swallow the rows up to the next one.
-            reader = csv.reader(file, delimiter=max(",\t;", key=first.count), strict=True)
-            names = [cell.strip() for cell in next(reader, [])]
-            lines = [(reader.line_num, [c.strip() for c in cells]) for cells in reader]
+            text = file.read()
+        if "\0" in text:
+            raise csv.Error("it holds NUL characters")
+        # Some spreadsheets write in a line of its own what parts the cells.
+        told = re.match(r'"?sep=([,;\t])"?[,;\t]*(\r\n|\r|\n)', text, re.IGNORECASE)
+        text, skipped = (text[told.end() :], 1) if told else (text, 0)
+        delimiter = told[1] if told else _delimiter(text)
+        # Strict, or a stray quote would swallow the rows up to the next one.
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        names = [name.strip() for name in next(reader, [])]
+        lines = [(reader.line_num + skipped, [c.strip() for c in cells]) for cells in reader]
     except OSError as error:
         raise UserError(f"'{manifest}' cannot be read ({error.strerror}).") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -171,41 +164,47 @@ def _rows(manifest: pathlib.Path, required: Sequence[str]) -> list[tuple[int, di
             f"'{manifest}' is no CSV or TSV file in UTF-8 ({error}): save it as one."
         ) from error
     lines = [(line, cells) for line, cells in lines if any(cells)]
-    # A column without any cell tells nothing, whatever it is called.
-    empty = [
-        n for n in range(len(names)) if lines and not any(c[n : n + 1] != [""] for _, c in lines)
+    # A column without any value tells nothing, whatever it is called.
+    filled = [
+        name
+        if not lines or any(not is_missing(cell) for _, c in lines for cell in c[n : n + 1])
+        else ""
+        for n, name in enumerate(names)
     ]
-    filled = ["" if n in empty else name for n, name in enumerate(names)]
-    header = _columns(filled, manifest, required)
+    header, notes = read_header(filled, str(manifest), required)
     if not lines:
         raise UserError(f"{manifest} lists no image: add one row per image.")
+    rows = []
     for line, cells in lines:
         if len(cells) != len(header):
             raise UserError(
                 f"{manifest}, line {line}: {len(cells)} cells, but the header has {len(header)}; "
                 f"put cells that hold the separator in double quotes."
             )
-    return [(line, dict(zip(header, cells, strict=True))) for line, cells in lines]
+        # What to make of a label such as `none` is for whoever knows the names of the classes.
+        rows.append(
+            (
+                line,
+                {
+                    name: text if name == "label" else cell(text)
+                    for name, text in zip(header, cells, strict=True)
+                },
+            )
+        )
+    return rows, notes
 
 
-def _columns(header: Sequence[str], manifest: pathlib.Path, required: Sequence[str]) -> list[str]:
-    """The header with our names in place of their synonyms."""
-    found = [column_name(cell) for cell in header]
-    for column, names in COLUMN_SYNONYMS.items():
-        meant = [name for name in found if name in names]
-        if column in meant:
-            meant = [name for name in meant if name == column]
-        if len(meant) > 1:
-            raise UserError(
-                f"{manifest} has {len(meant)} columns for the {column} ({', '.join(meant)}): keep "
-                f"one."
-            )
-        if not meant and column in required:
-            raise UserError(
-                f"{manifest} has no column '{column}' but {found}: its first line must be {HEADER}."
-            )
-        found = [column if name in meant else name for name in found]
-    return found
+def _delimiter(text: str) -> str:
+    """What parts the cells: of comma, tab and semicolon the one by which the first line names the
+    most columns that we know, and then the most."""
+    known = {name for names in COLUMN_SYNONYMS.values() for name in names}
+
+    def rank(delimiter: str) -> tuple[int, int]:
+        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+        return len(known & {column_name(name) for name in header}), len(header)
+
+    # Spreadsheets export semicolons where the decimal point is a comma.
+    return max(",\t;", key=rank)
 
 
 def patch_of(row: Mapping[str, str], name: str, split: str, *, where: str) -> Patch:
@@ -227,21 +226,19 @@ def patch_of(row: Mapping[str, str], name: str, split: str, *, where: str) -> Pa
     )
 
 
-def column_name(text: str) -> str:
-    """How `COLUMN_SYNONYMS` spells a column."""
-    return text.strip().lower().replace(" ", "_").replace("-", "_")
-
-
 def _parsed_number(text: str, column: str, where: str) -> float | None:
     """A weight or a spacing as it is written, None if it is not known.
 
     Raises:
       UserError: it is no number, or one that no image can have.
     """
-    if text.lower() in ("", "unknown"):
+    if not text:
         return None
     try:
-        value = float(text.replace(",", "."))
+        # 1,000 may be a thousand or one.
+        value = (
+            math.nan if re.fullmatch(r"\d{1,3}(,\d{3})+", text) else float(text.replace(",", "."))
+        )
     except ValueError:
         value = math.nan
     least, most = LIMITS[column]
@@ -263,11 +260,11 @@ def _normal_id(text: str, root: pathlib.Path) -> str:
 def _check_all_or_none(
     column: str, rows: Sequence[tuple[int, dict[str, str]]], manifest: pathlib.Path
 ) -> None:
-    unknown = ("", "unknown") if column in ("weight", "mpp") else ("",)
-    empty = [(n, row["path"]) for n, row in rows if row.get(column, "").lower() in unknown]
+    empty = [(n, row["path"]) for n, row in rows if not row.get(column)]
     if empty and len(empty) < len(rows):
         line, name = empty[0]
         raise UserError(
             f"{manifest}: the {column} is empty in {len(empty)} of {len(rows)} rows, the first is "
-            f"line {line} ('{name}'): fill the column in every row or in none."
+            f"line {line} ('{name}'): fill the column in every row or in none; words such as NA "
+            f"count as empty."
         )

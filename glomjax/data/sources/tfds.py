@@ -11,14 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from glomjax.data.sources.manifest import (
-    COLUMN_SYNONYMS,
-    LIMITS,
-    SPLIT_NAMES,
-    Patch,
-    column_name,
-    patch_of,
-)
+from glomjax.data.identities import cell
+from glomjax.data.sources.columns import COLUMN_SYNONYMS, column_name, near_meaning, split_named
+from glomjax.data.sources.manifest import LIMITS, Patch, patch_of
 from glomjax.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d*]+\.[\d*]+\.[\d*]+)?")
@@ -56,7 +51,8 @@ def read_tfds(name: str) -> tuple[list[Patch], Callable[[str], bytes], list[str]
         name, [split for split, info in builder.info.splits.items() if info.num_examples]
     )
     sources = _sources(name, builder, list(parts))
-    roles = _roles(name, builder.info)
+    roles, more = _roles(name, builder.info, divided=all(parts.values()))
+    notes += more
 
     patches, ids, places = [], [], []
     for split, source in sources.items():
@@ -137,7 +133,7 @@ def _parts(name: str, splits: Sequence[str]) -> tuple[dict[str, str], list[str]]
     """{split of the data set: `Patch.split` of its images}, and notes on it."""
     if len(splits) == 1:
         return {splits[0]: ""}, []
-    found = {s: SPLIT_NAMES[s.lower()] for s in splits if s.lower() in SPLIT_NAMES}
+    found = {s: part for s in splits if (part := split_named(s))}
     if "train" not in found.values():
         raise UserError(
             f"'tfds:{name}' has the splits {list(splits)}: train is needed, or one split alone, "
@@ -190,10 +186,11 @@ class _Roles:
     classes: Mapping[str, Sequence[str]]
 
     def text(self, record: Mapping[str, Any], feature: str) -> str:
-        """The value as a cell of a manifest; "" for NaN and for a class below 0: unknown."""
+        """The value as a cell of a manifest; "" for a missing value, and for a class below 0."""
         value = _value(record, feature)
         if isinstance(value, bytes):
-            return value.decode(errors="backslashreplace").strip()
+            text = value.decode(errors="backslashreplace")
+            return text.strip() if self.columns.get(feature) == "label" else cell(text)
         if isinstance(value, float):
             # TFDS stores 32 bits, so these are the digits that there are.
             return "" if math.isnan(value) else str(np.float32(value))
@@ -202,17 +199,24 @@ class _Roles:
         return str(value)
 
 
-def _roles(name: str, info: Any) -> _Roles:
+def _roles(name: str, info: Any, *, divided: bool) -> tuple[_Roles, list[str]]:
+    """What the features are, and notes; `divided` where the data set has splits of its own."""
     from tensorflow_datasets.core.features import ClassLabel
 
     image = _image_feature(name, info)
     # Spelt as the header of a manifest, and sorted: TFDS gives features in an order that varies.
     scalars = {f: column_name(f) for f, kind in sorted(info.features.items()) if kind.shape == ()}
-    columns = {}
-    for column in ("patient", "slide", "site", *LIMITS):
+    columns, notes = {}, []
+    # A feature `split` is not taken for the split where the image lies.
+    for column in ("patient", "slide", "site", *LIMITS, *(() if divided else ("split",))):
         meant = [f for f, spelling in scalars.items() if spelling in COLUMN_SYNONYMS[column]]
-        if feature := _chosen(name, column, meant):
+        near = [f for f in scalars if near_meaning(f) == column]
+        if feature := _chosen(name, column, meant or near):
             columns[feature] = column
+            if not meant:
+                notes.append(
+                    f"'tfds:{name}' has no feature '{column}': '{feature}' is taken for it."
+                )
     class_labels = [f for f in scalars if isinstance(info.features[f], ClassLabel)]
     called = [f for f, spelling in scalars.items() if spelling in COLUMN_SYNONYMS["label"]]
     label = _chosen(
@@ -227,11 +231,10 @@ def _roles(name: str, info: Any) -> _Roles:
     ids = [f for n in _ID_NAMES for f, spelling in scalars.items() if spelling == n]
     id_feature = ids[0] if ids else ""
     for f, spelling in scalars.items():
-        # A feature `split`, for example, must not be taken for the split where the image lies.
         if f not in columns and f != id_feature and spelling not in COLUMN_SYNONYMS:
             columns[f] = spelling
     classes = {f: info.features[f].names for f in class_labels if info.features[f].num_classes}
-    return _Roles(image, id_feature, columns, classes)
+    return _Roles(image, id_feature, columns, classes), notes
 
 
 def _image_feature(name: str, info: Any) -> str:
@@ -278,13 +281,19 @@ def _patch(record: Mapping[str, Any], roles: _Roles, place: str, split: str, sou
             f"Image '{place}' of {source} has no label: export the labelled images to class "
             f"folders."
         )
+    told = row.pop("split", "")
+    if told and not (split := split_named(told, abbreviated=True)):
+        raise UserError(
+            f"Image '{place}' of {source} has the split '{told}', which is no name of one: export "
+            f"the images to folders train, validation and test."
+        )
     return patch_of(row, place, split, where=f"Image '{place}' of {source}")
 
 
 def _check_all_or_none(name: str, patches: Sequence[Patch]) -> None:
     """A patient that is known of some images only makes splits that cannot be trusted."""
     person = "patient" if any(patch.patient for patch in patches) else "slide"
-    for column in (person, *LIMITS):
+    for column in (person, "split", *LIMITS):
         unknown = [patch.id for patch in patches if getattr(patch, column) in ("", None)]
         if unknown and len(unknown) < len(patches):
             raise UserError(
