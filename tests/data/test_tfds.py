@@ -240,6 +240,19 @@ def test_splits_without_train_are_refused(folder):
         read_tfds(name)
 
 
+def test_near_misses_of_a_patient_and_a_split_as_a_feature_are_taken(folder):
+    features = {"PatientID": (F.Text(), ("a", "b")), "subset": (F.Text(), ("train", "Test"))}
+    patches, _, notes = read_tfds(small(folder, "near", label=LABEL, **features))
+    assert [(p.patient, p.split) for p in patches] == [("a", "train"), ("b", "test")]
+    assert notes == ["'tfds:near' has no feature 'patient': 'PatientID' is taken for it."]
+
+
+def test_one_patient_in_two_spellings_is_refused(folder):
+    name = small(folder, "spelt", label=LABEL, patient=(F.Text(), ("P_1", "p-01")))
+    with pytest.raises(UserError, match="1 patient in several spellings: 'P_1' = 'p-01'"):
+        load_source(f"tfds:{name}")
+
+
 # What is refused.
 
 
@@ -260,6 +273,8 @@ FLOATS = (np.float32, (0.5, 1.0))
         ),
         ({"label": LABEL, "patient": (F.Text(), ("a", " "))}, "the patient of 1 of 2 .*/000001'"),
         ({"label": LABEL, "slide": (F.Text(), ("", "b"))}, "the slide of 1 of 2 .*/000000'"),
+        ({"label": LABEL, "patient": (F.Text(), ("a", "N/A"))}, "the patient of 1 of 2 .*/000001'"),
+        ({"label": LABEL, "split": (F.Text(), ("train", "all"))}, "has the split 'all', which is"),
         ({"label": LABEL, "mpp": (np.float32, (0.5, np.nan))}, "the mpp of 1 of 2"),
         (
             {"label": LABEL, "mpp": (np.float32, (0.5, 0.0))},

@@ -53,6 +53,12 @@ def read_arrays(
         patients = _patients(part[2], len(images), split) if len(part) == 3 else None
         parts[split] = Examples(ids, labels.astype(np.int32), images.__getitem__, patients)
         pixels.update(np.ascontiguousarray(images).tobytes())
+    there = set().union(*(part.labels.tolist() for part in parts.values()))
+    if not classes and number > max(2, len(there)):
+        raise UserError(
+            f"data has labels up to {number - 1}, but not all whole numbers from 0 to that: they "
+            "are positions of classes; number these from 0, or name them in data.classes"
+        )
     names = tuple(classes) or tuple(str(c) for c in range(number))
     if number > len(names):
         raise UserError(f"data has the label {number - 1}, but data.classes names {list(names)}")
