@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import grain
 import numpy as np
 
+from glomjax.data.anomalies import Anomalies, find_anomalies
 from glomjax.data.examples import Examples
 from glomjax.data.threads import THREADS, map_ordered
 from glomjax.errors import UserError
-from glomjax.preprocessing.decoding import open_image
 from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
 
 Batch = dict[str, np.ndarray]
@@ -166,6 +166,7 @@ class DecodedImages:
 
     Attributes:
       sizes: int32 [N, 2], (height, width) of each image as it is stored, 0 until it was decoded.
+      anomalies: {index: what is unusual} of the images that were decoded.
     """
 
     def __init__(
@@ -179,6 +180,7 @@ class DecodedImages:
         self.examples = examples
         self.shape = (*image_size, 3)
         self.sizes = np.zeros((len(examples), 2), np.int32)
+        self.anomalies: dict[int, Anomalies] = {}
         self._preprocessing = preprocessing
         self._room = cache_bytes // (image_size[0] * image_size[1] * 3)
         self._kept: dict[int, np.ndarray] = {}
@@ -216,7 +218,10 @@ class DecodedImages:
         return map_ordered(attempt, indices, ahead=4 * THREADS)
 
     def _decode(self, index: int) -> np.ndarray:
-        image = open_image(self.examples.read(index), name=self.examples.ids[index])
+        name = self.examples.ids[index]
+        image = self._preprocessing.open(self.examples.read(index), name=name)
+        if index not in self.anomalies:
+            self.anomalies[index] = find_anomalies(image)
         self.sizes[index] = image.height, image.width
         mpp = None if self.examples.mpp is None else float(self.examples.mpp[index])
         return self._preprocessing.prepare(image, self.shape[:2], mpp)

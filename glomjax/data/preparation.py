@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from glomjax.data import anomalies
 from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import DecodedImages
 from glomjax.data.survey import (
@@ -20,6 +21,7 @@ from glomjax.data.survey import (
 )
 from glomjax.errors import UserError, assignment
 from glomjax.preprocessing import stain_normalization
+from glomjax.preprocessing.decoding import DECODING_VERSION
 from glomjax.preprocessing.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
 
 
@@ -51,6 +53,8 @@ def prepare_data(
     target_mpp: float = 0.0,
     stain: str = "none",
     standardize: bool = False,
+    bits: int = 0,
+    decoding: int = DECODING_VERSION,
     cache_bytes: int = 0,
     skip_unreadable: bool = False,
     shard: tuple[int, int] = (0, 1),
@@ -65,6 +69,7 @@ def prepare_data(
       target_mpp: microns per pixel to which images are resampled; 0 resamples none.
       stain: "none", or the method of the stain normalisation that is fitted on training images.
       standardize: take mean and deviation from the training images, and not ImageNet's.
+      bits, decoding: as in `Preprocessing`.
       cache_bytes: memory for decoded images.
       skip_unreadable: leave images out that cannot be read, and say so.
       shard, total: of several processes, as in `survey`.
@@ -78,7 +83,9 @@ def prepare_data(
             f"target_mpp is {target_mpp}, but the data does not give the spacing of its images: "
             f"set {assignment('data.mpp')}, or fill in an 'mpp' column"
         )
-    preprocessing = dataclasses.replace(IMAGENET, resize=resize, target_mpp=target_mpp or None)
+    preprocessing = dataclasses.replace(
+        IMAGENET, resize=resize, target_mpp=target_mpp or None, bits=bits, decoding=decoding
+    )
     images = {
         split: DecodedImages(
             splits[split],
@@ -104,13 +111,15 @@ def prepare_data(
             target_mpp=target_mpp,
             stain=stain,
             standardize=standardize,
+            bits=bits,
+            decoding=decoding,
             cache_bytes=cache_bytes,
             skip_unreadable=True,
             shard=shard,
             total=total,
         )
         return dataclasses.replace(prepared, messages=(messages[0], *prepared.messages[1:]))
-    notes = duplicate_notes(splits, found)
+    notes = [*duplicate_notes(splits, found), *anomalies.notes(found.anomalies).values()]
     if target_mpp:
         notes += filter(None, [padding_note(splits, found.sizes, image_size, target_mpp)])
     else:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from glomjax.data import duplicates
+from glomjax.data import anomalies, duplicates
+from glomjax.data.anomalies import Anomalies
 from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import DecodedImages
 from glomjax.errors import UserError, assignment, first_few
@@ -26,6 +27,7 @@ class Survey:
       hashes: {split: uint64 [N, 4]}, near for images that look alike; see `perceptual_hash`.
       sizes: {split: int [N, 2]}, (height, width) as stored.
       stains: float64 [N, K] of the training images, as `stain_normalization.fit` takes them.
+      anomalies: {id: what is unusual} of images in which something is.
     """
 
     unreadable: dict[str, str]
@@ -33,6 +35,7 @@ class Survey:
     hashes: dict[str, np.ndarray]
     sizes: dict[str, np.ndarray]
     stains: np.ndarray
+    anomalies: Mapping[str, Anomalies] = dataclasses.field(default_factory=dict)
 
     def content(self) -> str:
         """A hash of all pixels."""
@@ -60,6 +63,7 @@ def survey(
     which, of = shard
     reasons: dict[str, str] = {}
     unreadable, contents, hashes, sizes = {}, {}, {}, {}
+    unusual: dict[str, Anomalies] = {}
     stains = np.zeros((len(images["train"]), 0))
     for split, part in images.items():
         method = stain if split == "train" else "none"
@@ -83,7 +87,8 @@ def survey(
                 words[index], statistics[index] = seen
         # 64 bits as two numbers that float64 holds, so that processes can add what each has seen.
         halves = words.view(np.uint32)
-        table = np.concatenate([bad[:, None], part.sizes, halves, statistics], axis=1)
+        seen_here = anomalies.as_numbers(part.anomalies, len(part))
+        table = np.concatenate([bad[:, None], part.sizes, halves, seen_here, statistics], axis=1)
         table = total(table.reshape(-1).astype(np.float64)).reshape(table.shape)
         for index in np.flatnonzero(table[:, 0]).tolist():
             name = part.examples.ids[index]
@@ -91,9 +96,11 @@ def survey(
         sizes[split] = table[:, 1:3].astype(np.int64)
         joined = np.ascontiguousarray(table[:, 3:13].astype(np.uint32)).view(np.uint64)
         contents[split], hashes[split] = joined[:, 0], joined[:, 1:]
+        found = anomalies.from_numbers(table[:, 13:16], part.anomalies)
+        unusual |= {part.examples.ids[index]: anomaly for index, anomaly in found.items()}
         if columns:
-            stains = table[:, 13:]
-    return Survey(unreadable, contents, hashes, sizes, stains)
+            stains = table[:, 16:]
+    return Survey(unreadable, contents, hashes, sizes, stains, unusual)
 
 
 def without_unreadable(splits: DataSplits, found: Survey) -> DataSplits:

@@ -15,8 +15,8 @@ from glomjax.data.sources.folder import list_images
 from glomjax.data.sources.manifest import MANIFEST_SUFFIXES, MAX_MPP, MIN_MPP, read_manifest
 from glomjax.data.threads import THREADS, map_ordered
 from glomjax.errors import UserError, quoted
-from glomjax.preprocessing.decoding import open_image
-from glomjax.preprocessing.preprocessing import SAME_SPACING
+from glomjax.preprocessing.decoding import own_copy
+from glomjax.preprocessing.preprocessing import SAME_SPACING, Preprocessing
 from glomjax.pretrained.spec import NetworkSpec
 
 
@@ -26,12 +26,13 @@ class NamedImage:
 
     Attributes:
       id: a path, or its number among those given.
-      open: gives it as 8-bit RGB in its own size; raises UserError where it cannot be read.
+      open: gives it as 8-bit RGB in its own size, decoded as a network's images were; raises
+        UserError where it cannot be read.
       mpp: microns per pixel as it is stored, None where unknown.
     """
 
     id: str
-    open: Callable[[], Image.Image]
+    open: Callable[[Preprocessing], Image.Image]
     mpp: float | None = None
 
 
@@ -107,13 +108,21 @@ def prepare_images(
         given: tuple[NamedImage, float | None],
     ) -> tuple[str, list[np.ndarray] | UserError]:
         image, spacing = given
+        # Networks of one ensemble may have seen 16-bit images by different rules.
+        opened: dict[tuple[int, int], Image.Image] = {}
+        seen = []
         try:
-            opened = image.open()
+            for spec in specs:
+                preprocessing = spec.preprocessing
+                rules = preprocessing.decoding, preprocessing.bits
+                if rules not in opened:
+                    opened[rules] = image.open(preprocessing)
+                seen.append(preprocessing.prepare(opened[rules], spec.image_size, spacing))
         except UserError as error:
             return image.id, error
         if spacing is not None:
-            otherwise.extend(_other_spacings(specs, opened.size[::-1], spacing))
-        seen = [spec.preprocessing.prepare(opened, spec.image_size, spacing) for spec in specs]
+            (size, *_) = (picture.size[::-1] for picture in opened.values())
+            otherwise.extend(_other_spacings(specs, size, spacing))
         return image.id, seen
 
     # So many wait in memory that a batch is ready when the one before it is done.
@@ -159,14 +168,14 @@ def _listed(manifest: pathlib.Path, folder: pathlib.Path) -> list[NamedImage]:
 
 
 def _file(name: str, path: pathlib.Path, mpp: float | None = None) -> NamedImage:
-    def read() -> Image.Image:
+    def read(preprocessing: Preprocessing) -> Image.Image:
         if path.exists() and not path.is_file():  # a folder, or a pipe that would never end
             raise UserError(f"Image '{name}' is no file: name the image itself.")
         try:
             encoded = path.read_bytes()
         except OSError as error:
             raise UserError(f"Image '{name}' cannot be read ({error.strerror}).") from error
-        return open_image(encoded, name=name)
+        return preprocessing.open(encoded, name=name)
 
     return NamedImage(name, read, mpp)
 
@@ -178,7 +187,7 @@ def _named(image: Any, number: int, *, reused: bool = False) -> NamedImage:
     if isinstance(image, Image.Image):
         # Pillow reads its file when pixels are first needed, and no two threads may do that.
         with contextlib.suppress(Exception):  # opening the image says what is wrong with it
-            image = image.copy()
+            image = own_copy(image, name=str(number))
     elif hasattr(image, "__array__"):
         given = np.asarray(image)
         _check_array(given, number)
@@ -188,7 +197,9 @@ def _named(image: Any, number: int, *, reused: bool = False) -> NamedImage:
             f"image {number} is of type {type(image).__name__}; give paths, PIL images or uint8 "
             "arrays [H, W, 3]"
         )
-    return NamedImage(str(number), lambda: open_image(image, name=str(number)))
+    return NamedImage(
+        str(number), lambda preprocessing: preprocessing.open(image, name=str(number))
+    )
 
 
 def _check_array(images: np.ndarray, number: int | None = None) -> None:

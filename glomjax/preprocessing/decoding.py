@@ -1,15 +1,18 @@
 """From an encoded image to the pixels that a network gets."""
 
-import io
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glomjax.errors import UserError
+from glomjax.preprocessing import tiff
+from glomjax.preprocessing.image_files import cannot_decode, read_file
+from glomjax.preprocessing.sixteen_bits import as_8_bits, scaled
 
 # Of the rules by which files become pixels; it rises when the same file gives other pixels.
-DECODING_VERSION = 1
+DECODING_VERSION = 2
 RESIZES = ("stretch", "pad", "crop")
 _WHITE = (255, 255, 255)  # the background of a slide
 
@@ -21,27 +24,41 @@ def decode_image(
     name: str,
     resize: str = "stretch",
     scale: float | None = None,
+    bits: int = 0,
 ) -> np.ndarray:
     """`open_image`, then `fit_image`: uint8 RGB [height, width, 3]."""
-    return fit_image(open_image(encoded, name=name), image_size, resize=resize, scale=scale)
+    image = open_image(encoded, name=name, bits=bits)
+    return fit_image(image, image_size, resize=resize, scale=scale)
 
 
-def open_image(encoded: bytes | np.ndarray | Image.Image, *, name: str) -> Image.Image:
+def open_image(
+    encoded: bytes | np.ndarray | Image.Image,
+    *,
+    name: str,
+    bits: int = 0,
+    version: int = DECODING_VERSION,
+) -> Image.Image:
     """Decodes one image to 8-bit RGB in its own size.
 
     The EXIF orientation is applied. Grey, palette and CMYK become RGB; transparency is composited
-    on white, the background of a slide. 16-bit grey is scaled by 65535 / 255 = 257 and rounded.
-    Of a file with several pages the first is taken. Colour profiles are not applied.
+    on white, the background of a slide. 16-bit values are scaled so that the largest of `bits` is
+    255, and rounded. A colour profile is not applied; the image that is returned has it in
+    `info["icc_profile"]`.
 
     Args:
-      encoded: the bytes of an image file; a uint8 array [h, w, 3], which is taken as RGB; or an
-        image that Pillow has opened.
+      encoded: the bytes of a PNG, JPEG, TIFF, BMP or WebP file; a uint8 array [h, w, 3], which is
+        taken as RGB; or an image that Pillow has opened.
       name: what the image is called in messages.
+      bits: that 16-bit images use: 8, 10, 12, 14 or 16. 0: 16, where an image is refused of which
+        no value needs more than 14.
+      version: of the rules. By version 1 the lower byte of 16-bit colours is left out, 65535 is
+        white in every image of more than 8 bits, and white in 16-bit images where 0 should be.
 
     Raises:
-      UserError: the bytes are empty, truncated, too large (Pillow's limit against decompression
-        bombs) or no image, the pixels are of a kind without a defined range (32-bit integer or
-        float), or the array is not uint8 [h, w, 3].
+      UserError: the bytes are empty, of another format, damaged, too large (Pillow's limit against
+        decompression bombs) or of several pages (see `image_files.read_file`); the values are of a
+        kind without a defined range (32-bit integer or float), or do not go with `bits`; or the
+        array is not uint8 [h, w, 3].
     """
     if isinstance(encoded, np.ndarray):
         if encoded.dtype != np.uint8 or encoded.ndim != 3 or encoded.shape[2] != 3:
@@ -55,10 +72,50 @@ def open_image(encoded: bytes | np.ndarray | Image.Image, *, name: str) -> Image
     if isinstance(encoded, Image.Image):
         if 0 in encoded.size:
             raise UserError(f"Image '{name}' has no pixels: its size is {encoded.size}.")
-        return _decoded(encoded.copy, name)
+        with _errors_of(name):
+            image = _upright(own_copy(encoded, name=name))
+            if version > 1 and image.mode.startswith("I;16"):
+                image = scaled(np.asarray(image)[..., None], "L", name=name, bits=bits)
+            return _rgb(image, name)
     if len(encoded) == 0:
         raise UserError(f"Image '{name}' is empty (0 bytes): restore the file or remove it.")
-    return _decoded(lambda: Image.open(io.BytesIO(encoded)), name)
+    file = read_file(encoded, name)
+    if version == 1 and file.frames != (0,):
+        raise UserError(
+            f"Image '{name}' has several pages, of which the rules by which this network's images "
+            "were decoded (version 1) take the first: save the one that is meant as a file of its "
+            "own."
+        )
+    with _errors_of(name):
+        if version > 1 and file.bits > 8:
+            image = as_8_bits(file, name=name, bits=bits)
+        elif len(file.frames) > 1:
+            image = Image.merge("RGB", [_upright(file.open(n)) for n in file.frames])
+        else:
+            image = _upright(file.open(file.frames[0]))
+        return _rgb(image, name)
+
+
+def own_copy(image: Image.Image, *, name: str) -> Image.Image:
+    """A copy of an image that Pillow has opened, which needs its file no more.
+
+    Raises:
+      UserError: the file has several pages, or values that Pillow would not give as they are.
+    """
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise UserError(
+            f"Image '{name}' has {pages} pages: give the one that is meant, which copy() makes "
+            "after seek()."
+        )
+    rawmodes = [str(tile.args) for tile in getattr(image, "tile", ())]
+    is_grey = image.mode.startswith("I;16")
+    inverted = is_grey and getattr(image, "tag_v2", {}).get(tiff.PHOTOMETRIC) == 0
+    if inverted or (not is_grey and any(";16" in rawmode for rawmode in rawmodes)):
+        raise UserError(
+            f"Image '{name}' has 16-bit values that Pillow does not give as they are: give the "
+            "path of its file."
+        )
+    return image.copy()
 
 
 def fit_image(
@@ -119,38 +176,42 @@ def size_ratios(sizes: np.ndarray, image_size: tuple[int, int], resize: str) -> 
     return ratios.min(axis=1, keepdims=True) if resize == "crop" else ratios
 
 
-def _decoded(open_copy: Callable[[], Image.Image], name: str) -> Image.Image:
+@contextlib.contextmanager
+def _errors_of(name: str) -> Iterator[None]:
     try:
-        with open_copy() as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb = _rgb(image)
-    except MemoryError:
+        yield
+    except (MemoryError, UserError):
         raise
-    except Exception as error:  # damaged files make Pillow raise nearly anything, not OSError alone
-        reason = (
-            "no known image format" if type(error).__name__ == "UnidentifiedImageError" else error
-        )
+    except UnidentifiedImageError as error:
         raise UserError(
-            f"Image '{name}' cannot be decoded ({reason}): replace the file or remove it."
+            f"Image '{name}' has a damaged header, or is of a kind that Pillow does not read: save "
+            "it as 8-bit RGB, or remove it."
         ) from error
-    if rgb is None:
+    except Exception as error:  # damaged files make Pillow raise nearly anything, not OSError alone
+        raise cannot_decode(name, error) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image, loaded."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode.startswith("I;16"):  # by version 1 of the rules
+        values = np.asarray(image).astype(np.uint32)  # [h, w]
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
         raise UserError(
             f"Image '{name}' has pixels of mode '{image.mode}', whose range is not defined: save "
             f"it as 8-bit RGB."
         )
-    return rgb
-
-
-def _rgb(image: Image.Image) -> Image.Image | None:
-    """The image as RGB; None where its values have no defined white."""
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint32)  # [h, w]
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        return None
+    profile = image.info.get("icc_profile")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    image.info = {} if profile is None else {"icc_profile": profile}
+    return image

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from glomjax.errors import UserError, assignment
-from glomjax.preprocessing.decoding import DECODING_VERSION, fit_image, size_ratios
+from glomjax.preprocessing.decoding import DECODING_VERSION, fit_image, open_image, size_ratios
 from glomjax.preprocessing.stain_normalization import StainNormalizer
 
 PREPROCESSINGS = ("imagenet", "standardize")
@@ -21,8 +21,8 @@ SAME_SPACING = 1.05  # ratio; microscopes are not calibrated better
 class Preprocessing:
     """A property of the weights: it is stored with them and applied wherever they are used.
 
-    The size, the spacing and the stain are settled on the host, by `prepare`; mean and deviation on
-    the device, by calling this.
+    Files are decoded, and the size, the spacing and the stain settled on the host, by `open` and
+    `prepare`; mean and deviation on the device, by calling this.
 
     Attributes:
       name: one of `PREPROCESSINGS`.
@@ -32,6 +32,7 @@ class Preprocessing:
       seen_mpp: microns per pixel of what the network saw in training where nothing was resampled,
         or None where unknown.
       stain: what stains are normalised to, or None.
+      bits: that 16-bit images use, 0 for all 16; see `open_image`.
       decoding: the `DECODING_VERSION` of the rules by which files became pixels.
     """
 
@@ -42,12 +43,17 @@ class Preprocessing:
     target_mpp: float | None = None
     seen_mpp: float | None = None
     stain: StainNormalizer | None = None
+    bits: int = 0
     decoding: int = DECODING_VERSION
 
     @property
     def mpp(self) -> float | None:
         """Microns per pixel of what the network sees, or None where unknown."""
         return self.target_mpp or self.seen_mpp
+
+    def open(self, encoded: bytes | np.ndarray | Image.Image, *, name: str) -> Image.Image:
+        """An image as `open_image` gives it, by these bits and these rules."""
+        return open_image(encoded, name=name, bits=self.bits, version=self.decoding)
 
     def prepare(
         self, image: Image.Image, image_size: tuple[int, int], mpp: float | None = None
@@ -87,17 +93,20 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Preprocessing":
-        """What `to_dict` has written; fields that are not there have their defaults.
+        """What `to_dict` has written; fields that are not there have their defaults, but for the
+        rules of decoding, of which the first version did not write its number.
 
         Raises:
           UserError: the files were decoded by rules that this version does not know.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         fields = {name: value for name, value in stored.items() if name in names}
-        if fields.get("decoding", DECODING_VERSION) != DECODING_VERSION:
+        fields.setdefault("decoding", 1)
+        if fields["decoding"] not in range(1, DECODING_VERSION + 1):
             raise UserError(
                 f"the network's images were decoded by version {fields['decoding']} of the rules, "
-                f"and this glomjax has version {DECODING_VERSION}; use the glomjax that trained it"
+                f"and this glomjax has those up to {DECODING_VERSION}; use the glomjax that "
+                "trained it"
             )
         stain = fields.get("stain")
         fields |= {

@@ -26,10 +26,19 @@ class SavedRun:
         return checkpoints.params_of(self.arrays)
 
     @property
+    def spec(self) -> NetworkSpec | None:
+        """That of the network; None where an earlier version wrote the checkpoint."""
+        stored = self.metadata.get("spec")
+        return None if stored is None else NetworkSpec.from_dict(stored, "the run")
+
+    @property
     def training_record(self) -> TrainingRecord | None:
-        """That of the network's spec; None where an earlier version wrote it."""
-        spec = self.metadata.get("spec")
-        return None if spec is None else NetworkSpec.from_dict(spec, "the run").trained_on
+        return None if self.spec is None else self.spec.trained_on
+
+    @property
+    def decoding(self) -> int:
+        """The version of the rules by which its files became pixels."""
+        return 1 if self.spec is None else self.spec.preprocessing.decoding
 
     @property
     def position(self) -> Position:

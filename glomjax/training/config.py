@@ -105,6 +105,9 @@ class DataConfig:
     )
     split_seed: int = _field(0, "of the random split")
     mpp: float = _field(0.0, "microns per pixel of all images; 0: the source gives it, or unknown")
+    bits: int = _field(
+        0, "that 16-bit images use: 8, 10, 12, 14 or 16; 0: 16, refused where one has fewer"
+    )
     skip_unreadable: bool = _field(False, "leave out images that cannot be read, and count them")
     cache_gib: float = _field(4.0, "memory for decoded images")
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from glomjax.data.sources.manifest import MAX_MPP, MIN_MPP
 from glomjax.errors import UserError, nearest_key
 from glomjax.models import MODELS
+from glomjax.preprocessing.sixteen_bits import BITS
 from glomjax.training.config import RunConfig, default_config
 
 _NUMBER = r"\d+(\.\d+)?"
@@ -103,6 +104,10 @@ def _check_optimizer(config: RunConfig) -> None:
 def _check_data(config: RunConfig) -> None:
     data = config.data
     _require(data.cache_gib >= 0, "data.cache_gib must not be negative")
+    _require(
+        data.bits in (0, *BITS),
+        f"data.bits is {data.bits}; it is {', '.join(map(str, BITS))}, or 0 for 16",
+    )
     _require(
         all(isinstance(name, str) for name in data.classes)
         and len(set(data.classes)) == len(data.classes),

@@ -18,6 +18,7 @@ from glomjax.data.sources import ArraySplits, load_source
 from glomjax.errors import assignment
 from glomjax.models import create_model, num_logits
 from glomjax.ops import native
+from glomjax.preprocessing.decoding import DECODING_VERSION
 from glomjax.training import parameter_groups
 from glomjax.training.artefact import describe_network, record_training
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
@@ -125,7 +126,10 @@ def _prepare(
         weight_decay_rules=config.weight_decay_rules,
     )
 
-    # 4. The images, each read once.
+    # 4. The images, each read once; a run that goes on keeps the rules by which it decoded them.
+    saved, note = restore_run(run)
+    if note:
+        terminal.banner(note)
     prepared = prepare_data(
         splits,
         config.image_size,
@@ -133,6 +137,8 @@ def _prepare(
         target_mpp=config.target_mpp,
         stain=config.stain_normalization,
         standardize=config.preprocessing == "standardize",
+        bits=config.data.bits,
+        decoding=DECODING_VERSION if saved is None else saved.decoding,
         cache_bytes=int(config.data.cache_gib * 2**30),
         skip_unreadable=config.data.skip_unreadable,
         shard=placement.shard,
@@ -157,9 +163,6 @@ def _prepare(
     run.write_splits(splits.to_csv())
 
     # 6. The parameters: where the run goes on, no initial value is computed.
-    saved, note = restore_run(run)
-    if note:
-        terminal.banner(note)
     initial = None
     if saved is None:
         initial = load_initial(

@@ -45,7 +45,8 @@ FIELDS = {
         "target_mpp": st.none() | numbers,
         "seen_mpp": st.none() | numbers,
         "stain": stains,
-        "decoding": st.just(1),
+        "bits": st.sampled_from([0, 8, 10, 12, 14, 16]),
+        "decoding": st.sampled_from([1, 2]),
     },
     SplitRecord: {
         "images": st.integers(0, 10**6),

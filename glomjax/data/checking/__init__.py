@@ -26,7 +26,12 @@ from glomjax.data import sources
 from glomjax.data.checking.confounding import check_columns, check_statistics
 from glomjax.data.checking.measuring import measure
 from glomjax.data.checking.nesting import check_nesting, check_splits
-from glomjax.data.checking.refusals import check_copies, check_spacing, check_unreadable
+from glomjax.data.checking.refusals import (
+    check_anomalies,
+    check_copies,
+    check_spacing,
+    check_unreadable,
+)
 from glomjax.data.checking.report import NO_SPLIT, Finding, Report
 from glomjax.data.classes import is_glomerulus
 from glomjax.data.examples import SPLITS, DataSplits, Examples
@@ -39,13 +44,14 @@ _Table = tuple[tuple[str, ...], Examples, tuple[str, ...]]  # classes; examples,
 
 
 def check_data(
-    source: str | os.PathLike[str], *, target_mpp: float = 0.0, **options: Any
+    source: str | os.PathLike[str], *, target_mpp: float = 0.0, bits: int = 0, **options: Any
 ) -> Report:
     """Reads every image of a source once and reports what is in it.
 
     Args:
       source: as in `load_source`.
       target_mpp: microns per pixel to which images are resampled; 0 resamples none.
+      bits: that 16-bit images use, 0 for all 16; see `open_image`.
       options: further arguments of `load_source`, such as `classes`.
 
     Returns:
@@ -72,10 +78,11 @@ def check_data(
             report.classes, report.examples, report.splits = _listed(report.source)
         except UserError:
             return report
-    images = measure(report.examples, report.splits, target_mpp)
+    images = measure(report.examples, report.splits, target_mpp, bits)
     check_unreadable(report, images)
     if len(images.examples):
         report.images = images
+        check_anomalies(report, images)
         if loaded is not None:
             check_spacing(report, images, target_mpp)
         for check in (check_copies, check_splits, check_columns, check_statistics, check_nesting):

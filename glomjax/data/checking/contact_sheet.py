@@ -128,7 +128,9 @@ def _drawn(members: np.ndarray, count: int) -> list[int]:
 
 def _pixels(images: Images, i: int, size: tuple[int, int], resize: str) -> np.ndarray:
     examples = images.examples
-    return decode_image(examples.read(i), size, name=examples.ids[i], resize=resize)
+    return decode_image(
+        examples.read(i), size, name=examples.ids[i], resize=resize, bits=images.bits
+    )
 
 
 def _caption(images: Images, i: int) -> str:
@@ -175,7 +177,7 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 def _is_ours(path: pathlib.Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return image.info.get("Software") == _WRITER
     except (OSError, SyntaxError, ValueError):
         return False

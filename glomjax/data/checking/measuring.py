@@ -1,7 +1,6 @@
 """One reading of all images: of each what its file is like, two hashes and a few statistics."""
 
 import dataclasses
-import io
 import math
 from collections.abc import Sequence
 
@@ -10,11 +9,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
+from glomjax.data.anomalies import Anomalies
 from glomjax.data.duplicates import content_hash, perceptual_hash
 from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.data.pipeline import DecodedImages
 from glomjax.data.survey import Survey
 from glomjax.errors import UserError
+from glomjax.preprocessing.image_files import read_file
 from glomjax.preprocessing.preprocessing import IMAGENET
 
 # As a network gets them by default: a copy or a magnification counts as it arrives there.
@@ -71,6 +72,8 @@ class Images:
       properties: {name: str [M]} of the files.
       contents, hashes, sizes: as in `Survey`, but of all splits together.
       statistics: float64 [M, S].
+      anomalies: {id: what is unusual} of images in which something is.
+      bits: by which they were decoded, as in `Preprocessing`.
     """
 
     examples: Examples
@@ -82,6 +85,8 @@ class Images:
     hashes: np.ndarray
     sizes: np.ndarray
     statistics: np.ndarray
+    anomalies: dict[str, Anomalies]
+    bits: int
 
     @property
     def labels(self) -> np.ndarray:
@@ -104,13 +109,14 @@ class Images:
         return DataSplits(train, validation, test, classes), survey
 
 
-def measure(examples: Examples, splits: Sequence[str], target_mpp: float) -> Images:
+def measure(examples: Examples, splits: Sequence[str], target_mpp: float, bits: int = 0) -> Images:
     """Reads all images, with a bar on a terminal.
 
     Args:
       examples: N.
       splits: of each example, N.
       target_mpp: microns per pixel to which images of known spacing are resampled; 0: none.
+      bits: that 16-bit images use, as in `Preprocessing`.
     """
     files: dict[int, dict[str, str]] = {}
 
@@ -123,7 +129,7 @@ def measure(examples: Examples, splits: Sequence[str], target_mpp: float) -> Ima
         return content_hash(image), perceptual_hash(image), image_statistics(image)
 
     resampled = target_mpp if examples.mpp is not None else None
-    preprocessing = dataclasses.replace(IMAGENET, target_mpp=resampled or None)
+    preprocessing = dataclasses.replace(IMAGENET, target_mpp=resampled or None, bits=bits)
     decoded = DecodedImages(
         dataclasses.replace(examples, read=read), IMAGE_SIZE, preprocessing=preprocessing
     )
@@ -138,6 +144,8 @@ def measure(examples: Examples, splits: Sequence[str], target_mpp: float) -> Ima
     properties = {"image size": [f"{h} x {w}" for h, w in decoded.sizes[index]]}
     for name in ("file format", "pixel mode", "JPEG quality"):
         properties[name] = [files[i].get(name, "") for i in index]
+    if any(profiles := [decoded.anomalies[i].profile for i in index]):
+        properties["colour profile"] = [profile or "none or sRGB" for profile in profiles]
     mpp = examples.mpp
     properties["spacing"] = ["unknown" if mpp is None else f"{mpp[i]:.4g} µm/px" for i in index]
     columns = dict(examples.columns)
@@ -154,6 +162,12 @@ def measure(examples: Examples, splits: Sequence[str], target_mpp: float) -> Ima
         hashes=np.array(hashes, np.uint64),
         sizes=decoded.sizes[index],
         statistics=np.array(statistics),
+        anomalies={
+            examples.ids[i]: decoded.anomalies[i]
+            for i in index
+            if decoded.anomalies[i] != Anomalies()
+        },
+        bits=bits,
     )
 
 
@@ -206,11 +220,13 @@ def file_properties(encoded: bytes | np.ndarray) -> dict[str, str]:
     if isinstance(encoded, np.ndarray):
         return {"file format": "array", "pixel mode": "RGB"}
     try:
-        file = Image.open(io.BytesIO(encoded))
+        file = read_file(encoded, "")
+        image = file.open(file.frames[0])
     except Exception:  # decoding it tells why
         return {}
-    found = {"file format": str(file.format), "pixel mode": file.mode}
-    if tables := getattr(file, "quantization", None):
+    mode = image.mode if file.bits in (1, 8) else f"{image.mode}, {file.bits} bits"
+    found = {"file format": file.kind, "pixel mode": mode}
+    if tables := getattr(image, "quantization", None):
         # libjpeg scales the standard table by 50 / quality below 50, by 2 - quality / 50 above.
         scale = sum(next(iter(tables.values()))) / _STANDARD_TABLE
         found["JPEG quality"] = str(round(50 / scale if scale > 1 else 100 - 50 * scale))

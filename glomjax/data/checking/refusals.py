@@ -1,7 +1,9 @@
-"""What training refuses, by its own rules: images that cannot be read, copies, spacings."""
+"""What training refuses or notes, by its own rules: images that cannot be read or are unlike
+tissue, copies, spacings."""
 
 from collections.abc import Iterable
 
+from glomjax.data import anomalies
 from glomjax.data.checking import measuring
 from glomjax.data.checking.measuring import Images
 from glomjax.data.checking.report import Report
@@ -25,6 +27,12 @@ def check_unreadable(report: Report, images: Images) -> None:
             "leaves them out."
         )
         report.add("error", "unreadable", "\n  ".join([text, *reasons]))
+
+
+def check_anomalies(report: Report, images: Images) -> None:
+    """A warning on images that may be damaged or no tissue, a note on colour profiles."""
+    for kind, text in anomalies.notes(images.anomalies).items():
+        report.add("note" if kind == "colour profile" else "warning", kind, text)
 
 
 def check_copies(report: Report, images: Images) -> None:
