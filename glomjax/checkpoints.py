@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, same_again
 from glomjax.files import checksum
 
 PARAMS = "params/"  # in front of the paths of parameters, beside the optimizer's arrays
@@ -83,7 +83,7 @@ def save(
     except OSError as error:
         raise UserError(
             f"checkpoint '{folder}' cannot be written ({error.strerror or error}); make room, and "
-            "the same command goes on after the last checkpoint"
+            f"{same_again()} goes on after the last checkpoint"
         ) from error
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 
 LISTED = 10  # names that a message spells out
@@ -48,6 +49,27 @@ def argument(option: str, value: object = None) -> str:
         return option if value in (None, True) else f"{option}={shell_word(value)}"
     name = option.lstrip("-").replace("-", "_")
     return name if value is None else f"{name}={value!r}"
+
+
+def same_again() -> str:
+    """What goes on with a run: the command, or in a script the call, that began it."""
+    return "the same command" if _speaks_command_line else "the same call"
+
+
+def printable(text: object) -> str:
+    """A text as a terminal, a log or a table shows it: with the line breaks and control characters
+    that a name may hold as Python's escapes, so that a name stays on its line and commands no
+    terminal. A message's own list, whose lines begin with two blanks, keeps its lines."""
+    parts = str(text).split("\n  ")
+    return "\n  ".join(
+        "".join(
+            character.encode("unicode_escape").decode()
+            if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+            else character
+            for character in part
+        )
+        for part in parts
+    )
 
 
 def shell_word(value: object) -> str:

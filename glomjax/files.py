@@ -1,11 +1,13 @@
-"""Files that are written whole or not at all, their checksums, and the folder of what can be made
+"""Files that are written whole or not at all, tables, checksums, and the folder of what can be made
 again."""
 
+import csv
 import hashlib
+import io
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,23 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
         raise UserError(
             f"{path} cannot be written ({error.strerror}); give a folder that can be written"
         ) from error
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as a comma-separated table that gives every text back as it was, as `csv` reads it.
+
+    A text that begins with =, +, - or @ is left as it is, too: a mark before it, by which
+    spreadsheets take it for no formula, would be another name. Who opens a table of names that
+    others chose in a spreadsheet imports its columns as text.
+    """
+    stream = io.StringIO(newline="")
+    plain = csv.writer(stream, lineterminator="\n")
+    # Python 3.11 and 3.12 leave a carriage return unquoted, and read it as the end of a row.
+    quoted = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        returns = any("\r" in cell for cell in row if isinstance(cell, str))
+        (quoted if returns else plain).writerow(row)
+    return stream.getvalue()
 
 
 def checksum(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:

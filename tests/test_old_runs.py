@@ -75,6 +75,9 @@ def old_config():
 
 def rows_of(workdir: pathlib.Path) -> list[dict]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    # They counted epochs from 0 in this file.
+    start = rows[0]["epoch"]
+    rows = [row | {"epoch": row["epoch"] - start + 1} for row in rows]
     return [{name: row[name] for name in sorted(row) if name != "time"} for row in rows]
 
 
@@ -83,6 +86,8 @@ def test_a_run_that_an_earlier_version_began_goes_on_to_its_very_numbers(tmp_pat
     splits = (workdir / "splits.csv").read_bytes()
     metrics = train_and_evaluate(old_config(), workdir, data=old_data())
     assert (workdir / "splits.csv").read_bytes() == splits
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
     expected = json.loads((OLD / "finished" / "test_metrics.json").read_text())
     best, _ = checkpoints.restore(workdir / "checkpoints" / "best")
     theirs, _ = checkpoints.restore(OLD / "finished" / "checkpoints" / "best")
@@ -123,5 +128,5 @@ def test_a_weight_file_of_an_earlier_version_loads_and_asks_to_be_converted_agai
     best, _ = checkpoints.restore(OLD / "finished" / "checkpoints" / "best")
     loaded = params_of(model)
     assert all(np.array_equal(loaded[path], best[f"params/{path}"]) for path in loaded)
-    with pytest.raises(UserError, match="holds weights without .*, or a file that `glomjax conv"):
+    with pytest.raises(UserError, match="holds weights without .*, or a weight file that was conv"):
         load_classifier(file)

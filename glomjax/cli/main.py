@@ -7,7 +7,7 @@ from typing import Any
 
 from glomjax import __version__
 from glomjax.cli import check_data, convert, inspect, train
-from glomjax.cli.command import Parser
+from glomjax.cli.command import Parser, print_error
 from glomjax.errors import UserError, at_command_line, nearest_key
 
 # A new verb is a module and a line here.
@@ -32,8 +32,9 @@ def main(argv: Sequence[str] | None = None, *, verb: str = "", prog: str = "glom
       130 for Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal cannot show
     try:
         if not verb:
             if not arguments:
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None, *, verb: str = "", prog: str = "glom
         with at_command_line():
             return VERBS[verb].run(verb_parser(verb, prog).parse(arguments))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from glomjax.cli.command import WIDTH, Parser
+from glomjax.cli.command import WIDTH, Parser, print_error
 from glomjax.cli.configuration import apply_overrides, config_names, load_config, shipped_name
 from glomjax.errors import UserError, shell_word
 
@@ -44,6 +44,11 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the run that the folder holds"
     )
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print warnings and errors alone; run.log in the folder has every line",
+    )
     several = parser.add_argument_group("several processes, where no cluster manager starts them")
     several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0")
     several.add_argument("--processes", type=int, default=0, metavar="N", help="how many there are")
@@ -69,15 +74,19 @@ def run(arguments: argparse.Namespace) -> int:
     import jax
 
     from glomjax.files import cache_dir
-    from glomjax.training import Interrupted, clear, initialize, train_and_evaluate
+    from glomjax.training import Interrupted, initialize, train_and_evaluate
 
     try:
         initialize(arguments.coordinator, arguments.processes, arguments.process)
         # A second start does not compile again.
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("jit")))
-        if arguments.overwrite and jax.process_index() == 0:
-            clear(workdir)
-        train_and_evaluate(config, workdir, shipped=(shipped, base) if shipped else None)
+        train_and_evaluate(
+            config,
+            workdir,
+            overwrite=arguments.overwrite,
+            progress=not arguments.quiet,
+            shipped=(shipped, base) if shipped else None,
+        )
     except Interrupted as interrupted:
         return interrupted.exit_code
     except KeyboardInterrupt:
@@ -86,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     except UserError as error:
         if jax.distributed.is_initialized():
             # jax would wait for the other processes, which wait for this one.
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print_error(error)
             os._exit(2)
         raise
     return 0

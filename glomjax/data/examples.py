@@ -1,15 +1,14 @@
 """What every data source hands to the pipeline: a random-access table of labelled images."""
 
-import csv
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from glomjax.errors import UserError
+from glomjax.files import csv_text
 
 SPLITS = ("train", "validation", "test")
 _TABLES = {"weight": "weights", "mpp": "mpp"}  # the column of a manifest: the attribute
@@ -117,15 +116,11 @@ class DataSplits:
 
     def to_csv(self) -> str:
         """Who is in which split, as a manifest: ids as paths, and all that the source gives."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
         columns = self.train.columns
         # Slides that stand in for patients are no patients.
         patients = self.train.patients not in (None, columns.get("slide"))
         numbers = [n for n in ("weight", "mpp") if getattr(self.train, _TABLES[n]) is not None]
-        writer.writerow(
-            ["path", "label", "split", *(["patient"] if patients else []), *columns, *numbers]
-        )
+        rows = [["path", "label", "split", *(["patient"] if patients else []), *columns, *numbers]]
         for split in SPLITS:
             part = self[split]
             for i, (name, label) in enumerate(zip(part.ids, part.labels, strict=True)):
@@ -133,8 +128,8 @@ class DataSplits:
                 row += [part.patients[i]] if patients and part.patients else []
                 row += [cells[i] for cells in part.columns.values()]
                 row += [repr(float(getattr(part, _TABLES[n])[i])) for n in numbers]
-                writer.writerow(row)
-        return stream.getvalue()
+                rows.append(row)
+        return csv_text(rows)
 
     def digest(self) -> str:
         """What identifies the data of a run: the classes, and of each split's examples the ids,

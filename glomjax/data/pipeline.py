@@ -1,12 +1,12 @@
 """From examples to batches of uint8 pixels: Grain orders them, threads decode them."""
 
 import copy
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import grain
 import numpy as np
 
 from glomjax.data.anomalies import Anomalies, find_anomalies
@@ -14,6 +14,13 @@ from glomjax.data.examples import Examples
 from glomjax.data.threads import THREADS, map_ordered
 from glomjax.errors import UserError
 from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
+
+# What grain imports sets up logging for the whole process, after which a script's own
+# `logging.basicConfig` would do nothing.
+_handlers = list(logging.root.handlers)
+import grain  # noqa: E402
+
+logging.root.handlers[:] = _handlers
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")

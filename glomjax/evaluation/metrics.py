@@ -46,7 +46,10 @@ def classification_metrics(
 
     Args:
       labels: int [N], indices into `classes`.
-      logits: float [N, 1] or [N, 2] for two classes, else [N, C].
+      logits: float [N, 1] or [N, 2] for two classes, else [N, C]. Probabilities in their place are
+        refused where they can be told: rows that sum to 1; of one column, values from 0 to 1 on
+        both sides of 0.5, which as logits would call every example positive. A network whose logits
+        do lie so gives the two columns (0, logit), which mean the same.
       classes: class names; for two classes (negative, positive).
       groups: one patient name per example [N], or None; see `auroc_interval`.
 
@@ -61,12 +64,29 @@ def classification_metrics(
       (an AUROC with a class absent, the sensitivity without positives) is NaN.
 
     Raises:
-      UserError: a logit is not finite, or labels, logits, classes and groups do not fit together.
+      UserError: a logit is not finite, there are probabilities in place of logits, or labels,
+        logits, classes and groups do not fit together.
     """
+    _refuse_probabilities(_checked_logits(logits))
+    return metrics_of_network(labels, logits, classes, groups)
+
+
+def metrics_of_network(
+    labels: ArrayLike,
+    logits: ArrayLike,
+    classes: Sequence[str],
+    groups: Sequence[str] | np.ndarray | None = None,
+) -> dict[str, Any]:
+    """`classification_metrics` of what a network has just given, and so of logits, whatever their
+    values: a run must not end over an epoch in which they happen to look like probabilities."""
     predicted = probabilities(logits)  # [N, C]
     targets = _checked_labels(labels, predicted, classes)
     log_odds = _log_odds(np.asarray(logits, dtype=np.float64))  # [N, C]
     n, class_count = predicted.shape
+    if groups is not None and np.shape(groups) != (n,):
+        raise UserError(
+            f"{np.size(groups)} patients were given for {n} examples; give one per example"
+        )
 
     confusion = np.zeros((class_count, class_count), dtype=np.int64)
     np.add.at(confusion, (targets, predicted.argmax(axis=1)), 1)
@@ -151,8 +171,30 @@ def _log_odds(logits: np.ndarray) -> np.ndarray:
     return logits - np.stack(rest, axis=1)
 
 
+def _refuse_probabilities(z: np.ndarray) -> None:
+    """Raises UserError where float64 [N, K] are probabilities as far as can be told."""
+    if z.min() < 0 or z.max() > 1:
+        return
+    if z.shape[1] == 1:
+        if z.min() < 0.5 < z.max():
+            raise UserError(
+                "logits lie between 0 and 1 on both sides of 0.5, as probabilities do; give the "
+                "logits before the sigmoid, or, if these are logits, both columns (0, logit)"
+            )
+    elif (abs(z.sum(axis=1) - 1) < 1e-3).all():
+        raise UserError(
+            "logits lie between 0 and 1 and each row sums to 1, as probabilities do; give the "
+            "logits before the softmax"
+        )
+
+
 def _checked_logits(logits: ArrayLike) -> np.ndarray:
-    z = np.asarray(logits, dtype=np.float64)
+    try:
+        z = np.asarray(logits, dtype=np.float64)
+    except (TypeError, ValueError) as error:  # texts, or rows of several lengths
+        raise UserError(
+            f"logits are no array of numbers ({error}); give float [examples, logits]"
+        ) from error
     if z.ndim != 2 or 0 in z.shape:
         raise UserError(f"logits have shape {z.shape}; give [examples, logits], at least one each")
     bad = int((~np.isfinite(z)).any(axis=1).sum())
@@ -165,18 +207,26 @@ def _checked_logits(logits: ArrayLike) -> np.ndarray:
 
 
 def _checked_labels(labels: ArrayLike, predicted: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    targets = np.asarray(labels)
     n, class_count = predicted.shape
+    if isinstance(classes, str) or not hasattr(classes, "__len__"):
+        raise UserError(f"classes is {classes!r}; it is a name for each class, negative first")
     if len(classes) != class_count:
         raise UserError(
             f"the model predicts {class_count} classes but {len(classes)} are named "
             f"({', '.join(map(str, classes))}); give one name per class"
         )
+    try:
+        targets = np.asarray(labels)
+    except ValueError as error:  # rows of several lengths
+        raise UserError(f"labels are no array ({error}); give one number each") from error
     if targets.shape != (n,):
         raise UserError(f"labels have shape {targets.shape} for {n} predictions; give one each")
+    wanted = (
+        f"they must be whole numbers from 0 to {class_count - 1}, the indices of "
+        f"{', '.join(map(str, classes))}"
+    )
+    if targets.dtype.kind not in "biuf":
+        raise UserError(f"labels are of {targets.dtype}, such as {targets.tolist()[0]!r}; {wanted}")
     if not np.isin(targets, np.arange(class_count)).all():
-        raise UserError(
-            f"labels run from {targets.min()} to {targets.max()}; they must be whole numbers from "
-            f"0 to {class_count - 1}, the indices of {', '.join(map(str, classes))}"
-        )
+        raise UserError(f"labels run from {targets.min()} to {targets.max()}; {wanted}")
     return targets.astype(np.int64)

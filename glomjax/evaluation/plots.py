@@ -43,11 +43,11 @@ def plot_history(
     """Draws loss, accuracy with AUROC, and learning rate against the epoch, as a PNG.
 
     Args:
-      history: one row per epoch with `epoch` (from 0; shown from 1) and any of `loss`, `val_loss`,
-        `accuracy`, `val_accuracy`, `val_auroc`, `learning_rate`. A key that no row has is left
-        out, and so is a panel without curves; None or NaN leaves a gap.
+      history: one row per epoch, as in `metrics.jsonl`, with `epoch` (from 1) and any of `loss`,
+        `val_loss`, `accuracy`, `val_accuracy`, `val_auroc`, `learning_rate`. A key that no row has
+        is left out, and so is a panel without curves; None or NaN leaves a gap.
       path: the file to write.
-      best_epoch: from 0, marked by a vertical line; by default that of the lowest `val_loss`.
+      best_epoch: from 1, marked by a vertical line; by default that of the lowest `val_loss`.
       prior_entropy: nats; the loss of the best constant prediction, a dotted line.
 
     Raises:
@@ -55,9 +55,9 @@ def plot_history(
         be written.
     """
     curves = _curves(history)
-    epochs = [int(row["epoch"]) + 1 for row in history]
+    epochs = [int(row["epoch"]) for row in history]
     if best_epoch is None and "val_loss" in curves:
-        finite = [(v, e - 1) for v, e in zip(curves["val_loss"], epochs, strict=True) if v == v]
+        finite = [(v, e) for v, e in zip(curves["val_loss"], epochs, strict=True) if v == v]
         best_epoch = min(finite)[1] if finite else None
     panels = [
         (label, shown)
@@ -88,8 +88,8 @@ def plot_history(
             )
         if best_epoch is not None:
             axes.axvline(
-                best_epoch + 1, color="black", linestyle="--", linewidth=0.9, zorder=1,
-                label=f"best epoch ({best_epoch + 1})",
+                best_epoch, color="black", linestyle="--", linewidth=0.9, zorder=1,
+                label=f"best epoch ({best_epoch})",
             )  # fmt: skip
         values = [v for key, _, _ in lines for v in curves[key] if math.isfinite(v)]
         if label == _PANELS[1][0]:  # one scale for all runs, whose figures then compare

@@ -1,7 +1,5 @@
 """The test report of a run: its metrics and every prediction, as files that others can read."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from glomjax.errors import UserError
 from glomjax.evaluation.metrics import probabilities
-from glomjax.files import jsonable, write_file
+from glomjax.files import csv_text, jsonable, write_file
 
 
 def write_report(
@@ -24,13 +22,16 @@ def write_report(
     logits: ArrayLike,
     classes: Sequence[str],
     patients: Sequence[str] | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
     """Writes `test_metrics.json` and `predictions.csv` into `folder`, which is made if needed.
 
     The JSON has sorted keys, and null where a number is undefined. The CSV (UTF-8) has one row per
-    example, in the order given: `id`, `patient` (empty if unknown), `label`, `prediction` (class
-    names), `probability_<class>` for every class and, since probabilities saturate, `logit` (of the
-    positive class) or `logit_<class>`, all to nine significant digits, which float32 needs.
+    example, in the order given: `id`, `patient` (empty if unknown), the further columns of the
+    data, `label`, `prediction` (class names), `probability_<class>` for every class and, since
+    probabilities saturate, `logit` (of the positive class) or `logit_<class>`. Numbers have all
+    their digits: loss and AUROC computed from the logits are those of the JSON. Texts are written
+    as `csv_text` writes them.
 
     Args:
       folder: where the two files go; existing ones are replaced, each in one step.
@@ -40,6 +41,8 @@ def write_report(
       logits: float [N, K], as for `probabilities`.
       classes: class names [C].
       patients: one name per example [N], or None.
+      columns: {name: one cell per example [N]} of what else is known of the examples, such as their
+        slides; one that is called as a column of the table itself becomes `data_<name>`.
 
     Raises:
       UserError: the arguments differ in length, a logit is not finite, or the folder cannot be
@@ -48,7 +51,9 @@ def write_report(
     predicted = probabilities(logits)  # [N, C]
     truth = np.asarray(labels).tolist()
     names = [""] * len(ids) if patients is None else patients
+    further = dict(columns or {})
     lengths = {"ids": len(ids), "labels": len(truth), "patients": len(names)}
+    lengths |= {f"cells of column '{name}'": len(cells) for name, cells in further.items()}
     wrong = [f"{count} {what}" for what, count in lengths.items() if count != len(predicted)]
     if wrong or len(classes) != predicted.shape[1]:
         raise UserError(
@@ -56,19 +61,25 @@ def write_report(
             f"{predicted.shape}; give one per example, and one class name per column"
         )
 
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    raw = np.asarray(logits)  # [N, K]
-    columns = [f"probability_{name}" for name in classes]
-    columns += ["logit"] if raw.shape[1] == 1 else [f"logit_{name}" for name in classes]
-    writer.writerow(["id", "patient", "label", "prediction", *columns])
-    for name, patient, label, row, scores in zip(ids, names, truth, predicted, raw, strict=True):
-        values = [f"{value:.9g}" for value in (*row, *scores)]
-        writer.writerow([name, patient, classes[label], classes[int(row.argmax())], *values])
+    raw = np.asarray(logits, dtype=np.float64)  # [N, K]
+    scores = [f"probability_{name}" for name in classes]
+    scores += ["logit"] if raw.shape[1] == 1 else [f"logit_{name}" for name in classes]
+    taken = {"id", "patient", "label", "prediction", *scores}
+    headings = []
+    for name in further:
+        while name in taken:
+            name = f"data_{name}"
+        taken.add(name)
+        headings.append(name)
+    rows: list[list[Any]] = [["id", "patient", *headings, "label", "prediction", *scores]]
+    for i, (chances, values) in enumerate(zip(predicted.tolist(), raw.tolist(), strict=True)):
+        known = [ids[i], names[i], *(cells[i] for cells in further.values())]
+        chosen = [classes[truth[i]], classes[int(predicted[i].argmax())]]
+        rows.append([*known, *chosen, *map(repr, (*chances, *values))])
 
     text = json.dumps(
         jsonable(metrics), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
     )
-    write_file(Path(folder) / "predictions.csv", table.getvalue().encode())
+    write_file(Path(folder) / "predictions.csv", csv_text(rows).encode())
     # The metrics come last: where they are, everything is.
     write_file(Path(folder) / "test_metrics.json", (text + "\n").encode())

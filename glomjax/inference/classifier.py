@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import numbers
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -56,7 +57,7 @@ def load_classifier(
 
     Args:
       source: a run's folder (its best weights), a checkpoint, a `.safetensors` file that
-        `glomjax convert` wrote; or several of these, an ensemble that gives the mean of the
+        `convert_weights` wrote; or several of these, an ensemble that gives the mean of the
         probabilities.
       device_batch: images in a batch; by default as many as in the run, which gives the run's own
         logits bit for bit on the same machine. Others round otherwise, by some 1e-6.
@@ -75,8 +76,13 @@ def load_classifier(
         ) from error
     if not sources:
         raise UserError("no trained network is named; give a run's folder or a weight file")
-    if device_batch is not None and not (isinstance(device_batch, int) and device_batch >= 1):
-        raise UserError(f"device_batch is {device_batch!r}; it is a whole number of at least 1")
+    if device_batch is not None:
+        whole = isinstance(device_batch, numbers.Integral) and not isinstance(device_batch, bool)
+        if not whole or device_batch < 1:
+            raise UserError(f"device_batch is {device_batch!r}; it is a whole number of at least 1")
+        device_batch = int(device_batch)
+    if symmetries not in (None, True, False):
+        raise UserError(f"symmetries is {symmetries!r}; it is True or False, or not given")
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         # A second start does not compile again.
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("jit")))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import numbers
 import os
 import pathlib
 import warnings
@@ -85,9 +86,10 @@ def prepare_images(
     Raises:
       UserError: a spacing that no image has, or none where a network's images were resampled.
     """
-    if mpp is not None and not MIN_MPP <= mpp <= MAX_MPP:
+    number = isinstance(mpp, numbers.Real) and not isinstance(mpp, bool)
+    if mpp is not None and not (number and MIN_MPP <= mpp <= MAX_MPP):
         raise UserError(
-            f"mpp is {mpp}; it is in microns per pixel, {MIN_MPP} to {MAX_MPP:g}, or not given"
+            f"mpp is {mpp!r}; it is in microns per pixel, {MIN_MPP} to {MAX_MPP:g}, or not given"
         )
     resampled = max(spec.preprocessing.target_mpp or 0.0 for spec in specs)
     # (spacing, that of training) where they differ; threads add to it.

@@ -32,7 +32,7 @@ def load_network(
     if not spec.architecture or not spec.classes or min(spec.image_size) < 1:
         raise UserError(
             f"{source} holds weights without a classifier of named classes; name a run, one of its "
-            "checkpoints, or a file that `glomjax convert` wrote of one"
+            "checkpoints, or a weight file that was converted from one"
         )
     if not spec.device_batch:
         raise UserError(

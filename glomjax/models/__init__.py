@@ -1,11 +1,13 @@
 """The networks, by name. Importing this loads jax and flax and nothing heavier."""
 
 import inspect
+import numbers
 from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import jax
+import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -65,10 +67,18 @@ def create_model(
     Raises:
       UserError: an unknown name, an unknown option or a value that the network cannot have.
     """
-    if num_classes < 0:
-        raise UserError(f"num_classes is {num_classes}; it must not be negative")
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise UserError(f"there is no network {name!r}; choose one of {', '.join(MODELS)}")
+    if not _is_whole(num_classes) or num_classes < 0:
+        raise UserError(
+            f"num_classes is {num_classes!r}; it is a whole number of logits, 0 for features"
+        )
+    image_size = _checked_size(image_size)
+    if not isinstance(rngs, nnx.Rngs) or not hasattr(rngs, "params"):
+        raise UserError(
+            f"rngs is of type {type(rngs).__name__}; it is flax.nnx.Rngs(seed), whose stream "
+            "'params' draws the initial values"
+        )
     network, size = MODELS[name]
     known = {
         option: hint
@@ -86,7 +96,7 @@ def create_model(
             kind = inspect.formatannotation(known[option])
             raise UserError(f"option {option!r} is {value!r}; it must be of type {kind}")
     settings = size | options
-    model = network(num_classes=num_classes, image_size=image_size, rngs=rngs, **settings)
+    model = network(num_classes=int(num_classes), image_size=image_size, rngs=rngs, **settings)
     model.name = name
     model.options = tuple(settled_options(name, image_size, options).items())
     model.forward_order = tuple(_in_order_of_definition(model))
@@ -120,6 +130,20 @@ def settled_options(
     options = known | size | given
     settle = getattr(network, "settle", None)
     return options if settle is None else settle(options, image_size)
+
+
+def _checked_size(image_size: Any) -> tuple[int, int]:
+    """(height, width) in Python's own numbers, also of a list or an array of NumPy's."""
+    sides = tuple(image_size) if isinstance(image_size, (tuple, list, np.ndarray)) else ()
+    if len(sides) != 2 or not all(_is_whole(side) and side >= 1 for side in sides):
+        raise UserError(
+            f"image_size is {image_size!r}; it is (height, width) in pixels, such as (280, 280)"
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _is_of_type(value: Any, hint: Any) -> bool:

@@ -1,11 +1,13 @@
 """AlexNet-mini: a 13x13/3 stem and three dense layers, 7,742,721 parameters at 280."""
 
+from collections.abc import Sequence
+
 import jax
 from flax import nnx
 
 from glomjax import ops
 from glomjax.errors import UserError
-from glomjax.models.layers import Conv, Dense, checked_rate
+from glomjax.models.layers import Conv, Dense, check_call, checked_rate
 
 
 class AlexNetMini(nnx.Module):
@@ -44,7 +46,7 @@ class AlexNetMini(nnx.Module):
         self.conv3 = Conv(256, 384, 3, activation="relu", rngs=rngs)
         self.conv4 = Conv(384, 384, 3, activation="relu", rngs=rngs)
         self.conv5 = Conv(384, 256, 3, activation="relu", rngs=rngs)
-        rows, columns = (_last_map(size) for size in image_size)
+        rows, columns = _maps(image_size)
         if min(rows, columns) < 1:
             raise UserError(
                 f"image_size {image_size} is too small for alexnet_mini; use 37 or more"
@@ -65,6 +67,13 @@ class AlexNetMini(nnx.Module):
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """images [B, H, W, 3] -> what the head sees, before its dropout [B, 128]."""
+        check_call(self, images, deterministic=deterministic, rngs=rngs)
+        if _maps(images.shape[1:3]) != _maps(self.image_size):
+            height, width = images.shape[1:3]
+            raise UserError(
+                f"images are {height} x {width} pixels and this alexnet_mini was made for "
+                f"image_size {self.image_size}; resize them, or create it for theirs"
+            )
         x = self.conv1(images)  # [B, 92, 92, 96] at 280
         x = ops.max_pool(x, 3, 2)
         x = self.conv2(x)  # [B, 45, 45, 256]
@@ -83,6 +92,10 @@ class AlexNetMini(nnx.Module):
         """`embed`'s output [B, 128] -> logits [B, num_classes]."""
         x = self.dropout(x, deterministic=deterministic, rngs=rngs)
         return self.head(x) if self.head is not None else x
+
+
+def _maps(image_size: Sequence[int]) -> tuple[int, int]:
+    return _last_map(image_size[0]), _last_map(image_size[1])
 
 
 def _last_map(size: int) -> int:

@@ -16,6 +16,7 @@ from glomjax.models.layers import (
     Dense,
     DropPath,
     LayerNorm,
+    check_call,
     checked_rate,
 )
 
@@ -154,6 +155,7 @@ class DaViT(nnx.Module):
         Normalised where the head normalises first, as keras_cv_attention_models gives it; as it
         leaves the last block otherwise, as timm gives it.
         """
+        check_call(self, images, deterministic=deterministic, rngs=rngs)
         height, width = images.shape[1:3]
         window = self.window((height, width))
         x = self.stem(images)

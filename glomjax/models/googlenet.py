@@ -1,5 +1,7 @@
 """GoogLeNet (Szegedy et al. 2015) with auxiliary classifiers in training alone."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jax import lax
 
 from glomjax import ops
 from glomjax.errors import UserError
-from glomjax.models.layers import Conv, Dense
+from glomjax.models.layers import Conv, Dense, check_call
 
 # Filters per block: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection (table 1 of the paper).
 _BLOCKS = {
@@ -60,6 +62,7 @@ class GoogLeNet(nnx.Module):
         self.preset = preset
         self.image_size = image_size
         self.pool_padding = "VALID" if notebook else "SAME"
+        self._check_size(image_size)
         reduce = 192 if notebook else 64
         self.conv1 = Conv(3, 64, 7, stride=2, activation="relu", rngs=rngs)
         self.conv2_reduce = Conv(64, reduce, 1, activation="relu", rngs=rngs)
@@ -85,7 +88,7 @@ class GoogLeNet(nnx.Module):
 
         With deterministic=False and auxiliary heads: (logits, (auxiliary 1, auxiliary 2)).
         """
-        x, maps = self._trunk(images)
+        x, maps = self._trunk(images, deterministic=deterministic, rngs=rngs)
         x = self._pooled(x, deterministic=deterministic, rngs=rngs)
         logits = self.classify(x, deterministic=deterministic, rngs=rngs)
         if deterministic or not self.aux_heads:
@@ -96,7 +99,8 @@ class GoogLeNet(nnx.Module):
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """images [B, H, W, 3] -> what the head sees [B, 1000 or 1024 by the preset]."""
-        return self._pooled(self._trunk(images)[0], deterministic=deterministic, rngs=rngs)
+        x, _ = self._trunk(images, deterministic=deterministic, rngs=rngs)
+        return self._pooled(x, deterministic=deterministic, rngs=rngs)
 
     def classify(
         self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
@@ -108,10 +112,15 @@ class GoogLeNet(nnx.Module):
 
     def auxiliary_logits(self, images: jax.Array) -> tuple[jax.Array, ...]:
         """Both auxiliary heads' logits without dropout, [B, num_classes] each, for inspection."""
-        return self._auxiliary(self._trunk(images)[1], deterministic=True, rngs=None)
+        _, maps = self._trunk(images, deterministic=True, rngs=None)
+        return self._auxiliary(maps, deterministic=True, rngs=None)
 
-    def _trunk(self, images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def _trunk(
+        self, images: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """The last map [B, h, w, 1024] and the maps that the auxiliary heads read."""
+        check_call(self, images, deterministic=deterministic, rngs=rngs)
+        self._check_size(images.shape[1:3])
         maps = []
         x = self._pool(self.conv1(images))
         x = self._pool(self.conv2(self.conv2_reduce(x)))
@@ -133,6 +142,11 @@ class GoogLeNet(nnx.Module):
         self, maps: tuple[jax.Array, ...], *, deterministic: bool, rngs: nnx.Rngs | None
     ) -> tuple[jax.Array, ...]:
         heads = (self.aux1, self.aux2)
+        if maps[0].shape[1:3] != tuple(self._extent(side, 3) for side in self.image_size):
+            raise UserError(
+                f"googlenet's auxiliary heads were made for image_size {self.image_size} and the "
+                "images are of another; resize them, or create it for theirs"
+            )
         return tuple(
             head(x, deterministic=deterministic, rngs=rngs)
             for head, x in zip(heads, maps, strict=True)
@@ -145,19 +159,30 @@ class GoogLeNet(nnx.Module):
     def _aux_map(self) -> tuple[int, int]:
         """The spatial size after the auxiliary heads' average pool."""
 
-        def extent(size: int) -> int:
-            size = -(-size // 2)  # conv1
-            for _ in range(3):
-                size = (size - 3) // 2 + 1 if self.pool_padding == "VALID" else -(-size // 2)
-            return (size - 5) // 3 + 1
-
-        pooled = extent(self.image_size[0]), extent(self.image_size[1])
+        height, width = (self._extent(side, 3) for side in self.image_size)
+        pooled = (height - 5) // 3 + 1, (width - 5) // 3 + 1
         if min(pooled) < 1:
             raise UserError(
                 f"image_size {self.image_size} is too small for googlenet's auxiliary heads; use "
                 "93 or more, or aux_heads=False"
             )
         return pooled
+
+    def _check_size(self, image_size: Sequence[int]) -> None:
+        """Raises UserError for images of which no map would be left, but for NaN."""
+        if min(self._extent(side, 4) for side in image_size[:2]) < 1:
+            height, width = image_size
+            raise UserError(
+                f"images of {height} x {width} pixels are too small for googlenet; use "
+                "61 or more, or preset 'paper'"
+            )
+
+    def _extent(self, size: int, pools: int) -> int:
+        """That of the map behind so many pools of the trunk."""
+        size = -(-size // 2)  # conv1
+        for _ in range(pools):
+            size = (size - 3) // 2 + 1 if self.pool_padding == "VALID" else -(-size // 2)
+        return size
 
 
 class Inception(nnx.Module):

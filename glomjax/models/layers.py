@@ -3,6 +3,7 @@
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from glomjax import ops
@@ -115,12 +116,49 @@ class DropPath(nnx.Module):
     def __call__(self, x: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
         if deterministic or self.rate == 0.0:
             return x
-        if rngs is None:
-            raise ValueError("stochastic depth in training needs rngs")
+        assert rngs is not None, "check_call asks for it"
         keep = 1.0 - self.rate
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         mask = jax.random.bernoulli(rngs.dropout(), keep, shape).astype(x.dtype)
         return x * (mask / keep)
+
+
+def check_call(
+    network: nnx.Module, images: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None
+) -> None:
+    """Checks the arguments of a network's call, which costs nothing once that is compiled.
+
+    Raises:
+      UserError: images that are not float [B, H, W, 3], or no random numbers where some are needed.
+    """
+    shape = getattr(images, "shape", None)
+    dtype = getattr(images, "dtype", None)
+    if shape is None or dtype is None:
+        raise UserError(f"images are of type {type(images).__name__}; {_IMAGES}")
+    if len(shape) != 4 or shape[3] != 3:
+        first = len(shape) in (3, 4) and shape[-3] == 3 and shape[-1] != 3
+        why = " with the channels first" if first else ""
+        raise UserError(f"images are {dtype} {list(shape)}{why}; {_IMAGES}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(f"images are {dtype} {list(shape)}; {_IMAGES}")
+    if deterministic:
+        return
+    if rngs is None:
+        rates = [getattr(module, "rate", 0.0) for _, module in nnx.iter_modules(network)]
+        if not any(rates):
+            return
+    elif isinstance(rngs, nnx.Rngs) and hasattr(rngs, "dropout"):
+        return
+    raise UserError(
+        f"rngs is of type {type(rngs).__name__}; with deterministic=False, which drops values at "
+        "random, it is flax.nnx.Rngs(dropout=seed)"
+    )
+
+
+_IMAGES = (
+    "a network takes float [B, H, W, 3] from its preprocessing (a classifier that load_classifier "
+    "gives takes uint8 images and does it itself)"
+)
 
 
 def checked_rate(rate: float, name: str) -> float:

@@ -14,13 +14,18 @@ import h5py
 import numpy as np
 
 from glomjax.errors import UserError
+from glomjax.pretrained.formats import KERAS_3
 
 PRESET = "kecam"
 _MAX_COMPRESSION = 100  # of a chunk; weights hardly compress at all
 
 _CONV = (("kernel", "kernel", None), ("bias", "bias", None))
 _DENSE = _CONV
-_DEPTHWISE = (("depthwise_kernel", "kernel", (0, 1, 3, 2)), ("bias", "bias", None))
+_DEPTHWISE = (
+    ("depthwise_kernel", "kernel", (0, 1, 3, 2)),
+    ("kernel", "kernel", (0, 1, 3, 2)),  # as Keras 3 calls it
+    ("bias", "bias", None),
+)
 _NORM = (("gamma", "scale", None), ("beta", "bias", None))
 
 _BLOCK = r"stack(?P<stack>[1-9])_block(?P<block>\d+)_"
@@ -85,6 +90,8 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
                     datasets.append((name, item)) if isinstance(item, h5py.Dataset) else None
                 )
             )
+            if any(re.search(r"(^|/)vars/\d+$", name) for name, _ in datasets):
+                raise UserError(f"weight file {path} is a Keras 3 weight file{KERAS_3}")
             for name, dataset in datasets:
                 key = "/".join(name.removesuffix(":0").split("/")[-2:])
                 if key in tensors:

@@ -51,10 +51,11 @@ class LoadReport:
         return self.info.sha256
 
     def __str__(self) -> str:
+        prefix = self.info.prefix and f", names taken without their prefix {self.info.prefix!r}"
         kept = f", left at their initial value: {first_few(self.excluded)}" if self.excluded else ""
         return (
             f"{self.source} (preset {self.preset or 'unnamed'}, sha256 {self.sha256[:12]}): "
-            f"{len(self.loaded)} tensors, {self.num_parameters:,} parameters loaded{kept}"
+            f"{len(self.loaded)} tensors, {self.num_parameters:,} parameters loaded{kept}{prefix}"
         )
 
 
@@ -82,6 +83,10 @@ def load_weights(
         values, an exclude that matches nothing, another preset, a damaged file, an unknown source.
       WeightsUnavailable: a published id that is not cached and cannot be downloaded.
     """
+    if not isinstance(model, nnx.Module):
+        raise UserError(
+            f"model is of type {type(model).__name__}; it is a network as create_model makes it"
+        )
     params, info = read_weights(source)
     chosen, report = select_weights(
         model, source, params, info, exclude=exclude, preset_mismatch=preset_mismatch
@@ -158,9 +163,14 @@ def _check_settings(source: str, name: str, model: Any, info: SourceInfo) -> Non
 def _excluded(
     exclude: tuple[str, ...], initial: Mapping[str, Any], params: Mapping[str, Any]
 ) -> set[str]:
+    texts = (exclude,) if isinstance(exclude, str) else exclude
+    if not isinstance(texts, (tuple, list)) or not all(isinstance(text, str) for text in texts):
+        raise UserError(
+            f"exclude is {exclude!r}; it is regular expressions of paths, such as ('head/.*',)"
+        )
     paths = {*initial, *params}
     excluded = set()
-    for text in (exclude,) if isinstance(exclude, str) else exclude:
+    for text in texts:
         try:
             pattern = re.compile(text)
         except re.error as error:

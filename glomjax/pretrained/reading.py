@@ -18,6 +18,7 @@ from glomjax.errors import UserError, first_few
 from glomjax.files import checksum
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.pretrained import kecam, sources, timm, weight_file
+from glomjax.pretrained.formats import format_of
 from glomjax.pretrained.old_formats import spec_of_checkpoint
 from glomjax.pretrained.spec import NetworkSpec, TrainingRecord
 
@@ -38,6 +39,7 @@ class SourceInfo:
         ours not all of it is known.
       origin: of a file of ours, the source that it was written from; else "".
       unknown: names of tensors that are none of ours.
+      prefix: what stood before the name of every tensor in the file, and was left out.
     """
 
     path: pathlib.Path
@@ -46,6 +48,7 @@ class SourceInfo:
     spec: NetworkSpec
     origin: str = ""
     unknown: tuple[str, ...] = ()
+    prefix: str = ""
 
     @property
     def model(self) -> str:
@@ -80,7 +83,7 @@ def read_weights(source: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray],
       UserError: a source that cannot be read, is damaged, or holds no weights of ours.
       WeightsUnavailable: a published id that is not cached and cannot be downloaded.
     """
-    path = pathlib.Path(source)
+    path: str | os.PathLike[str] = source
     try:
         path = sources.resolve(source)
         if path.is_dir():
@@ -125,7 +128,7 @@ def _read_file(
     path: pathlib.Path, entry: sources.Published | None
 ) -> tuple[dict[str, np.ndarray], SourceInfo]:
     metadata: dict[str, str] = {}
-    layout = _format_of(path)
+    layout = format_of(path)
     if layout == "hdf5":
         tensors = kecam.read(path)
     else:
@@ -136,7 +139,10 @@ def _read_file(
         return tensors, SourceInfo(path, sha256, "glomjax", spec, origin)
     kind = kecam if layout == "hdf5" else timm
     name = "kecam" if layout == "hdf5" else "timm"
+    tensors, prefix = _without_prefix(path, tensors)
     params, unknown = convert(path, tensors, kind.RULES)
+    if not tensors:
+        raise UserError(f"weight file {path} holds no tensor; name another")
     if not params:
         raise UserError(
             f"weight file {path} holds no tensor of a DaViT as {name} names them (its "
@@ -157,7 +163,34 @@ def _read_file(
             initial_weights=entry.id, license=entry.license, citation=sources.CITATION
         ),
     )
-    return params, SourceInfo(path, sha256, name, spec, unknown=unknown)
+    return params, SourceInfo(path, sha256, name, spec, unknown=unknown, prefix=prefix)
+
+
+def _without_prefix(
+    path: pathlib.Path, tensors: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], str]:
+    """(tensors, prefix) without what a wrapper put before every name: `module.`, `_orig_mod.`, ...
+
+    Raises:
+      UserError: a network lies under a prefix beside other tensors, so that it is open which of
+        them are meant.
+    """
+    prefixes = {
+        name.removesuffix(stem)
+        for name in tensors
+        for stem in timm.STEMS
+        if name == stem or name.endswith(f".{stem}")
+    }
+    if not prefixes or "" in prefixes:
+        return tensors, ""
+    prefix = min(prefixes, key=len)
+    if others := [name for name in tensors if not name.startswith(prefix)]:
+        raise UserError(
+            f"weight file {path} holds a DaViT whose names begin with {prefix!r} beside "
+            f"{len(others)} other tensors ({first_few(others)}); save the tensors of the network "
+            "alone, under the names that it gives them itself"
+        )
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}, prefix
 
 
 def _read_checkpoint(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], SourceInfo]:
@@ -182,27 +215,3 @@ def _config_of_run(folder: pathlib.Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text())["effective"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _format_of(path: pathlib.Path) -> str:
-    """ "hdf5" or "safetensors" by the first bytes; a name can lie and a pickle can run code."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(9)
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
-    if head[8:] == b"{":
-        header = int.from_bytes(head[:8], "little")
-        if header > size - 8:
-            raise UserError(
-                f"weight file {path} is damaged or incomplete (its header claims {header} bytes, "
-                f"the file has {size}); fetch it again"
-            )
-        return "safetensors"
-    if head.startswith(b"PK") or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"):
-        raise UserError(
-            f"weight file {path} is a pickle (a PyTorch checkpoint or the like), which can run "
-            "code when it is read: convert it to .safetensors where you trust it"
-        )
-    what = "is empty" if size == 0 else "is neither an HDF5 nor a safetensors file"
-    raise UserError(f"weight file {path} {what}; fetch it again, or name another")

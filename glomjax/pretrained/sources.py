@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from glomjax import checkpoints
-from glomjax.errors import UserError
+from glomjax.errors import UserError, quoted
 from glomjax.files import cache_dir, checksum
 
 _KECAM_URL = "https://github.com/leondgarse/keras_cv_attention_models/releases/download/davit"
@@ -136,6 +136,11 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
       WeightsUnavailable: a published id whose file is not cached and cannot be fetched (within
         5 s when there is no network), or whose download is not what was published.
     """
+    if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
+        raise UserError(
+            f"the weight source is {source!r}; it is the path of a weight file, run or checkpoint, "
+            "or a published id"
+        )
     path = os.path.expanduser(os.fspath(source))
     if os.path.isfile(path):
         return pathlib.Path(path)
@@ -144,9 +149,10 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
         for folder in (pathlib.Path(path, part) for part in inside):
             if checkpoints.exists(folder):
                 return folder
+        files = sorted(f for f in os.listdir(path) if f.endswith((".safetensors", ".h5")))
         raise UserError(
             f"weight source {str(source)!r} is a folder without a checkpoint: name a run's folder, "
-            "its checkpoints/best, or a weight file"
+            f"its checkpoints/best, or a weight file{', such as ' + quoted(files) if files else ''}"
         )
     entry = PUBLISHED.get(os.fspath(source))
     if entry is None:

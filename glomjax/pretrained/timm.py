@@ -60,6 +60,9 @@ _MODULES = _OUTER + tuple(
     for timm, authors, ours, leaves in _INNER
 )
 
+# The first convolution, by which a network is found under whatever was put before its names.
+STEMS = ("stem.conv.weight", "patch_embeds.0.proj.weight")
+
 # (name in the file, our path, axes of a transpose or None): what `reading.convert` reads
 RULES = tuple(
     (re.compile(rf"{module}\.{theirs}"), f"{path}/{leaf}", axes)

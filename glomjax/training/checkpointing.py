@@ -42,7 +42,11 @@ class SavedRun:
 
     @property
     def position(self) -> Position:
-        return Position(**self.metadata["position"])
+        position = Position(**self.metadata["position"])
+        if position.history and position.history[0]["epoch"] == 0:
+            # An earlier version counted the epochs in `metrics.jsonl` from 0.
+            position.history = [row | {"epoch": row["epoch"] + 1} for row in position.history]
+        return position
 
     def continue_in(self, state: TrainState, placement: Placement) -> None:
         """Gives a state that has entered the same phase the optimizer's numbers, the sums of the

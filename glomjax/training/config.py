@@ -136,7 +136,9 @@ class FreezeConfig:
     regime: str = _field("full", "what trains", REGIMES)
     until: str = _field("", "partial: the last frozen block or parameter; '': the published cut")
     rules: tuple[Rule, ...] = _field((), "rules: (expression, 'trainable' or 'frozen') each")
-    unfreeze: tuple[str, ...] = _field((), "'EPOCH:REGIME' or 'EPOCH:REGIME:FACTOR' each")
+    unfreeze: tuple[str, ...] = _field(
+        (), "'EPOCH:REGIME' or 'EPOCH:REGIME:FACTOR' each; the first epoch is 1"
+    )
     cache_features: bool = _field(
         True, "while only the head trains, compute the features before it once per image"
     )

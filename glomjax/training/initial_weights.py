@@ -54,7 +54,7 @@ def settle_source(config: RunConfig, *, has_arrays: bool) -> tuple[RunConfig, st
         if has_arrays or not config.is_demo:
             raise
         return _with(config, "none", "scratch"), (
-            f"NO PRETRAINED WEIGHTS: {error}\nOn the demo data training goes on from random "
+            f"NO PRETRAINED WEIGHTS: {error}. On the demo data training goes on from random "
             "values, with nothing frozen."
         )
     return _with(config, published, regime), ""

@@ -6,6 +6,8 @@ import threading
 import types
 from typing import Any
 
+from glomjax.errors import same_again
+
 NONE, SAVE, STOP = 0, 1, 2  # what a loop is asked for; the larger one counts
 
 
@@ -58,12 +60,20 @@ class Interrupts:
         os.close(reading)
 
 
-class Interrupted(BaseException):
+class Interrupted(KeyboardInterrupt):
     """The run was asked to stop by a signal, and has saved everything.
 
-    No `Exception`, so that nothing on the way takes it for an error.
+    What Ctrl-C raises anywhere else, so that a script which handles that handles SIGTERM too, and
+    `except Exception` takes neither for an error.
+
+    Attributes:
+      exit_code: of a process that a signal ends: 130 for Ctrl-C, 143 for SIGTERM.
     """
 
     def __init__(self, number: int):
         super().__init__(number)
         self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.args[0]).name
+        return f"{name} came; the run is saved, and {same_again()} goes on from there"

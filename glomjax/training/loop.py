@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from glomjax.data.pipeline import Batches
 from glomjax.data.sources import ArraySplits, read_arrays
-from glomjax.errors import UserError, argument
-from glomjax.evaluation import classification_metrics
+from glomjax.errors import UserError, argument, same_again
+from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.inference.prediction import predict_batches, steps_ahead, wait
 from glomjax.ops import native
 from glomjax.training.config_checks import read_config
@@ -26,7 +26,7 @@ from glomjax.training.interrupts import NONE, SAVE, STOP, Interrupted, Interrupt
 from glomjax.training.optimizers import learning_rate
 from glomjax.training.phases import RunningPhase, stream_number
 from glomjax.training.progress import TensorBoard, Terminal
-from glomjax.training.run_folder import RunFolder, ShippedConfig
+from glomjax.training.run_folder import RunFolder, ShippedConfig, clear
 from glomjax.training.scoring import describe_end, epoch_row, report_test
 from glomjax.training.setup import RunSetup, prepare_run
 from glomjax.training.sharding import Placement
@@ -41,6 +41,8 @@ def train_and_evaluate(
     workdir: str | os.PathLike[str],
     *,
     data: ArraySplits | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
     shipped: ShippedConfig | None = None,
 ) -> dict[str, Any]:
     """Trains until it stops by itself, restores the best weights and scores the test split once.
@@ -51,6 +53,9 @@ def train_and_evaluate(
         on where it was saved; a run with another configuration is refused.
       data: {"train": (images uint8 [N, H, W, 3], labels int [N]), "validation": ..., "test": ...}
         in place of `config.data.source`; a third array of each may name the patients.
+      overwrite: replace the run that the folder holds, as `clear` does.
+      progress: False prints nothing; warnings go to standard error, or where the script's logging
+        sends those of the logger `glomjax`. The folder's `run.log` has every line in any case.
       shipped: name and content of the configuration of this package that `config` began as: where
         a later version of it has other defaults, a run that has begun keeps those it began with.
 
@@ -61,29 +66,43 @@ def train_and_evaluate(
       UserError: whatever the user can put right.
       Interrupted: SIGTERM or Ctrl-C came while it trained; everything is saved.
     """
+    if not isinstance(workdir, (str, os.PathLike)):
+        raise UserError(
+            f"{argument('--workdir')} is {workdir!r}; it is the path of the run's folder, which is "
+            "made where it does not exist"
+        )
     requested = read_config(config)
     placement = Placement(requested.devices, shard_params=requested.shard_params)
-    terminal = Terminal(quiet=not placement.writes)
-    # No process looks at the folder before process 0 has cleared it for a new run.
-    placement.agree("configuration", json.dumps(requested.to_dict(), sort_keys=True))
-    run = RunFolder(workdir, writes=placement.writes)
-    placement.agree("run folder", f"{run.begun} {run.finished}")
-    for line in run.claim(requested, shipped):
-        terminal.say(line)
-    if run.finished:
-        if data is not None:
-            given = read_arrays(data, requested.data.classes).with_spacing(requested.data.mpp)
-            run.check_data(given.digest())
-        other = argument("--workdir")
-        terminal.say(f"the run in '{run.path}' is finished; name another folder with {other}")
-        return json.loads((run.path / "test_metrics.json").read_text())
-    setup = prepare_run(requested, run, placement, terminal, data)
-    with (
-        native.setting(setup.config.ops.native),
-        contextlib.closing(Trainer(setup, setup.phase)) as trainer,
-    ):
-        trainer.fit()
-        return trainer.finish()
+    terminal = Terminal(prints=progress, speaks=placement.writes)
+    with terminal.recording_failure():
+        placement.agree("configuration", json.dumps(requested.to_dict(), sort_keys=True))
+        if overwrite and placement.writes:
+            clear(workdir)
+        # No process looks at the folder before process 0 has cleared it for a new run.
+        placement.agree("value of " + argument("--overwrite"), f"{overwrite}")
+        run = RunFolder(workdir, writes=placement.writes)
+        placement.agree("run folder", f"{run.begun} {run.finished}")
+        differences = run.claim(requested, shipped)
+        if not run.finished:
+            terminal.keep_in(run.path)
+        for line in differences:
+            terminal.say(line)
+        if run.finished:
+            if data is not None:
+                given = read_arrays(data, requested.data.classes).with_spacing(requested.data.mpp)
+                run.check_data(given.digest())
+            terminal.say(
+                f"the run in '{run.path}' is finished; name another folder with "
+                f"{argument('--workdir')}, or replace the run with {argument('--overwrite', True)}"
+            )
+            return json.loads((run.path / "test_metrics.json").read_text())
+        setup = prepare_run(requested, run, placement, terminal, data)
+        with (
+            native.setting(setup.config.ops.native),
+            contextlib.closing(Trainer(setup, setup.phase)) as trainer,
+        ):
+            trainer.fit()
+            return trainer.finish()
 
 
 @dataclasses.dataclass
@@ -108,7 +127,7 @@ class Trainer:
         self.checkpoints = setup.checkpoints
         self.key = jax.random.fold_in(jax.random.key(self.config.seed), stream_number("dropout"))
         self.board = TensorBoard(
-            self.run.path / "tensorboard", self.state.position.epoch, self.run.writes
+            self.run.path / "tensorboard", self.state.position.epoch + 1, self.run.writes
         )
 
     def close(self) -> None:
@@ -168,7 +187,7 @@ class Trainer:
         weights, draws = batches.examples.weights, position.epoch * len(batches.examples)
         start = time.monotonic() - position.seconds
         in_flight: collections.deque[Any] = collections.deque()
-        with self.terminal.epoch_bar(position.epoch, len(batches), position.batch) as bar:
+        with self.terminal.epoch_bar(position.epoch + 1, len(batches), position.batch) as bar:
             for batch in batches.epoch(self._order(position.epoch), start=position.batch):
                 rows = {name: batch[name] for name in ("image", "label", "mask")}
                 if weights is not None:
@@ -218,7 +237,7 @@ class Trainer:
         return epoch_row(
             position,
             totals,
-            classification_metrics(splits.validation.labels, logits, splits.classes),
+            metrics_of_network(splits.validation.labels, logits, splits.classes),
             learning_rate=float(self._learning_rate(position.step - 1)),
             seconds=time.monotonic() - start,
             trained=trained,
@@ -264,7 +283,7 @@ class Trainer:
         position = self.state.position
         self.terminal.say(
             f"stopped in epoch {position.epoch + 1} at batch {position.batch} and saved; "
-            "the same command goes on from there"
+            f"{same_again()} goes on from there"
         )
         raise Interrupted(self.interrupts.signal or signal.SIGTERM)
 
@@ -279,8 +298,8 @@ class Trainer:
         examples = self.phase.batches["train"].examples_of(self._order(position.epoch), number)
         step = position.step - position.batch + number
         about = {
-            "epoch": position.epoch,
-            "step": step,
+            "epoch": position.epoch + 1,
+            "step": step + 1,
             "learning_rate": float(self._learning_rate(step)),
             "ids": [self.setup.splits.train.ids[i] for i in examples],
         }

@@ -301,6 +301,7 @@ def _parse(text: str) -> tuple[int, str, float]:
     except ValueError:
         raise UserError(
             f"freeze.unfreeze has {text!r}; write EPOCH:REGIME or EPOCH:REGIME:FACTOR, such as "
-            "'5:full:0.1', with an epoch from 2 and a regime of " + ", ".join(REGIMES)
+            "'5:full:0.1', with an epoch from 2 (the first is 1) and a regime of "
+            + ", ".join(REGIMES)
         ) from None
     return epoch - 1, regime, factor

@@ -1,9 +1,13 @@
-"""What a run says on the terminal: a line an epoch, and a bar within it."""
+"""What a run says: on the terminal, in its `run.log`, and to the logger `glomjax`."""
 
+import contextlib
+import datetime
+import logging
 import math
 import pathlib
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -11,26 +15,93 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from glomjax.errors import printable
+
+RUN_LOG = "run.log"  # in the folder of a run: every line that it has said, with its time
+_LOG = logging.getLogger("glomjax")
+
 
 class Terminal:
-    """Prints a run; plain lines where the output is not a terminal, and nothing where `quiet`."""
+    """Says what happens in a run, a line at a time.
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(highlight=False, soft_wrap=True, quiet=quiet)
+    Lines are printed on standard output, plain where that is no terminal, and are records of the
+    standard library's logger `glomjax`: INFO, and WARNING for banners. A script whose own logging
+    shows those on the terminal sees each once, as its logging formats it.
+
+    Args:
+      prints: False prints nothing and shows no bar. Banners remain, as warnings of the logger,
+        which without any configuration go to standard error.
+      speaks: False says nothing anywhere: all but one of several processes.
+    """
+
+    def __init__(self, *, prints: bool = True, speaks: bool = True) -> None:
+        self._speaks, self._prints = speaks, prints and speaks
+        self._console = Console(highlight=False, soft_wrap=True, quiet=not self._prints)
+        self._file: pathlib.Path | None = None
+        # What the script has set up; libraries add handlers of their own later on. Without any, the
+        # standard library prints warnings itself, which would be a second time.
+        self._logs = _LOG.hasHandlers() or not self._prints
+        self._left_to_logging = {
+            level for level in (logging.INFO, logging.WARNING) if _logging_prints(level)
+        }
+
+    def keep_in(self, folder: pathlib.Path) -> None:
+        """From now on every line is also added to the `run.log` in the folder of a run."""
+        self._file = folder / RUN_LOG if self._speaks else None
 
     def say(self, text: str) -> None:
         """One line."""
-        self._console.print(text, markup=False)
+        if self._passes_on(logging.INFO, text):
+            self._console.print(self._shown(text), markup=False)
 
     def banner(self, text: str) -> None:
         """What nobody may overlook."""
+        if not self._passes_on(logging.WARNING, text):
+            return
         if self._console.is_terminal:
-            self._console.print(Panel(Text(text), style="bold yellow", expand=False))
+            panel = Panel(Text(self._shown(text)), style="bold yellow", expand=False)
+            self._console.print(panel)
         else:
-            self.say(f"*** {text} ***")
+            self._console.print(f"*** {self._shown(text)} ***", markup=False)
+
+    def record(self, text: str) -> None:
+        """A line for `run.log` alone."""
+        if self._file is None:
+            return
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        # Opened for each line, so that a process that dies leaves none half written or held back.
+        # A full disk stops the run where it saves, and not for its log.
+        with (
+            contextlib.suppress(OSError),
+            open(self._file, "a", encoding="utf-8") as file,
+        ):
+            file.writelines(f"{now} {line}\n" for line in printable(text).splitlines())
+
+    @contextlib.contextmanager
+    def recording_failure(self) -> Iterator[None]:
+        """Adds to `run.log` what ends the run in here, which whoever catches it prints."""
+        try:
+            yield
+        except Exception as error:
+            self.record(f"ended by {type(error).__name__}: {error}")
+            raise
+
+    def _passes_on(self, level: int, text: str) -> bool:
+        """Gives a line to `run.log` and to the logger; whether it is to be printed as well."""
+        if not self._speaks:
+            return False
+        self.record(text)
+        if self._logs:
+            _LOG.log(level, "%s", printable(text))
+        return self._prints and level not in self._left_to_logging
+
+    def _shown(self, text: str) -> str:
+        """The text with what the terminal cannot show replaced."""
+        encoding = self._console.encoding
+        return printable(text).encode(encoding, "replace").decode(encoding)
 
     def epoch_bar(self, epoch: int, batches: int, done: int = 0) -> "EpochBar":
-        """A bar for the training batches of one epoch, counted from 0; some may be `done`."""
+        """A bar for the training batches of one epoch, counted from 1; some may be `done`."""
         return EpochBar(self._console, epoch, batches, done)
 
     def epoch(self, row: Mapping[str, Any], num_epochs: int, epochs_left: int, best: bool) -> None:
@@ -46,7 +117,7 @@ class Terminal:
         seconds = took["seconds"]
         left = f"{_duration(seconds * epochs_left)} left at least" if epochs_left else ""
         self.say(
-            f"epoch {row['epoch'] + 1:>3}/{num_epochs}  loss {row['loss']:.4f}  "
+            f"epoch {row['epoch']:>3}/{num_epochs}  loss {row['loss']:.4f}  "
             f"accuracy {row['accuracy']:.3f}  val_loss {row['val_loss']:.4f}  "
             f"val_accuracy {row['val_accuracy']:.3f}  val_auroc {row['val_auroc']:.3f}  "
             f"lr {row['learning_rate']:.1e}  {took['images_per_second']:.1f} images/s "
@@ -61,13 +132,13 @@ class EpochBar:
 
     def __init__(self, console: Console, epoch: int, batches: int, done: int):
         self._progress = Progress(
-            TextColumn(f"epoch {epoch + 1:>3}"),
+            TextColumn(f"epoch {epoch:>3}"),
             BarColumn(),
             TextColumn("{task.completed}/{task.total} batches  {task.fields[speed]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=console.quiet or not console.is_terminal,
         )
         self._task = self._progress.add_task("", total=batches, completed=done, speed="")
         self._start = time.monotonic()
@@ -92,7 +163,8 @@ class TensorBoard:
 
     Args:
       folder: for the event files.
-      epoch: the first that comes; what an earlier part of the run wrote from there on is hidden.
+      epoch: the first that comes, counted from 1; what an earlier part of the run wrote from there
+        on is hidden.
       writes: False writes nothing.
     """
 
@@ -103,7 +175,7 @@ class TensorBoard:
 
             # Its own `flush` leaves what is queued; its thread writes that within these seconds.
             self._writer = tensorboardX.SummaryWriter(
-                str(folder), purge_step=epoch or None, flush_secs=1
+                str(folder), purge_step=epoch if epoch > 1 else None, flush_secs=1
             )
 
     def epoch(self, row: Mapping[str, Any]) -> None:
@@ -121,6 +193,19 @@ class TensorBoard:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _logging_prints(level: int) -> bool:
+    """Whether a handler that the script has set up shows records of this level on its terminal."""
+    logger: logging.Logger | None = _LOG if _LOG.isEnabledFor(level) else None
+    while logger is not None:
+        for handler in logger.handlers:
+            console = getattr(handler, "console", None)  # rich's handler
+            stream = getattr(handler, "stream", getattr(console, "file", None))
+            if handler.level <= level and stream in (sys.stdout, sys.stderr):
+                return True
+        logger = logger.parent if logger.propagate else None
+    return False
 
 
 def _duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from glomjax.errors import UserError, argument
 from glomjax.files import jsonable, write_file
 from glomjax.training.config import MAY_DIFFER, RunConfig
 from glomjax.training.environment import describe_environment
+from glomjax.training.progress import RUN_LOG
 
 # Runs of the first versions stored no defaults: {field: its default then} of what changed since.
 # Whoever changes a default adds a line here.
@@ -71,7 +72,8 @@ class RunFolder:
           Lines on what differs from the run so far.
         """
         if not (self.path / "config.json").exists():
-            leftovers = [f for f in self.path.iterdir() if f.name != "checkpoints"]
+            ours = ("checkpoints", RUN_LOG)
+            leftovers = [f for f in self.path.iterdir() if f.name not in ours]
             if leftovers and self.writes:
                 raise UserError(
                     f"folder '{self.path}' is not empty and holds no run ('{leftovers[0].name}' "

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from glomjax.evaluation import (
-    classification_metrics,
     collapse_message,
     plot_history,
     prior_entropy,
     write_report,
 )
+from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.files import jsonable
 from glomjax.training.config import RunConfig
 from glomjax.training.setup import RunSetup
@@ -42,7 +42,7 @@ def epoch_row(
     """
     count = totals["count"]
     return {
-        "epoch": position.epoch,
+        "epoch": position.epoch + 1,
         "step": position.step,
         "learning_rate": float(learning_rate),
         "loss": totals["loss"] / count,
@@ -84,7 +84,7 @@ def report_test(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
     """
     run, splits, config, state = setup.run, setup.splits, setup.config, setup.state
     test, terminal = splits.test, setup.terminal
-    metrics = classification_metrics(test.labels, logits, splits.classes, groups=test.patients)
+    metrics = metrics_of_network(test.labels, logits, splits.classes, groups=test.patients)
     metrics |= {
         "split": "test",
         "best_epoch": state.stopping.best_epoch + 1,
@@ -98,10 +98,14 @@ def report_test(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
         plot_history(
             state.position.history,
             run.path / "history.png",
-            best_epoch=state.stopping.best_epoch,
+            best_epoch=state.stopping.best_epoch + 1,
             prior_entropy=prior_entropy(splits.train.labels),
         )
         run.write_history(state.position.history)
+        # Slides that stand in for patients are no patients.
+        slides_alone = test.patients == test.columns.get("slide")
+        numbers = {"weight": test.weights, "mpp": test.mpp}
+        known = {name: values.tolist() for name, values in numbers.items() if values is not None}
         # Last, since these files say that the run is finished.
         write_report(
             run.path,
@@ -110,7 +114,8 @@ def report_test(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
             labels=test.labels,
             logits=logits,
             classes=splits.classes,
-            patients=test.patients,
+            patients=None if slides_alone else test.patients,
+            columns={**test.columns, **known},
         )
     interval = metrics["auroc_interval"]
     terminal.say(

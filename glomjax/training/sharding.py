@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, argument, same_again
 
 _MIN_SHARDED = 2**14  # smaller arrays cost more in messages than they save in memory
 
@@ -30,14 +30,15 @@ def initialize(coordinator: str = "", processes: int = 0, process: int = -1) -> 
       UserError: some of the three but not all, or the others cannot be reached.
     """
     given = (coordinator != "", processes > 0, process >= 0)
+    names = [argument(option) for option in ("--coordinator", "--processes", "--process")]
     if any(given) and not all(given):
         raise UserError(
-            "--coordinator, --processes and --process go together: HOST:PORT of process 0, how "
-            "many processes there are, and which one this is"
+            "{}, {} and {} go together: HOST:PORT of process 0, how many processes there are, "
+            "and which one this is".format(*names)
         )
     if all(given) and process >= processes:
         raise UserError(
-            f"--process is {process}; of {processes} processes the last is {processes - 1}"
+            f"{names[2]} is {process}; of {processes} processes the last is {processes - 1}"
         )
     if not all(given) and not _is_cluster(os.environ):
         return
@@ -53,8 +54,8 @@ def initialize(coordinator: str = "", processes: int = 0, process: int = -1) -> 
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"the processes of this job cannot be joined ({reason}); name them with --coordinator, "
-            "--processes and --process"
+            f"the processes of this job cannot be joined ({reason}); name them with {names[0]}, "
+            f"{names[1]} and {names[2]}"
         ) from error
 
 
@@ -158,8 +159,8 @@ class Placement:
             multihost_utils.assert_equal(np.frombuffer(digest, np.uint8))
         except AssertionError as error:
             raise UserError(
-                f"the processes of this job do not see the same {what}; give all of them the same "
-                "command, data and run folder on a shared disk"
+                f"the processes of this job do not see the same {what}; give all of them "
+                f"{same_again()}, the same data and one run folder on a shared disk"
             ) from error
 
     def total(self, values: np.ndarray) -> np.ndarray:

@@ -121,11 +121,16 @@ def test_a_closed_pipe_is_no_traceback():
         assert done.returncode == (2 if "nothing" in arguments else 0)
 
 
-def test_a_letter_that_the_terminal_lacks_is_replaced():
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = started("check-data", "pätches", stdout=subprocess.PIPE, env=environment)
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_letter_that_the_terminal_lacks_is_replaced(encoding):
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = started("check-data", "腎patches", stdout=subprocess.PIPE, env=environment)
     assert (done.returncode, done.stderr) == (2, "")
-    assert "/p?tches' does not exist" in done.stdout
+    assert "/?patches' does not exist" in done.stdout
+    done = started("train", "--config=腎\nx", env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith(r"error: configuration '?\nx' does not exist")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_package_that_is_built_is_complete():

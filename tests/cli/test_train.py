@@ -139,10 +139,12 @@ def test_a_run_gets_its_config_what_it_began_as_and_its_folder(
     monkeypatch.setattr(
         glomjax.training,
         "train_and_evaluate",
-        lambda config, workdir, shipped: calls.append((config, workdir, shipped)),
+        lambda config, workdir, **options: calls.append((config, workdir, options)),
     )
     assert command(*arguments, "--config.learning_rate=0.25") == 0
-    ((config, folder, shipped),) = calls
+    ((config, folder, options),) = calls
+    shipped = options.pop("shipped")
+    assert options == {"overwrite": False, "progress": True}
     assert folder == workdir.format(home=tmp_path)
     assert (config.learning_rate, config.freeze.regime) == (0.25, "scratch")
     if "~/mine.py" in arguments:
@@ -151,6 +153,13 @@ def test_a_run_gets_its_config_what_it_began_as_and_its_folder(
         name, base = shipped
         learning_rates = {"alexnet_mini": 1e-4, "davit:scratch": 3e-5}
         assert base.learning_rate == learning_rates[name]
+
+
+def test_a_quiet_run_prints_nothing_but_its_error(command, capsys, tmp_path):
+    (tmp_path / "patches").mkdir()
+    code = command("--config", ALEXNET, "--config.data.source=patches", "--quiet")
+    assert_one_sentence(code, capsys, "no image")
+    assert " ended by UserError: " in (tmp_path / "runs/alexnet_mini/run.log").read_text()
 
 
 def test_an_interrupted_run_says_how_it_goes_on(command, monkeypatch, capsys):
@@ -174,15 +183,14 @@ def test_a_run_that_a_signal_ends_has_its_exit_code(command, monkeypatch, capsys
 
 @pytest.fixture
 def folders(monkeypatch):
-    """What a run would find in its folder, for each that would start."""
+    """What a run finds in its folder, for each that starts; it goes no further."""
     seen = []
-    monkeypatch.setattr(
-        glomjax.training,
-        "train_and_evaluate",
-        lambda _, workdir, shipped: seen.append(
-            sorted(path.name for path in pathlib.Path(workdir).glob("*"))
-        ),
-    )
+
+    def look(workdir, writes):
+        seen.append(sorted(path.name for path in pathlib.Path(workdir).glob("*")))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "RunFolder", look)
     return seen
 
 
@@ -197,8 +205,8 @@ def leave_run(folder: pathlib.Path) -> None:
 def test_overwrite_clears_a_folder_that_holds_a_run(command, folders, tmp_path):
     leave_run(tmp_path / "run")
     arguments = ("--config", ALEXNET, "--workdir", "run")
-    assert command(*arguments) == 0
-    assert command(*arguments, "--overwrite") == 0
+    assert command(*arguments) == 130
+    assert command(*arguments, "--overwrite") == 130
     assert folders == [["checkpoints", "config.json", "test_metrics.json"], []]
 
 
@@ -208,7 +216,7 @@ def test_overwrite_keeps_a_link_to_another_disk_and_what_a_run_links_to(command,
     (tmp_path / "patches" / "a.png").write_bytes(png())
     (tmp_path / "disk" / "patches").symlink_to(tmp_path / "patches")
     (tmp_path / "run").symlink_to(tmp_path / "disk")
-    assert command("--config", ALEXNET, "--workdir", "run", "--overwrite") == 0
+    assert command("--config", ALEXNET, "--workdir", "run", "--overwrite") == 130
     assert folders == [[]]
     assert (tmp_path / "run").resolve() == tmp_path / "disk"
     assert (tmp_path / "patches" / "a.png").read_bytes() == png()
@@ -218,7 +226,7 @@ def test_overwrite_keeps_a_link_to_another_disk_and_what_a_run_links_to(command,
 def test_overwrite_takes_a_free_folder_as_it_is(command, folders, tmp_path, empty):
     if empty:
         (tmp_path / "run").mkdir()
-    assert command("--config", ALEXNET, "--workdir", "run", "--overwrite") == 0
+    assert command("--config", ALEXNET, "--workdir", "run", "--overwrite") == 130
     assert folders == [[]]
 
 
@@ -249,6 +257,13 @@ def test_overwrite_leaves_a_folder_alone_that_holds_no_run(
     assert_one_sentence(code, capsys, "'mine' holds no run", "--workdir")
     assert sorted((tmp_path / "mine").iterdir()) == before
     assert folders == []
+
+
+def test_overwrite_with_a_wrong_configuration_keeps_the_run(command, folders, capsys, tmp_path):
+    leave_run(tmp_path / "run")
+    arguments = ("--config", ALEXNET, "--workdir", "run", "--overwrite", "--config.batch_size=0")
+    assert_one_sentence(command(*arguments), capsys, "batch_size is 0")
+    assert (tmp_path / "run" / "test_metrics.json").is_file()
 
 
 def test_overwrite_of_a_file_is_one_sentence(command, folders, capsys, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import itertools
 import pathlib
@@ -17,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 from glomjax.__main__ import main
 from glomjax.data.checking import association, check_data, measuring
 from glomjax.data.checking.confounding import check_column
+from glomjax.data.checking.contact_sheet import write_sheets
 from glomjax.data.checking.measuring import STATISTICS, file_properties, image_statistics
 from glomjax.data.preparation import prepare_data
 from glomjax.data.sources import load_source
@@ -627,6 +629,24 @@ def test_sheets_are_drawn_and_drawn_again(source, capsys, tmp_path):
     # The first picture of a row is the original, the others differ from it.
     first, second = augmented[30:180, 20:160], augmented[30:180, 188:328]
     assert np.abs(first.astype(int) - second).mean() > 5
+
+
+def test_names_with_line_breaks_stay_on_their_line(source, tmp_path):
+    report = check_data(source.write())
+    classes = ("oth\ner", "glomerulus\u2029")
+    patients = tuple(f"P\r\n{i % 12}\x1b[2J" for i in range(len(report.images.examples)))
+    examples = dataclasses.replace(report.images.examples, patients=patients)
+    images = dataclasses.replace(report.images, examples=examples)
+    report = dataclasses.replace(report, classes=classes, examples=examples, images=images)
+    report.add("note", "source", "'a\nb' is odd")
+    (tmp_path / "sheets").mkdir()
+    (sheet,) = write_sheets(tmp_path / "sheets", images, classes)
+    assert Image.open(sheet).height > 500
+    lines = report.text().splitlines()
+    assert r"classes: negative 'oth\ner', positive 'glomerulus\u2029'" in lines
+    assert r"NOTE: 'a\nb' is odd" in lines
+    assert sum(line.startswith(r"P\r\n") for line in lines) == 12
+    assert "\x1b" not in report.text()
 
 
 def test_a_picture_that_is_not_ours_is_kept(source, capsys, tmp_path):

@@ -16,6 +16,7 @@ from glomjax.evaluation import (
     collapse_message,
     probabilities,
 )
+from glomjax.evaluation.metrics import metrics_of_network
 
 CLASSES = ("other", "glomerulus")
 
@@ -276,3 +277,67 @@ def test_auroc_refuses_other_labels_and_scores_that_are_not_finite():
         auroc([0, 2], [0.1, 0.2])
     with pytest.raises(UserError, match="1 of 2 scores"):
         auroc([0, 1], [0.1, math.nan])
+
+
+SPREAD = np.array([[0.1], [0.8], [0.3], [0.9]])  # probabilities, or logits that look like them
+LABELS = np.array([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("given", "classes", "message"),
+    [
+        (SPREAD, CLASSES, r"both sides of 0\.5, as probabilities .* both columns \(0, logit\)"),
+        (np.hstack([1 - SPREAD, SPREAD]), CLASSES, "each row sums to 1, as probabilities do"),
+        (np.float16(np.hstack([1 - SPREAD, SPREAD])), CLASSES, "each row sums to 1"),
+        (probabilities(np.arange(12.0).reshape(4, 3) % 5), "abc", "each row sums to 1"),
+    ],
+)
+def test_probabilities_in_place_of_logits_are_refused(given, classes, message):
+    with pytest.raises(UserError, match=message):
+        classification_metrics(LABELS, given, tuple(classes))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.zeros((4, 1)),  # a head of zeros
+        np.zeros((4, 2)),
+        SPREAD / 2,  # a network that has hardly begun, and calls everything positive
+        SPREAD + 0.01 * (SPREAD - 0.5) + np.array([[0], [0], [0], [0.2]]),
+        np.hstack([np.zeros_like(SPREAD), SPREAD]),
+    ],
+)
+def test_logits_that_may_be_small_are_taken(given):
+    assert classification_metrics(LABELS, given, CLASSES)["n"] == 4
+
+
+def test_a_run_scores_its_network_whatever_its_logits_look_like():
+    both = np.hstack([np.zeros_like(SPREAD), SPREAD])
+    metrics = classification_metrics(LABELS, both, CLASSES)
+    assert metrics_of_network(LABELS, SPREAD, CLASSES) == metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"labels": ["a", "b", "a", "b"]},
+            "labels are of <U1, such as 'a'; .* whole numbers from 0",
+        ),
+        ({"labels": [None, 0, 1, 1]}, "labels are of object, such as None"),
+        ({"labels": [0, 1, 0.5, 1]}, "must be whole numbers from 0 to 1"),
+        ({"labels": [0, 1, math.nan, 1]}, "labels run from nan"),
+        ({"labels": LABELS[:, None]}, r"labels have shape \(4, 1\) for 4 predictions"),
+        ({"labels": np.eye(2)[LABELS]}, r"labels have shape \(4, 2\)"),
+        ({"labels": [[0], [1, 1], 0, 1]}, "labels are no array"),
+        ({"logits": [["a"]] * 4}, "logits are no array of numbers"),
+        ({"logits": None}, r"logits have shape \(\)"),
+        ({"classes": "ab"}, "classes is 'ab'; it is a name for each class"),
+        ({"classes": None}, "classes is None; it is a name for each class"),
+        ({"groups": "abcd"}, "1 patients were given for 4 examples"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_name(change, message):
+    arguments = {"labels": LABELS, "logits": 4 * SPREAD - 2, "classes": CLASSES} | change
+    with pytest.raises(UserError, match=message):
+        classification_metrics(**arguments)

@@ -15,7 +15,7 @@ from glomjax.evaluation import plot_history
 def _history(epochs):
     return [
         {
-            "epoch": e,
+            "epoch": e + 1,
             "loss": 0.7 * 0.9**e,
             "accuracy": 0.6,
             "val_loss": 0.6 + 0.01 * abs(e - 3),
@@ -64,18 +64,18 @@ def test_epochs_count_from_one_and_the_best_is_marked(monkeypatch, tmp_path):
 
 
 def test_the_callers_best_epoch_wins(monkeypatch, tmp_path):
-    loss, *_ = _drawn(monkeypatch, tmp_path, _history(8), best_epoch=6)
+    loss, *_ = _drawn(monkeypatch, tmp_path, _history(8), best_epoch=7)
     assert "best epoch (7)" in [text.get_text() for text in loss.get_legend().get_texts()]
 
 
 def test_keys_absent_everywhere_leave_out_their_panel(monkeypatch, tmp_path):
-    history = [{"epoch": e, "loss": 1.0, "val_loss": math.nan} for e in range(3)]
+    history = [{"epoch": e + 1, "loss": 1.0, "val_loss": math.nan} for e in range(3)]
     assert len(_drawn(monkeypatch, tmp_path, history)) == 1
 
 
 @pytest.mark.filterwarnings("error")
 def test_training_without_validation_is_drawn_without_a_warning(monkeypatch, tmp_path):
-    history = [{"epoch": e, "loss": 1.0, "learning_rate": 1e-3} for e in range(3)]
+    history = [{"epoch": e + 1, "loss": 1.0, "learning_rate": 1e-3} for e in range(3)]
     _, rate = _drawn(monkeypatch, tmp_path, history)
     assert rate.get_legend() is None
 
@@ -94,7 +94,7 @@ def test_a_key_missing_in_some_rows_is_refused(tmp_path):
         plot_history(history, tmp_path / "history.png")
 
 
-@pytest.mark.parametrize(("history", "message"), [([], "no epoch"), ([{"epoch": 0}], "none of")])
+@pytest.mark.parametrize(("history", "message"), [([], "no epoch"), ([{"epoch": 1}], "none of")])
 def test_a_history_without_curves_is_refused(tmp_path, history, message):
     with pytest.raises(UserError, match=message):
         plot_history(history, tmp_path / "history.png")
@@ -108,7 +108,7 @@ heavy = {{"matplotlib", "sklearn", "scipy", "jax"}} & set(sys.modules)
 assert not heavy, heavy
 import matplotlib
 matplotlib.use("svg")
-glomjax.evaluation.plot_history([{{"epoch": 0, "loss": 1.0}}], {str(tmp_path / "h.png")!r})
+glomjax.evaluation.plot_history([{{"epoch": 1, "loss": 1.0}}], {str(tmp_path / "h.png")!r})
 assert matplotlib.get_backend() == "svg"
 assert "matplotlib.pyplot" not in sys.modules
 """

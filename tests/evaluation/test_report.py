@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from glomjax.errors import UserError
-from glomjax.evaluation import classification_metrics, write_report
+from glomjax.evaluation import classification_metrics, probabilities, write_report
 
 CLASSES = ("andere, sonstige", "gloméruleux")
 IDS = ["a/Niere, Rinde.png", 'b/"zwei".png', "腎臓\n3.png"]
@@ -90,6 +90,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
     [
         ({"ids": IDS[:2]}, "2 ids"),
         ({"patients": ["p"]}, "1 patients"),
+        ({"columns": {"slide": ["s"]}}, "1 cells of column 'slide'"),
         ({"classes": ("a", "b", "c")}, "3 class names"),
         ({"logits": np.full((3, 1), np.nan)}, "3 of 3 predictions are not finite"),
     ],
@@ -98,3 +99,45 @@ def test_arguments_that_do_not_fit_write_nothing(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         _write(tmp_path, **changes)
     assert not os.listdir(tmp_path)
+
+
+def test_loss_and_auroc_come_back_exactly_where_probabilities_are_saturated(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    logits = (rng.normal(size=(40, 1)) + labels[:, None] + 40).astype(np.float32)
+    metrics = classification_metrics(labels, logits, CLASSES)
+    _write(tmp_path, metrics=metrics, ids=[str(i) for i in labels], labels=labels, logits=logits)
+    rows = _rows(tmp_path)
+    assert {row[f"probability_{CLASSES[1]}"] for row in rows} == {"1.0"}
+    written = np.array([[float(row["logit"])] for row in rows])
+    again = classification_metrics(labels, written, CLASSES)
+    assert (again["auroc"], again["loss"]) == (metrics["auroc"], metrics["loss"])
+
+
+def test_every_probability_and_every_logit_of_several_classes_has_all_its_digits(tmp_path):
+    logits = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    _write(tmp_path, logits=logits, classes=("a", "b", "c"))
+    rows = _rows(tmp_path)
+    for what, expected in (("logit", logits.astype(float)), ("probability", probabilities(logits))):
+        written = [[float(row[f"{what}_{name}"]) for name in "abc"] for row in rows]
+        assert written == expected.tolist()
+
+
+def test_further_columns_come_back_and_none_is_taken_for_one_of_the_table(tmp_path):
+    columns = {"slide": ["S1", "S1", "=S2"], "label": ["x", "y", "z"], "logit": ["1", "2", "3"]}
+    _write(tmp_path, patients=["p", "p", "q"], columns=columns)
+    rows = _rows(tmp_path)
+    assert list(rows[0])[:6] == ["id", "patient", "slide", "data_label", "data_logit", "label"]
+    assert [row["slide"] for row in rows] == ["S1", "S1", "=S2"]
+    assert [row["data_label"] for row in rows] == ["x", "y", "z"]
+    assert [float(row["logit"]) for row in rows] == LOGITS[:, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    "name", ["a\rb", "a\r\nb", "=1+1", "-2", "@x", "+3", 'a"b', "a;b", "", "\t"]
+)
+def test_every_name_comes_back_as_it_was(tmp_path, name):
+    _write(tmp_path, ids=[name, "b", "c"], patients=[name] * 3, columns={"slide": [name] * 3})
+    row = _rows(tmp_path)[0]
+    assert (row["id"], row["patient"], row["slide"]) == (name, name, name)
+    assert len(_rows(tmp_path)) == 3

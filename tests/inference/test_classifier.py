@@ -222,7 +222,7 @@ def test_an_iterator_may_fill_one_buffer_again_and_close_its_files(
         assert found.logits.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("mpp", [0, -0.5, 250.0, float("nan")])
+@pytest.mark.parametrize("mpp", [0, -0.5, 250.0, float("nan"), "0.5", True])
 def test_a_spacing_that_no_image_has_is_refused(classifier, images, mpp):
     with pytest.raises(UserError, match=r"mpp is .*; it is in microns per pixel, 0.01 to 100"):
         classifier.predict(images, mpp=mpp)
@@ -328,7 +328,13 @@ def test_what_is_no_trained_network_is_one_sentence(source, message):
         load_classifier(source)
 
 
-@pytest.mark.parametrize("batch", [0, 2.5, "4"])
+@pytest.mark.parametrize("symmetries", ["yes", 2, []])
+def test_symmetries_are_asked_for_by_a_truth_value(symmetries):
+    with pytest.raises(UserError, match="symmetries is .*; it is True or False"):
+        load_classifier(OLD, symmetries=symmetries)
+
+
+@pytest.mark.parametrize("batch", [0, 2.5, "4", True])
 def test_a_batch_has_at_least_one_image(batch):
     with pytest.raises(UserError, match=f"device_batch is {batch!r}; it is a whole number"):
         load_classifier(OLD, device_batch=batch)

@@ -2,9 +2,13 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
+from glomjax.errors import UserError
 from glomjax.models import MODELS, create_model, params_of
 
 # The first size of each architecture.
@@ -27,3 +31,115 @@ def test_a_network_names_its_layers_of_logits_and_the_last_of_them(network):
     assert outputs == {p for p in network.forward_order if re.fullmatch(network.LOGITS_PATHS, p)}
     head = [path for path in network.forward_order if re.fullmatch(network.HEAD_PATHS, path)]
     assert tuple(head) == network.forward_order[-2:]  # kernel and bias
+
+
+TINY = {"depths": (1,), "embed_dims": (8,), "num_heads": (1,), "image_size": (32, 32)}
+
+
+def abstract(name: str = "davit_tiny", **options) -> nnx.Module:
+    """A network without numbers."""
+    options = (TINY if name == "davit_tiny" else {}) | options
+    return nnx.eval_shape(lambda: create_model(name, **{"rngs": nnx.Rngs(0)} | options))
+
+
+@pytest.mark.parametrize(
+    "size", [280, 280.0, "280", None, (280,), (280, 280, 3), (280.0, 280), (0, 280), (True, 280)]
+)
+def test_an_image_size_of_another_kind_is_refused(size):
+    with pytest.raises(UserError, match=r"image_size is .*; it is \(height, width\) in pixels"):
+        abstract(image_size=size)
+
+
+@pytest.mark.parametrize("size", [[32, 48], (np.int64(32), np.int32(48)), np.array([32, 48])])
+def test_an_image_size_may_be_a_list_or_numpy_s_numbers(size):
+    model = abstract(image_size=size)
+    assert model.image_size == (32, 48)
+    assert [type(side) for side in model.image_size] == [int, int]
+
+
+@pytest.mark.parametrize("rngs", [0, None, jax.random.key(0), nnx.Rngs(dropout=0)])
+def test_random_numbers_of_another_kind_are_refused(rngs):
+    with pytest.raises(UserError, match=r"rngs is of type .*; it is flax\.nnx\.Rngs\(seed\)"):
+        create_model("davit_tiny", **TINY, rngs=rngs)
+
+
+@pytest.mark.parametrize("number", [-1, 1.0, True, "2", None])
+def test_a_number_of_logits_of_another_kind_is_refused(number):
+    with pytest.raises(UserError, match="num_classes is .*; it is a whole number of logits"):
+        abstract(num_classes=number)
+
+
+@pytest.mark.parametrize("name", [None, ["davit_tiny"], "davit"])
+def test_an_unknown_network_is_refused_with_those_that_there_are(name):
+    with pytest.raises(UserError, match="there is no network .*; choose one of alexnet_mini"):
+        create_model(name, rngs=nnx.Rngs(0))
+
+
+def call(model: nnx.Module, images, method: str = "__call__", **options) -> None:
+    """Traces a call, which computes nothing."""
+    graphdef, params = nnx.split(model)
+
+    def run(params, images):
+        return getattr(nnx.merge(graphdef, params), method)(images, **options)
+
+    jax.eval_shape(run, params, images)
+
+
+def images(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+@pytest.mark.parametrize("method", ["__call__", "embed"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            images(2, 96, 128, 3, dtype=jnp.uint8),
+            r"images are uint8 \[2, 96, 128, 3\]; a network t",
+        ),
+        (images(2, 96, 128, 3, dtype=jnp.int32), "images are int32"),
+        (images(96, 128, 3), r"images are float32 \[96, 128, 3\]; .* takes float \[B, H, W, 3\]"),
+        (images(2, 3, 96, 128), r"\[2, 3, 96, 128\] with the channels first; a network takes"),
+        (images(2, 96, 128, 1), r"\[2, 96, 128, 1\]; a network takes"),
+        (images(2, 96, 128, 4), r"\[2, 96, 128, 4\]; a network takes"),
+        ([images()], "images are of type list; a network takes"),
+    ],
+)
+def test_images_of_another_form_are_refused_as_the_call_is_traced(network, method, given, message):
+    with pytest.raises(UserError, match=message):
+        call(network, given, method)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_preprocessed_images_are_taken(network, dtype):
+    call(network, images(2, 96, 128, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("rngs", [None, 0, jax.random.key(0), nnx.Rngs(params=0)])
+def test_dropout_without_its_random_numbers_is_refused(rngs):
+    model = abstract(dropout_rate=0.1)
+    with pytest.raises(UserError, match=r"rngs is of type .*Rngs\(dropout=seed\)"):
+        call(model, images(2, 32, 32, 3), deterministic=False, rngs=rngs)
+
+
+def test_training_without_dropout_needs_no_random_numbers():
+    call(abstract(), images(2, 32, 32, 3), deterministic=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "method", "message"),
+    [
+        ("alexnet_mini", 128, "embed", r"images are 128 x 128 pixels .* made for image_size \(96,"),
+        ("googlenet", 128, "auxiliary_logits", r"heads were made for image_size \(96, 96\)"),
+        ("googlenet", 60, "embed", "60 x 60 pixels are too small for googlenet; use 61 or more"),
+    ],
+)
+def test_images_of_a_size_that_does_not_fit_are_refused(name, size, method, message):
+    with pytest.raises(UserError, match=message):
+        call(abstract(name, image_size=(96, 96)), images(1, size, size, 3), method)
+
+
+def test_a_googlenet_too_small_for_its_pools_is_refused():
+    with pytest.raises(UserError, match="60 x 61 pixels are too small"):
+        abstract("googlenet", image_size=(60, 61), aux_heads=False)
+    abstract("googlenet", image_size=(61, 61), aux_heads=False)

@@ -147,3 +147,16 @@ def test_one_original_gives_the_same_bits_through_both_sources(tmp_path):
     assert len(ours) == 180
     for path, value in theirs.items():
         assert ours[path].tobytes() == value.tobytes(), path
+
+
+def test_depthwise_kernels_are_read_as_keras_3_calls_them(tmp_path):
+    path = pathlib.Path(shutil.copy(WHOLE_MODEL, tmp_path / "keras_3.h5"))
+    with h5py.File(path, "r+") as file:
+        found = []
+        file.visit(lambda name: found.append(name) if "depthwise_kernel" in name else None)
+        for name in found:
+            file.move(name, name.replace("depthwise_kernel", "kernel"))
+    expected, given = read_weights(WHOLE_MODEL)[0], read_weights(path)[0]
+    assert found
+    assert given.keys() == expected.keys()
+    assert all(np.array_equal(given[key], expected[key]) for key in expected)

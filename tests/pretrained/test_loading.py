@@ -239,8 +239,12 @@ def test_the_file_of_another_network_is_named_as_such(tmp_path, name):
         read_weights(path)
 
 
-def test_html_saved_as_weights_is_refused(tmp_path):
-    path = tmp_path / "davit_t_imagenet.h5"
-    path.write_text("<!DOCTYPE html><html>Sign in</html>")
-    with pytest.raises(UserError, match="is neither an HDF5 nor a safetensors file"):
-        read_weights(path)
+@pytest.mark.parametrize("exclude", [None, 5, ("head/.*", 5), {"head/.*": 1}])
+def test_an_exclude_of_another_kind_is_refused(five_classes, exclude):
+    with pytest.raises(UserError, match="exclude is .*; it is regular expressions of paths"):
+        load_weights(five_classes, TIMM, exclude=exclude)
+
+
+def test_a_model_of_another_kind_is_refused():
+    with pytest.raises(UserError, match="model is of type dict; it is a network as create_model"):
+        load_weights({}, TIMM)

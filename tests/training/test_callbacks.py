@@ -4,6 +4,8 @@ import json
 import math
 import pathlib
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -142,3 +144,49 @@ def test_an_unknown_mode_is_refused_by_name(make):
 def test_a_factor_that_never_lowers_the_rate_is_refused(factor):
     with pytest.raises(UserError, match=f"{factor}.*below 1"):
         ReduceLROnPlateau(factor, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EarlyStopping("7"), "patience is '7'; it is a whole number of epochs"),
+        (lambda: EarlyStopping(7.0), "patience is 7.0; it is a whole number of epochs"),
+        (lambda: EarlyStopping(-1), "patience is -1; it is a whole number of epochs, at least 0"),
+        (lambda: EarlyStopping(True), "patience is True"),
+        (lambda: EarlyStopping(3, min_delta="x"), "min_delta is 'x'; it is a number"),
+        (lambda: EarlyStopping(3, min_delta=math.nan), "min_delta is nan; it is a finite number"),
+        (
+            lambda: EarlyStopping(3, baseline=[0.1, 0.2]),
+            r"baseline is \[0.1, 0.2\]; it is a number",
+        ),
+        (
+            lambda: EarlyStopping(3, start_from_epoch=None),
+            "start_from_epoch is None; it is a whole",
+        ),
+        (lambda: EarlyStopping(3, mode=["min"]), r"mode is \['min'\]; it is 'min' or 'max'"),
+        (lambda: EarlyStopping(3).update(0, "0.1"), "value is '0.1'; it is a number"),
+        (lambda: EarlyStopping(3).update(0, None), "value is None; it is a number"),
+        (lambda: EarlyStopping(3).update("1", 0.1), "epoch is '1'; it is a whole number"),
+        (lambda: ReduceLROnPlateau("0.5", 3), "factor is '0.5'; it is a number"),
+        (lambda: ReduceLROnPlateau(-0.5, 3), "factor is -0.5; it must be at least 0 and below 1"),
+        (lambda: ReduceLROnPlateau(0.5, 3, cooldown=1.5), "cooldown is 1.5; it is a whole number"),
+        (lambda: ReduceLROnPlateau(0.5, 3, min_lr=None), "min_lr is None; it is a number"),
+        (
+            lambda: ReduceLROnPlateau(0.5, 3).update(0, 0.1, "x"),
+            "learning_rate is 'x'; it is a num",
+        ),
+        (lambda: ReduceLROnPlateau(0.5, 3).update(0, {}, 0.1), "value is {}; it is a number"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_by_name(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(0.5), np.float64(0.5), jnp.float32(0.5), jnp.bfloat16(0.5), [0.5]]
+)
+def test_a_number_of_any_library_is_a_number(value):
+    stopping = EarlyStopping(np.int64(2))
+    assert not stopping.update(np.int32(0), value)
+    assert (type(stopping.best), stopping.best) == (float, 0.5)

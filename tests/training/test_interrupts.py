@@ -36,7 +36,10 @@ def test_the_first_signal_is_only_noted_and_everything_is_put_back(number):
     for thread in set(threading.enumerate()) - threads:
         thread.join(1)
     assert set(threading.enumerate()) <= threads
-    assert Interrupted(number).exit_code == 128 + number
+    interrupted = Interrupted(number)
+    assert isinstance(interrupted, KeyboardInterrupt)
+    assert interrupted.exit_code == 128 + number
+    assert str(interrupted).startswith(f"{signal.Signals(number).name} came; the run is saved")
 
 
 def test_a_second_sigterm_is_no_more_than_the_first():

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 from glomjax import checkpoints, load_classifier, pretrained
 from glomjax.data.sources import load_source
 from glomjax.errors import UserError
+from glomjax.evaluation import classification_metrics
 from glomjax.models import create_model, params_of
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import Interrupted, default_config, loop, phases, setup, train_and_evaluate
@@ -102,6 +104,7 @@ def test_a_run_leaves_the_files_a_reviewer_asks_for(run):
         "history.png",
         "metrics.jsonl",
         "predictions.csv",
+        "run.log",
         "splits.csv",
         "summary.txt",
         "tensorboard",
@@ -124,10 +127,23 @@ def test_a_run_leaves_the_files_a_reviewer_asks_for(run):
     assert "stages/1/blocks/0/spatial/attention/qkv/kernel" in summary
 
 
+def test_the_log_of_a_run_has_every_line_with_its_time(run):
+    lines = (run[0] / "run.log").read_text().splitlines()
+    times = [datetime.datetime.fromisoformat(line.partition(" ")[0]) for line in lines]
+    assert times == sorted(times)
+    assert all(time.tzinfo is not None for time in times)
+    said = [line.partition(" ")[2] for line in lines]
+    assert said[0] == "classes: negative '0', positive '1'"
+    assert [line[:13] for line in said if line.startswith("epoch")] == [
+        f"epoch   {n}/4  " for n in (1, 2, 3, 4)
+    ]
+    assert said[-1] == f"results: {run[0]}"
+
+
 def test_every_epoch_has_a_line_with_its_step_and_rate(run):
     workdir, _ = run
     rows = rows_of(workdir)
-    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert [row["step"] for row in rows] == [7, 14, 21, 28]  # 50 images in batches of 8
     assert all(row["learning_rate"] == np.float32(3e-3) for row in rows)
 
@@ -141,8 +157,9 @@ def test_the_test_metrics_are_those_of_the_predictions(run):
     positive = np.array([float(row["probability_1"]) for row in rows])
     assert metrics["auroc"] == pytest.approx(roc_auc_score(labels, positive))
     assert metrics["accuracy"] == pytest.approx(((positive > 0.5) == labels).mean())
-    chosen = np.where(labels == 1, positive, [float(row["probability_0"]) for row in rows])
-    assert metrics["loss"] == pytest.approx(-np.log(chosen).mean(), rel=1e-6)
+    logits = np.array([[float(row["logit"])] for row in rows])
+    again = classification_metrics(labels, logits, ("0", "1"))
+    assert (again["loss"], again["auroc"]) == (metrics["loss"], metrics["auroc"])
 
 
 def test_the_best_weights_are_scored_not_the_last(run):
@@ -165,6 +182,23 @@ def test_a_finished_run_is_returned_as_it_is(run, monkeypatch):
     monkeypatch.setattr(loop.Trainer, "fit", None)  # not to be called
     assert train_and_evaluate(tiny_config(), workdir, data=DATA) == metrics
     assert (workdir / "predictions.csv").stat().st_mtime_ns == before
+
+
+def test_a_run_may_replace_the_one_in_its_folder(run, tmp_path, capsys):
+    workdir = pathlib.Path(shutil.copytree(run[0], tmp_path / "x"))
+    config = tiny_config(num_epochs=1)
+    with pytest.raises(UserError, match=r"now 0\.001.*or replace the run with overwrite=True"):
+        train_and_evaluate(tiny_config(learning_rate=1e-3), workdir, data=DATA)
+    capsys.readouterr()
+    metrics = train_and_evaluate(config, workdir, data=DATA, overwrite=True, progress=False)
+    assert metrics["epochs"] == len(rows_of(workdir)) == 1
+    assert capsys.readouterr().out == ""
+    assert "results: " in (workdir / "run.log").read_text()
+
+
+def test_a_folder_of_another_kind_is_refused():
+    with pytest.raises(UserError, match="workdir is None; it is the path of the run's folder"):
+        train_and_evaluate(tiny_config(), None, data=DATA)
 
 
 def test_another_configuration_in_the_same_folder_is_refused_by_the_key(run):
@@ -233,6 +267,9 @@ def test_an_interrupted_run_goes_on_to_the_very_same_numbers(
         assert (saved["epoch"], saved["batch"]) == position
     assert train_and_evaluate(tiny_config(), workdir, data=DATA) == run[1]
     assert_same_run(workdir, run[0])
+    log = (workdir / "run.log").read_text()
+    assert log.count("classes: ") == 2
+    assert (" resumed after " in log, " came; " in log) == (position is not None, False)
     environment = json.loads((workdir / "environment.json").read_text())
     resumed = environment.get("resumed", [])
     assert [later["seed"] for later in resumed] == ([0] if position else [])
@@ -392,7 +429,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_and_names_its_
     with pytest.raises(UserError, match=r"step 18 \(epoch 3\).*before this epoch are in '.*last'"):
         train_and_evaluate(tiny_config(), workdir, data=DATA)
     about = json.loads((workdir / "not_finite.json").read_text())
-    assert (about["step"], about["epoch"], len(about["ids"])) == (17, 2, 8)
+    assert (about["step"], about["epoch"], len(about["ids"])) == (18, 3, 8)
     named = [int(name.removeprefix("train/")) for name in about["ids"]]
     assert np.array_equal(DATA["train"][0][named], seen[17])
     arrays, metadata = checkpoints.restore(workdir / "checkpoints" / "last")

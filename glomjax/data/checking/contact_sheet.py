@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from glomjax.data.checking import measuring
 from glomjax.data.checking.measuring import Images
-from glomjax.errors import UserError
+from glomjax.errors import UserError, printable
 from glomjax.preprocessing.decoding import decode_image
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -167,8 +167,9 @@ def _write(path: pathlib.Path, rows: list[_Row]) -> pathlib.Path:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, cut at its start where it is too long: names differ at their ends."""
-    fitted = text
+    """The text on one line, without which it cannot be drawn, and cut at its start where it is too
+    long: names differ at their ends."""
+    fitted = text = printable(text)
     while font.getlength(fitted) > width:
         text = text[1:]
         fitted = f"…{text}"

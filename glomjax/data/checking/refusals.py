@@ -14,7 +14,7 @@ from glomjax.data.survey import (
     seen_spacing,
     size_note,
 )
-from glomjax.errors import UserError, assignment, first_few
+from glomjax.errors import UserError, argument, assignment, first_few
 
 
 def check_unreadable(report: Report, images: Images) -> None:
@@ -83,5 +83,5 @@ def check_spacing(report: Report, images: Images, target_mpp: float) -> None:
         try:
             seen_spacing(splits, survey.sizes, measuring.IMAGE_SIZE, "stretch")
         except UserError as error:
-            text = f"{error} With --target-mpp, check-data reads the images so resampled."
+            text = f"{error} With {argument('--target-mpp')} the images are checked as resampled."
             report.add("error", "spacing", text)

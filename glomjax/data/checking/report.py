@@ -13,7 +13,7 @@ from rich.table import Table
 
 from glomjax.data.checking.measuring import STATISTICS, TESTED, Images, Statistic
 from glomjax.data.examples import SPLITS, Examples
-from glomjax.errors import plural
+from glomjax.errors import plural, printable
 
 NO_SPLIT = "(no split)"
 _VALUES_LISTED = 10
@@ -84,7 +84,7 @@ class Report:
         return not self.of_level("error")
 
     def add(self, level: str, topic: str, text: str) -> None:
-        self.findings.append(Finding(level, topic, text))
+        self.findings.append(Finding(level, topic, printable(text)))
 
     def of_level(self, level: str, topic: str = "") -> list[str]:
         """The texts of the findings of one level, and of one topic where it is given."""
@@ -92,11 +92,12 @@ class Report:
 
     def text(self) -> str:
         """All of it; the last line says whether training would start."""
-        blocks = [f"source: {self.source}"]
-        if len(self.classes) == 2:
-            blocks[0] += f"\nclasses: negative '{self.classes[0]}', positive '{self.classes[1]}'"
-        elif self.classes:
-            blocks[0] += f"\nclasses: {', '.join(self.classes)}"
+        blocks = [f"source: {printable(self.source)}"]
+        names = [printable(name) for name in self.classes]
+        if len(names) == 2:
+            blocks[0] += f"\nclasses: negative '{names[0]}', positive '{names[1]}'"
+        elif names:
+            blocks[0] += f"\nclasses: {', '.join(names)}"
         if self.examples is not None:
             blocks.append(_split_table(self.examples, self.splits, self.classes))
         if self.images is not None:
@@ -135,9 +136,10 @@ def _table(
     """Plain text; the first `left` columns are text, the others are numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for n, heading in enumerate(header):
-        table.add_column(heading, justify="left" if n < left else "right", no_wrap=n < left)
+        name = printable(heading)
+        table.add_column(name, justify="left" if n < left else "right", no_wrap=n < left)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*map(printable, row))
     width = max(shutil.get_terminal_size((120, 24)).columns, 100)
     console = Console(width=width, color_system=None, markup=False, emoji=False)
     with console.capture() as captured:
