@@ -4,61 +4,73 @@ import argparse
 import os
 
 from glomjax.cli.command import Parser, print_text
+from glomjax.cli.configuration import Override, apply_overrides, config_names, load_config
 from glomjax.errors import UserError
 
 HELP = "report what is in a data source and what would make a result on it worthless"
 
 
 def add_arguments(parser: Parser) -> None:
+    parser.usage = "%(prog)s [-h] [SOURCE] [--config CONFIG] [--config.KEY=VALUE ...] [options]"
     parser.description = f"{HELP[0].upper()}{HELP[1:]}."
     parser.epilog = (
-        "The exit code is 0 where training accepts the source and 2 where it refuses it,\n"
-        "with these options and the default configuration for the rest.\n\n"
-        "example:\n  %(prog)s patches --out check --augment histology"
+        "The exit code is 0 where training with this configuration accepts the source and 2 where\n"
+        "it refuses it.\n\n"
+        "examples:\n"
+        "  %(prog)s patches --out check --augment histology\n"
+        "  %(prog)s patches --config alexnet_mini --config.data.split_by=site"
     )
     parser.add_argument(
         "source",
-        type=os.path.expanduser,
-        help="folder, CSV or TSV manifest, tfds:NAME, or synthetic",
+        nargs="?",
+        default="",
+        metavar="SOURCE",
+        help="folder, CSV or TSV manifest, tfds:NAME, or synthetic; by default the configuration's",
     )
-    parser.add_argument("--classes", nargs=2, default=(), metavar=("NEGATIVE", "POSITIVE"))
-    same = parser.add_argument_group("as in training")
-    same.add_argument("--split-seed", type=int, default=0, metavar="N", help="data.split_seed")
-    same.add_argument("--split-by", default="patient", metavar="KIND", help="data.split_by")
-    same.add_argument("--folds", type=int, default=0, metavar="N", help="data.folds")
-    same.add_argument("--fold", type=int, default=0, metavar="K", help="data.fold")
-    same.add_argument("--target-mpp", type=float, default=0.0, metavar="X", help="target_mpp")
+    parser.add_argument(
+        "--config",
+        default="",
+        metavar="CONFIG",
+        help="the configuration of the run to come, as in train: a file, or one of the names "
+        f"{', '.join(config_names())}; by default that of the package",
+    )
     parser.add_argument(
         "--out",
         default="",
         type=os.path.expanduser,
         metavar="FOLDER",
-        help="write contact_sheet.png there",
+        help="write check.txt and contact_sheet.png there",
     )
     parser.add_argument(
         "--augment", default="", metavar="PRESET", help="write augmented.png there, too"
     )
+    parser.takes_overrides = True
 
 
 def run(arguments: argparse.Namespace) -> int:
     from glomjax.data.checking import check_data
-    from glomjax.data.checking.contact_sheet import prepare_folder, write_sheets
+    from glomjax.data.checking.contact_sheet import prepare_folder, write_sheets, write_text
+    from glomjax.training.config import default_config
+    from glomjax.training.config_checks import read_config
 
+    overrides: list[Override] = list(arguments.overrides)
+    if arguments.source:
+        overrides.append(("data.source", arguments.source))
+    base = load_config(arguments.config) if arguments.config else default_config()
+    config = read_config(apply_overrides(base, overrides))
+    source = os.path.expanduser(config.data.source)
+    if not (arguments.source or arguments.config or arguments.overrides):
+        raise UserError("no source is named; give a folder, a manifest, tfds:NAME or synthetic")
     out, preset = arguments.out, arguments.augment
     if out:
-        prepare_folder(out, arguments.source, preset)
+        prepare_folder(out, source, preset)
     elif preset:
         raise UserError(f"--augment {preset} draws a sheet: give --out FOLDER for it")
-    report = check_data(
-        arguments.source,
-        target_mpp=arguments.target_mpp,
-        classes=arguments.classes,
-        seed=arguments.split_seed,
-        split_by=arguments.split_by,
-        folds=arguments.folds,
-        fold=arguments.fold,
-    )
+    report = check_data(source, **config.preparation_options(), **config.data.source_options())
     if out and report.images is not None:
         report.sheets = write_sheets(out, report.images, report.classes, preset)
-    print_text(report.text())
+    text = report.text()
+    if out:
+        write_text(out, text)
+    print_text(text)
     return 0 if report.accepted else 2

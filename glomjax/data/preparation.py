@@ -8,7 +8,9 @@ import numpy as np
 
 from glomjax.data import anomalies
 from glomjax.data.examples import SPLITS, DataSplits
+from glomjax.data.overlaps import overlap_note
 from glomjax.data.pipeline import DecodedImages
+from glomjax.data.stains import several_stains_note
 from glomjax.data.survey import (
     Survey,
     duplicate_notes,
@@ -120,6 +122,8 @@ def prepare_data(
         )
         return dataclasses.replace(prepared, messages=(messages[0], *prepared.messages[1:]))
     notes = [*duplicate_notes(splits, found), *anomalies.notes(found.anomalies).values()]
+    overlap = overlap_note({split: splits[split] for split in SPLITS}, found.sizes)
+    notes += [overlap] if overlap else []
     if target_mpp:
         notes += filter(None, [padding_note(splits, found.sizes, image_size, target_mpp)])
     else:
@@ -134,6 +138,8 @@ def prepare_data(
         else f"spacing: {mpp:.4g} microns per pixel, as the network sees it"
     )
     if stain != "none":
+        several = several_stains_note(splits.train, stain, found.stains)
+        notes += [several] if several else []
         normalizer = stain_normalization.fit(stain, found.stains)
         preprocessing = dataclasses.replace(preprocessing, stain=normalizer)
         pale = int(np.isnan(found.stains).any(axis=1).sum())

@@ -111,6 +111,12 @@ class DataConfig:
     skip_unreadable: bool = _field(False, "leave out images that cannot be read, and count them")
     cache_gib: float = _field(4.0, "memory for decoded images")
 
+    def source_options(self) -> dict[str, Any]:
+        """The arguments of `load_source` besides the source."""
+        same = ("classes", "fractions", "folds", "fold", "split_by", "synthetic_size", "mpp")
+        options = {name: getattr(self, name) for name in same}
+        return options | {"seed": self.split_seed, "exact_names": self.exact_names}
+
 
 # The strength of each effect, as a field of its own.
 AugmentationConfig = dataclasses.make_dataclass(
@@ -216,6 +222,18 @@ class RunConfig:
     def is_demo(self) -> bool:
         """Whether this run trains on the small embedded data."""
         return self.data.source == "synthetic" and self.data.synthetic_size == "demo"
+
+    def preparation_options(self) -> dict[str, Any]:
+        """The arguments of `prepare_data` that say how images are read."""
+        return {
+            "image_size": self.image_size,
+            "resize": self.resize,
+            "target_mpp": self.target_mpp,
+            "stain": self.stain_normalization,
+            "standardize": self.preprocessing == "standardize",
+            "bits": self.data.bits,
+            "skip_unreadable": self.data.skip_unreadable,
+        }
 
     def as_demo(self) -> "RunConfig":
         """The same run with the settings of `demo`."""

@@ -132,15 +132,9 @@ def _prepare(
         terminal.banner(note)
     prepared = prepare_data(
         splits,
-        config.image_size,
-        resize=config.resize,
-        target_mpp=config.target_mpp,
-        stain=config.stain_normalization,
-        standardize=config.preprocessing == "standardize",
-        bits=config.data.bits,
+        **config.preparation_options(),
         decoding=DECODING_VERSION if saved is None else saved.decoding,
         cache_bytes=int(config.data.cache_gib * 2**30),
-        skip_unreadable=config.data.skip_unreadable,
         shard=placement.shard,
         total=placement.total,
     )
@@ -263,16 +257,5 @@ def load_splits(
     data: DataConfig, arrays: ArraySplits | None = None, kept: Mapping[str, str] | None = None
 ) -> DataSplits:
     """The data set that a configuration (or a script's arrays) describes, divided."""
-    return load_source(
-        data.source if arrays is None else arrays,
-        classes=data.classes,
-        fractions=data.fractions,
-        folds=data.folds,
-        fold=data.fold,
-        split_by=data.split_by,
-        seed=data.split_seed,
-        synthetic_size=data.synthetic_size,
-        mpp=data.mpp,
-        exact_names=data.exact_names,
-        kept=kept,
-    )
+    source = data.source if arrays is None else arrays
+    return load_source(source, **data.source_options(), kept=kept)

@@ -74,9 +74,9 @@ def test_the_version_is_that_of_the_package(capsys):
         (["check_data"], "did you mean check-data"),
         (["zzz"], "known are train, convert, inspect, check-data"),
         (["--vesion"], "did you mean --version"),
-        (["check-data", "patches", "--fold=x"], "--fold"),
-        (["check-data", "patches", "--fodl=1"], "did you mean --fold"),
-        (["check-data"], "required: source"),
+        (["check-data", "patches", "--config.data.fold=x"], "must be of type int"),
+        (["check-data", "patches", "--otu=1"], "did you mean --out"),
+        (["check-data"], "no source is named"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -16,7 +16,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from glomjax.__main__ import main
-from glomjax.data.checking import association, check_data, measuring
+from glomjax.data import checking
+from glomjax.data.checking import association
 from glomjax.data.checking.confounding import check_column
 from glomjax.data.checking.contact_sheet import write_sheets
 from glomjax.data.checking.measuring import STATISTICS, file_properties, image_statistics
@@ -31,10 +32,14 @@ SIZE = 64
 
 @pytest.fixture(autouse=True)
 def small_and_quick(request, monkeypatch):
-    """Drawn images are measured as they are, and with few permutations."""
+    """Drawn images are measured with few permutations."""
     if "real_data" not in request.fixturenames:
-        monkeypatch.setattr(measuring, "IMAGE_SIZE", (SIZE, SIZE))
         monkeypatch.setattr(association, "PERMUTATIONS", 400)
+
+
+def check_data(source, *, image_size=(SIZE, SIZE), **options):
+    """Drawn images are measured as they are."""
+    return checking.check_data(source, image_size=image_size, **options)
 
 
 def texture(seed: int, *, light: float = 1.0, grain: int = 4) -> Image.Image:
@@ -94,7 +99,10 @@ def source(tmp_path) -> Source:
 
 def run(capsys, *argv) -> tuple[int, str, str]:
     """(exit code, standard output, standard error) of `check-data`."""
-    code = main(["check-data", *map(str, argv)])
+    arguments = [str(argument) for argument in argv]
+    if not any(argument.startswith("--config.image_size") for argument in arguments):
+        arguments.append(f"--config.image_size={SIZE},{SIZE}")
+    code = main(["check-data", *arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -234,8 +242,8 @@ def test_mixed_spacings_are_refused_unless_images_are_resampled(source, capsys):
     code, out, _ = run(capsys, folder)
     assert code == 2
     assert "ERROR: The images would be seen at different spacings, from 0.25 to 0.5 microns" in out
-    assert "--target-mpp" in out
-    code, out, _ = run(capsys, folder, "--target-mpp", "0.25")
+    assert "--config.target_mpp=0.2" in out
+    code, out, _ = run(capsys, folder, "--config.target_mpp=0.25")
     assert code == 0
     assert "ERROR" not in out
     # Measured as resampled: those of 0.25 keep their detail, the others become twice as coarse.
@@ -247,9 +255,9 @@ def test_mixed_spacings_are_refused_unless_images_are_resampled(source, capsys):
 
 @pytest.mark.parametrize("target", ["-1", "0.001", "nan", "inf"])
 def test_a_target_that_is_no_spacing_is_one_sentence(source, capsys, target):
-    code, out, err = run(capsys, source.write(), f"--target-mpp={target}")
+    code, out, err = run(capsys, source.write(), f"--config.target_mpp={target}")
     assert (code, out) == (2, "")
-    assert "The target spacing is" in err
+    assert "target_mpp is" in err
 
 
 def test_images_without_a_spacing_cannot_be_resampled(source):
@@ -341,10 +349,10 @@ def test_classes_and_the_seed_of_the_split_are_those_of_training(source, capsys)
     for row in source.rows:
         row["split"] = ""
     folder = source.write()
-    _, first, _ = run(capsys, folder, "--classes", "glomerulus", "other")
+    _, first, _ = run(capsys, folder, "--config.data.classes=glomerulus,other")
     assert "classes: negative 'glomerulus', positive 'other'" in first
     assert check_data(folder, seed=1).examples.ids != check_data(folder, seed=2).examples.ids
-    code, out, _ = run(capsys, folder, "--classes", "a", "b")
+    code, out, _ = run(capsys, folder, "--config.data.classes=a,b")
     assert code == 2
     assert "['glomerulus', 'other']" in out
 
@@ -357,16 +365,56 @@ def test_folds_and_sites_of_the_split_are_those_of_training(source, capsys):
     for fold in range(3):
         options = {"folds": 3, "fold": fold, "split_by": "site"}
         tested.append(set(load_source(folder, **options).test.columns["site"]))
-        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        arguments = [f"--config.data.{name}={value}" for name, value in options.items()]
         code, out, _ = run(capsys, folder, *arguments)
         assert code == 0
         assert re.search(r"^test +16 +8 +8 +4$", out, re.MULTILINE)
         report = check_data(folder, **options)
         assert set(report.examples.columns["site"][-16:]) == tested[-1]
     assert len(set.union(*tested)) == 6
-    code, out, _ = run(capsys, folder, "--split-by", "stain")
+    code, out, _ = run(capsys, folder, "--config.data.split_by=stain")
     assert code == 2
     assert "data.split_by is 'stain'" in out
+
+
+def test_the_images_are_those_that_training_sees(source, capsys):
+    # Two patches that differ in what a network of this size does not see are copies for it.
+    folder = source.write()
+    one, other = source.path(source.rows[0]), source.path(source.rows[-1])
+    pixels = np.asarray(texture(5).resize((64, 64)).resize((640, 640), Image.Resampling.NEAREST))
+    Image.fromarray(pixels).save(one)
+    changed = pixels.copy()
+    changed[0, 0] ^= 1
+    Image.fromarray(changed).save(other)
+    assert check_data(folder, image_size=(640, 640)).accepted
+    with contextlib.nullcontext():
+        prepare_data(load_source(folder), (640, 640))
+    with pytest.raises(UserError, match="in more than one split"):
+        prepare_data(load_source(folder), (64, 64))
+    code, out, _ = run(capsys, folder, "--config.image_size=64,64", "--config.resize=pad")
+    assert code == 2
+    assert "seen by the network: 64 x 64, by pad" in out
+    assert "in more than one split" in out
+
+
+def test_what_training_leaves_out_and_standardises_is_tried(source, capsys):
+    folder = source.write()
+    source.path(source.rows[0]).write_bytes(b"")
+    code, out, _ = run(capsys, folder, "--config.data.skip_unreadable=True")
+    assert code == 0
+    assert "WARNING: 1 of 48 images cannot be read and are left out." in out
+    for row in source.rows:
+        Image.new("RGB", (SIZE, SIZE), (row["n"], row["number"], 7)).save(source.path(row))
+    code, out, _ = run(capsys, folder, "--config", "alexnet_mini")
+    assert code == 2
+    assert "ERROR: the training images cannot be standardised" in out
+
+
+def test_stain_normalisation_over_several_stains_is_warned_of(source):
+    for row in source.rows:
+        row["stain"] = ("PAS", "HE")[row["n"] % 2]
+    text = check_data(source.write("stain"), stain="reinhard").of_level("warning", "stain")
+    assert any("have 2 stains by the column 'stain'" in t for t in text)
 
 
 # Splits that look unlike the training images.
@@ -622,8 +670,12 @@ def test_sheets_are_drawn_and_drawn_again(source, capsys, tmp_path):
         assert code == 2
         assert f"sheet: {out / 'contact_sheet.png'}" in text
     assert f"sheet: {out / 'augmented.png'}" in text
-    assert sorted(path.name for path in out.iterdir()) == ["augmented.png", "contact_sheet.png"]
-    contact, augmented = (np.asarray(Image.open(p)) for p in sorted(out.iterdir(), reverse=True))
+    files = ["augmented.png", "check.txt", "contact_sheet.png"]
+    assert sorted(path.name for path in out.iterdir()) == files
+    written = (out / "check.txt").read_text(encoding="utf-8")
+    assert written == f"glomjax check-data\n\n{text}"
+    sheets = [out / "contact_sheet.png", out / "augmented.png"]
+    contact, augmented = (np.asarray(Image.open(path)) for path in sheets)
     assert contact.shape[1] == augmented.shape[1]
     assert contact.shape[0] > 1.4 * augmented.shape[0]  # six rows (class, split) and four
     # The first picture of a row is the original, the others differ from it.
@@ -684,14 +736,14 @@ def test_a_wrong_place_for_the_sheets_is_refused(
 
 
 def test_the_stain_of_one_institution_is_pointed_at(real_data):
-    report = check_data(real_data / "kidney_slides")
+    report = check_data(real_data / "kidney_slides", image_size=(280, 280))
     text = only_warning(report, "nesting")
     assert "The stain 'PAS' comes from 4 of 13 patients" in text
     assert "begin with 'I_4_S'" in text
 
 
 def test_fields_that_hold_glomeruli_alone_are_pointed_at(real_data):
-    report = check_data(real_data / "biopsy_stains")
+    report = check_data(real_data / "biopsy_stains", image_size=(280, 280))
     text = report.of_level("warning", "confounding")[0]
     assert text.startswith("31 of 63 fields hold one class alone")
     assert "40 of 94 'glomerulus' and 0 of 88 'other' images" in text
@@ -699,4 +751,4 @@ def test_fields_that_hold_glomeruli_alone_are_pointed_at(real_data):
 
 
 def test_a_set_without_traps_is_quiet(real_data):
-    assert check_data(real_data / "aidpath").of_level("warning") == []
+    assert check_data(real_data / "aidpath", image_size=(280, 280)).of_level("warning") == []

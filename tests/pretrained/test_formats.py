@@ -83,6 +83,7 @@ NUMPY = r"save .* as \.safetensors"
         ("a.h5", bytes(100), "holds zeros alone; fetch it again"),
         ("a.h5", b"hello world", "is neither an HDF5 nor a safetensors file; fetch it again"),
     ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
 def test_a_file_of_another_format_is_named_with_the_way_out(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)

@@ -3,7 +3,7 @@
     report = check_data("patches")
     print(report.text())
 
-Every image is read once (`measuring`). What is kept of it is a few numbers: its size and format,
+Every image is read (`measuring`). What is kept of it is a few numbers: its size and format,
 two hashes that find copies, and statistics of its colour and texture. From them follow
 
 - errors, for which training refuses the source (`refusals`): images that cannot be read, copies of
@@ -14,9 +14,9 @@ two hashes that find copies, and statistics of its colour and texture. From them
 - notes.
 """
 
+import dataclasses
 import functools
 import itertools
-import math
 import os
 from typing import Any
 
@@ -29,14 +29,17 @@ from glomjax.data.checking.nesting import check_nesting, check_splits
 from glomjax.data.checking.refusals import (
     check_anomalies,
     check_copies,
+    check_overlaps,
     check_spacing,
     check_unreadable,
 )
 from glomjax.data.checking.report import NO_SPLIT, Finding, Report
 from glomjax.data.classes import is_glomerulus
 from glomjax.data.examples import SPLITS, DataSplits, Examples
-from glomjax.data.sources.manifest import MIN_MPP
+from glomjax.data.preparation import prepare_data
+from glomjax.data.stains import several_stains_note
 from glomjax.errors import UserError
+from glomjax.preprocessing.preprocessing import IMAGENET
 
 __all__ = ["Finding", "Report", "check_data"]
 
@@ -44,27 +47,30 @@ _Table = tuple[tuple[str, ...], Examples, tuple[str, ...]]  # classes; examples,
 
 
 def check_data(
-    source: str | os.PathLike[str], *, target_mpp: float = 0.0, bits: int = 0, **options: Any
+    source: str | os.PathLike[str],
+    *,
+    image_size: tuple[int, int] = (280, 280),
+    resize: str = "stretch",
+    target_mpp: float = 0.0,
+    bits: int = 0,
+    stain: str = "none",
+    standardize: bool = False,
+    skip_unreadable: bool = False,
+    **options: Any,
 ) -> Report:
-    """Reads every image of a source once and reports what is in it.
+    """Reads every image of a source and reports what is in it.
 
     Args:
       source: as in `load_source`.
-      target_mpp: microns per pixel to which images are resampled; 0 resamples none.
-      bits: that 16-bit images use, 0 for all 16; see `open_image`.
+      image_size, resize, target_mpp, bits, stain, standardize, skip_unreadable: how training would
+        read the images, as in `prepare_data`.
       options: further arguments of `load_source`, such as `classes`.
 
     Returns:
-      The report. Where `load_source` refuses the source, that is its first error, and what can be
-      said about the images nevertheless is in it.
-
-    Raises:
-      UserError: `target_mpp` is no spacing.
+      The report, whose verdict is that of training with the same arguments. Where `load_source`
+      refuses the source, that is its first error, and what can be said about the images
+      nevertheless is in it.
     """
-    if target_mpp and not MIN_MPP <= target_mpp < math.inf:
-        raise UserError(
-            f"The target spacing is {target_mpp}: give microns per pixel, at least {MIN_MPP}."
-        )
     report = Report(os.fspath(source))
     loaded = None
     try:
@@ -78,15 +84,38 @@ def check_data(
             report.classes, report.examples, report.splits = _listed(report.source)
         except UserError:
             return report
-    images = measure(report.examples, report.splits, target_mpp, bits)
-    check_unreadable(report, images)
+    preprocessing = dataclasses.replace(
+        IMAGENET, resize=resize, target_mpp=target_mpp or None, bits=bits
+    )
+    images = measure(report.examples, report.splits, image_size, preprocessing)
+    check_unreadable(report, images, skipped=skip_unreadable)
     if len(images.examples):
         report.images = images
         check_anomalies(report, images)
         if loaded is not None:
             check_spacing(report, images, target_mpp)
+            check_overlaps(report, images)
         for check in (check_copies, check_splits, check_columns, check_statistics, check_nesting):
             check(report, images)
+    if loaded is not None and report.accepted:
+        # Whatever else training would refuse it says itself.
+        try:
+            prepared = prepare_data(
+                loaded,
+                image_size,
+                resize=resize,
+                target_mpp=target_mpp,
+                bits=bits,
+                stain=stain,
+                standardize=standardize,
+                skip_unreadable=skip_unreadable,
+            )
+            if stain != "none":
+                statistics = prepared.survey.stains
+                if text := several_stains_note(prepared.splits.train, stain, statistics):
+                    report.add("warning", "stain", text)
+        except UserError as error:
+            report.add("error", "images", str(error))
     order = ("error", "warning", "note")
     report.findings.sort(key=lambda finding: order.index(finding.level))  # stable
     return report

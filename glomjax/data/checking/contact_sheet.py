@@ -1,4 +1,5 @@
-"""Sheets of small pictures: some patches of each class and split, and what augmentation does."""
+"""What a check leaves in a folder: its text, and sheets of small pictures of some patches of each
+class and split, and of what augmentation does."""
 
 import os
 import pathlib
@@ -7,16 +8,17 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from glomjax.data.checking import measuring
 from glomjax.data.checking.measuring import Images
 from glomjax.errors import UserError, printable
+from glomjax.files import write_file
 from glomjax.preprocessing.decoding import decode_image
 
 CONTACT_SHEET = "contact_sheet.png"
 AUGMENTED_SHEET = "augmented.png"
+TEXT = "check.txt"
 _COLUMNS = 8
 _TILE, _GAP, _LINE = 160, 8, 20  # px: the side of a picture, between pictures, of a line of text
-_WRITER = "glomjax check-data"  # in the file, so that nobody else's picture is overwritten
+_WRITER = "glomjax check-data"  # in each file, so that nobody else's is overwritten
 
 _Row = tuple[str, list[tuple[Image.Image, str]]]  # heading; pictures and their captions
 
@@ -24,14 +26,14 @@ _Row = tuple[str, list[tuple[Image.Image, str]]]  # heading; pictures and their 
 def prepare_folder(
     folder: str | os.PathLike[str], source: str | os.PathLike[str], preset: str = ""
 ) -> None:
-    """Makes the folder for the sheets of a source, before the work that they need.
+    """Makes the folder for the text and the sheets of a source, before the work that they need.
 
     Args:
       preset: of the augmented sheet, "" for none.
 
     Raises:
-      UserError: the folder cannot be written, lies in the source, or has a picture of the same name
-        that is no sheet of ours; or there is no such preset.
+      UserError: the folder cannot be written, lies in the source, or has a file of the same name
+        that is none of ours; or there is no such preset.
     """
     folder, root = pathlib.Path(folder), pathlib.Path(source)
     if preset:
@@ -54,7 +56,7 @@ def prepare_folder(
         raise UserError(
             f"'{folder}' cannot be made ({error.strerror}): choose another folder."
         ) from error
-    for path in [folder / CONTACT_SHEET, *([folder / AUGMENTED_SHEET] if preset else [])]:
+    for path in [folder / n for n in (TEXT, CONTACT_SHEET, *([AUGMENTED_SHEET] if preset else []))]:
         if os.path.lexists(path) and not _is_ours(path):
             raise UserError(
                 f"'{path}' is there already and was not written by check-data: move it away, or "
@@ -86,6 +88,11 @@ def write_sheets(
     return sheets
 
 
+def write_text(folder: str | os.PathLike[str], text: str) -> None:
+    """Keeps the text of a check as `check.txt`; UserError where it cannot be written."""
+    write_file(pathlib.Path(folder) / TEXT, f"{_WRITER}\n\n{text}\n".encode())
+
+
 def _contact_rows(images: Images, classes: tuple[str, ...]) -> list[_Row]:
     rows = []
     for label, name in enumerate(classes):
@@ -110,7 +117,7 @@ def _augmented_rows(images: Images, classes: tuple[str, ...], preset: str) -> li
     rows = []
     for label, name in enumerate(classes):
         for i in _drawn(np.flatnonzero((images.labels == label) & training), 2):
-            image = _pixels(images, i, measuring.IMAGE_SIZE, "stretch")
+            image = _pixels(images, i, images.image_size, images.preprocessing.resize)
             keys = jax.random.split(jax.random.key(i), _COLUMNS - 1)
             drawn = np.asarray(augment(np.stack([image] * len(keys)), keys))  # float32, 0..255
             versions = [image, *np.rint(drawn).astype(np.uint8)]
@@ -128,9 +135,8 @@ def _drawn(members: np.ndarray, count: int) -> list[int]:
 
 def _pixels(images: Images, i: int, size: tuple[int, int], resize: str) -> np.ndarray:
     examples = images.examples
-    return decode_image(
-        examples.read(i), size, name=examples.ids[i], resize=resize, bits=images.bits
-    )
+    bits = images.preprocessing.bits
+    return decode_image(examples.read(i), size, name=examples.ids[i], resize=resize, bits=bits)
 
 
 def _caption(images: Images, i: int) -> str:
@@ -178,6 +184,8 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 def _is_ours(path: pathlib.Path) -> bool:
     try:
+        if path.name == TEXT:
+            return path.read_bytes().startswith(_WRITER.encode())
         with Image.open(path, formats=["PNG"]) as image:
             return image.info.get("Software") == _WRITER
     except (OSError, SyntaxError, ValueError):

@@ -16,19 +16,17 @@ from glomjax.data.pipeline import DecodedImages
 from glomjax.data.survey import Survey
 from glomjax.errors import UserError
 from glomjax.preprocessing.image_files import read_file
-from glomjax.preprocessing.preprocessing import IMAGENET
-
-# As a network gets them by default: a copy or a magnification counts as it arrives there.
-IMAGE_SIZE = (280, 280)
+from glomjax.preprocessing.preprocessing import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistic:
     """A number of each image; `less` and `more` are what images with a low and a high value are
-    called, "" if the number is only listed."""
+    called, "" if the number is only listed; `meaning` is for the reader of a report."""
 
     name: str
     digits: int
+    meaning: str
     less: str = ""
     more: str = ""
 
@@ -40,22 +38,29 @@ class Statistic:
 
 
 STATISTICS = (
-    # mean grey (ITU-R BT.601), 0..255
-    Statistic("brightness", 0, "darker", "brighter"),
-    # mean of -log10(value / 255), values below 1 as 1: the amount of stain by the law of Beer and
-    # Lambert, for a light of 255
-    Statistic("OD red", 2),
-    Statistic("OD green", 2),
-    Statistic("OD blue", 2),
-    # ratio of the means
-    Statistic("red / blue", 2, "bluer", "redder"),
-    # mean of (highest - lowest) / highest channel, as in HSV
-    Statistic("saturation", 2, "less saturated", "more saturated"),
-    # share of pixels with every channel above 200: the slide's empty background, lumina
-    Statistic("pale", 2, "fuller of tissue", "emptier"),
-    # wavelength in pixels of the wave that has the image's ratio of root mean square gradient and
-    # Laplacian; large for a high magnification, and for a blurred image
-    Statistic("detail px", 1, "finer in detail", "coarser in detail (closer or blurred)"),
+    Statistic("brightness", 0, "mean grey (ITU-R BT.601), 0 to 255", "darker", "brighter"),
+    # Values below 1 count as 1: the amount of stain by the law of Beer and Lambert, for a light of
+    # 255.
+    Statistic("OD red", 2, "mean optical density -log10(value / 255) of red: amount of stain"),
+    Statistic("OD green", 2, "of green"),
+    Statistic("OD blue", 2, "of blue"),
+    Statistic("red / blue", 2, "ratio of the mean values", "bluer", "redder"),
+    Statistic(
+        *("saturation", 2, "mean (highest - lowest) / highest channel, 0 to 1"),
+        *("less saturated", "more saturated"),
+    ),
+    Statistic(
+        *("pale", 2, "share of pixels with all channels above 200, the slide's background"),
+        *("fuller of tissue", "emptier"),
+    ),
+    Statistic(
+        "detail px",
+        1,
+        # That has the image's ratio of root mean square gradient and Laplacian.
+        "wavelength of its detail in pixels; large where close or blurred",
+        "finer in detail",
+        "coarser in detail (closer or blurred)",
+    ),
 )
 TESTED = [s for s, statistic in enumerate(STATISTICS) if statistic.less]
 
@@ -73,7 +78,8 @@ class Images:
       contents, hashes, sizes: as in `Survey`, but of all splits together.
       statistics: float64 [M, S].
       anomalies: {id: what is unusual} of images in which something is.
-      bits: by which they were decoded, as in `Preprocessing`.
+      image_size, preprocessing: as the network sees them: a copy or a magnification counts as it
+        arrives there.
     """
 
     examples: Examples
@@ -86,7 +92,15 @@ class Images:
     sizes: np.ndarray
     statistics: np.ndarray
     anomalies: dict[str, Anomalies]
-    bits: int
+    image_size: tuple[int, int]
+    preprocessing: Preprocessing
+
+    @property
+    def seen_as(self) -> str:
+        """How the network sees the images, in words."""
+        (height, width), mpp = self.image_size, self.preprocessing.target_mpp
+        how = f"at {mpp:g} microns per pixel" if mpp else f"by {self.preprocessing.resize}"
+        return f"{height} x {width}, {how}"
 
     @property
     def labels(self) -> np.ndarray:
@@ -109,14 +123,19 @@ class Images:
         return DataSplits(train, validation, test, classes), survey
 
 
-def measure(examples: Examples, splits: Sequence[str], target_mpp: float, bits: int = 0) -> Images:
+def measure(
+    examples: Examples,
+    splits: Sequence[str],
+    image_size: tuple[int, int],
+    preprocessing: Preprocessing,
+) -> Images:
     """Reads all images, with a bar on a terminal.
 
     Args:
       examples: N.
       splits: of each example, N.
-      target_mpp: microns per pixel to which images of known spacing are resampled; 0: none.
-      bits: that 16-bit images use, as in `Preprocessing`.
+      image_size: (height, width) to which they are brought.
+      preprocessing: how; images without a known spacing are not resampled.
     """
     files: dict[int, dict[str, str]] = {}
 
@@ -128,10 +147,10 @@ def measure(examples: Examples, splits: Sequence[str], target_mpp: float, bits: 
     def look(image: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
         return content_hash(image), perceptual_hash(image), image_statistics(image)
 
-    resampled = target_mpp if examples.mpp is not None else None
-    preprocessing = dataclasses.replace(IMAGENET, target_mpp=resampled or None, bits=bits)
+    if examples.mpp is None:
+        preprocessing = dataclasses.replace(preprocessing, target_mpp=None)
     decoded = DecodedImages(
-        dataclasses.replace(examples, read=read), IMAGE_SIZE, preprocessing=preprocessing
+        dataclasses.replace(examples, read=read), image_size, preprocessing=preprocessing
     )
     count, console = len(examples), Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -167,7 +186,8 @@ def measure(examples: Examples, splits: Sequence[str], target_mpp: float, bits: 
             for i in index
             if decoded.anomalies[i] != Anomalies()
         },
-        bits=bits,
+        image_size=image_size,
+        preprocessing=preprocessing,
     )
 
 

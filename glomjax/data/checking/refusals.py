@@ -4,29 +4,33 @@ tissue, copies, spacings."""
 from collections.abc import Iterable
 
 from glomjax.data import anomalies
-from glomjax.data.checking import measuring
 from glomjax.data.checking.measuring import Images
 from glomjax.data.checking.report import Report
 from glomjax.data.duplicates import exact_duplicates, near_duplicates
+from glomjax.data.examples import SPLITS
+from glomjax.data.overlaps import overlap_note
 from glomjax.data.survey import (
     duplicate_notes,
     padding_note,
     seen_spacing,
     size_note,
 )
-from glomjax.errors import UserError, argument, assignment, first_few
+from glomjax.errors import UserError, assignment, first_few
 
 
-def check_unreadable(report: Report, images: Images) -> None:
-    """One error with a line for every image that cannot be read."""
+def check_unreadable(report: Report, images: Images, *, skipped: bool) -> None:
+    """An error with a line for every image that cannot be read, or a warning where training leaves
+    these out."""
     if reasons := images.unreadable.values():
         skip = assignment("data.skip_unreadable", True)
-        text = (
-            f"{len(reasons)} of {len(images.examples) + len(reasons)} images cannot be read: "
-            f"restore them, remove them, or train with {skip}, which "
-            "leaves them out."
+        text = f"{len(reasons)} of {len(images.examples) + len(reasons)} images cannot be read"
+        text += (
+            " and are left out."
+            if skipped
+            else f": restore them, remove them, or train with {skip}, which leaves them out."
         )
-        report.add("error", "unreadable", "\n  ".join([text, *reasons]))
+        level = "warning" if skipped else "error"
+        report.add(level, "unreadable", "\n  ".join([text, *reasons]))
 
 
 def check_anomalies(report: Report, images: Images) -> None:
@@ -64,24 +68,32 @@ def check_copies(report: Report, images: Images) -> None:
         report.add("note", "duplicates", f"{blank} image(s) are blank: one colour throughout.")
 
 
+def check_overlaps(report: Report, images: Images) -> None:
+    """A warning on patches of different splits that overlap by their coordinates."""
+    splits, survey = images.as_in_training(report.classes)
+    if text := overlap_note({split: splits[split] for split in SPLITS}, survey.sizes):
+        report.add("warning", "duplicates", text)
+
+
 def check_spacing(report: Report, images: Images, target_mpp: float) -> None:
     """An error where images would be seen at different spacings, or cannot be resampled."""
     splits, survey = images.as_in_training(report.classes)
+    resize = images.preprocessing.resize
     if images.examples.mpp is None and target_mpp:
         text = (
             f"The target spacing is {target_mpp:g} microns per pixel, but '{report.source}' does "
-            "not tell the spacing of its images: fill in an 'mpp' column."
+            f"not tell the spacing of its images: set {assignment('data.mpp')}, or fill in an "
+            "'mpp' column."
         )
         report.add("error", "spacing", text)
     elif images.examples.mpp is None:
-        if text := size_note(survey.sizes, measuring.IMAGE_SIZE):
+        if text := size_note(survey.sizes, images.image_size):
             report.add("warning", "spacing", text)
     elif target_mpp:
-        if text := padding_note(splits, survey.sizes, measuring.IMAGE_SIZE, target_mpp):
+        if text := padding_note(splits, survey.sizes, images.image_size, target_mpp):
             report.add("warning", "spacing", text)
     else:
         try:
-            seen_spacing(splits, survey.sizes, measuring.IMAGE_SIZE, "stretch")
+            seen_spacing(splits, survey.sizes, images.image_size, resize)
         except UserError as error:
-            text = f"{error} With {argument('--target-mpp')} the images are checked as resampled."
-            report.add("error", "spacing", text)
+            report.add("error", "spacing", str(error))

@@ -93,6 +93,8 @@ class Report:
     def text(self) -> str:
         """All of it; the last line says whether training would start."""
         blocks = [f"source: {printable(self.source)}"]
+        if self.images is not None:
+            blocks[0] += f"\nseen by the network: {self.images.seen_as}"
         names = [printable(name) for name in self.classes]
         if len(names) == 2:
             blocks[0] += f"\nclasses: negative '{names[0]}', positive '{names[1]}'"
@@ -131,9 +133,14 @@ def in_order(splits: Iterable[str]) -> list[str]:
 
 
 def _table(
-    title: str, header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1
+    title: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    left: int = 1,
+    legend: Sequence[str] = (),
 ) -> str:
-    """Plain text; the first `left` columns are text, the others are numbers."""
+    """Plain text; the first `left` columns are text, the others are numbers; `legend` says what
+    columns mean."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for n, heading in enumerate(header):
         name = printable(heading)
@@ -144,7 +151,8 @@ def _table(
     console = Console(width=width, color_system=None, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(table)
-    return "\n".join([title, "", *(line.rstrip() for line in captured.get().rstrip().splitlines())])
+    lines = [line.rstrip() for line in captured.get().rstrip().splitlines()]
+    return "\n".join([title, "", *lines, *([""] if legend else []), *legend])
 
 
 def _split_table(examples: Examples, splits: Sequence[str], classes: Sequence[str]) -> str:
@@ -182,7 +190,8 @@ def _stain_tables(images: Images) -> list[str]:
     splits = in_order(images.splits)
     by_split = means(images.splits, splits)
     rows = [[split, *texts(mean)] for split, mean in zip(splits, by_split, strict=True)]
-    tables = [_table("Stain by split (means; OD: optical density)", ["", *headings], rows)]
+    legend = [f"  {statistic.name}: {statistic.meaning}" for statistic in STATISTICS]
+    tables = [_table("Stain by split (means)", ["split", *headings], rows, legend=legend)]
     if images.patients is None:
         return tables
     names, first, counts = np.unique(images.patients, return_index=True, return_counts=True)
@@ -207,13 +216,19 @@ def _column_table(checks: Sequence[ColumnCheck], classes: Sequence[str]) -> str:
         ]
         for check in checks
     ]
-    title = "Does the class go with anything besides the tissue? (Cramér's V: 0 no, 1 entirely)"
-    return _table(title, [*header, "V", "p of V", "p of one class"], rows)
+    title = "Does the class go with anything besides the tissue?"
+    legend = [
+        "  values: how many there are; with one class: how many of them occur with one class alone",
+        f"  their {classes[0]}, ...: images of a class that have such a value",
+        "  V: Cramér's V of property and class, 0 not at all, 1 entirely",
+        "  p of V, p of one class: how often chance does as much, patients kept whole",
+    ]
+    return _table(title, [*header, "V", "p of V", "p of one class"], rows, legend=legend)
 
 
 def _statistic_table(checks: Sequence[StatisticCheck]) -> str:
     within, grouped = checks[0].within, any(check.column for check in checks)
-    header = ["statistic", "class", "others", "class", "AUROC"]
+    header = ["statistic", "class", "others' mean", "its mean", "AUROC"]
     header += [f"within {plural(within)}"] if within else []
     header += ["between", "correlation", "p"] if grouped else []
     rows = []
@@ -225,5 +240,13 @@ def _statistic_table(checks: Sequence[StatisticCheck]) -> str:
         if grouped:
             row += [check.column, f"{check.correlation:+.2f}", small(check.p_value)]
         rows.append(row)
-    title = "Pixels of the classes (AUROC: 0.5 no difference, 0 or 1 entirely)"
-    return _table(title, header, rows, left=2)
+    legend = ["  AUROC: of the statistic for the class; 0.5 no difference, 0 or 1 entirely"]
+    if within:
+        legend.append(f"  within {plural(within)}: the same over pairs of images of one {within}")
+    if grouped:
+        legend += [
+            "  between, correlation: over the values of this column, of the share of the class",
+            "  with the statistic among images of one class, which have the same tissue",
+            "  p: how often chance does as much, corrected for the number of tests",
+        ]
+    return _table("Pixels of the classes", header, rows, left=2, legend=legend)

@@ -98,21 +98,26 @@ def _check_images(images: np.ndarray, labels: int, split: str) -> None:
 
 
 def _check_labels(labels: np.ndarray, split: str) -> None:
-    """Whole numbers from 0 alone: what else could be meant (text, truth values, -1 and 1, one-hot
-    rows) leaves open which class is which."""
-    if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) and labels.min() >= 0:
+    """Whole numbers from 0 alone: what else could be meant leaves open which class is which."""
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if labels.ndim == 1 and whole and labels.min() >= 0:
         return
-    first = _first_values(labels)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        way = "labels.argmax(axis=1) makes them of one column a class"
+    elif labels.ndim != 1:
+        way = "labels.reshape(-1) makes them of one column"
+    elif labels.dtype.kind in "OUS":
+        way = "np.unique(labels, return_inverse=True)[1] makes them of names"
+    elif whole:
+        way = "(labels > 0).astype(int) makes them of -1 and 1"
+    else:
+        way = "labels.astype(int) makes them of truth values and whole floats"
+    some = [repr(value) for value in labels.reshape(-1)[:3].tolist()]
     raise UserError(
-        f"data[{split!r}] has labels of {labels.dtype} {labels.shape} ({first}); they must be "
-        "whole numbers from 0, one per image: the positions of their classes in data.classes"
+        f"data[{split!r}] has labels of {labels.dtype} {list(labels.shape)} ({', '.join(some)}, "
+        "...); they must be whole numbers from 0, one per image: the positions of their classes in "
+        f"data.classes ({way})"
     )
-
-
-def _first_values(values: np.ndarray) -> str:
-    """The first three of an array, for a message."""
-    some = [repr(value) for value in values.reshape(-1)[:3].tolist()]
-    return ", ".join(some) + (", ..." if values.size > 3 else "")
 
 
 def _patients(given: Any, count: int, split: str) -> tuple[str, ...]:
