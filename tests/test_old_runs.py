@@ -88,6 +88,8 @@ def test_a_run_that_an_earlier_version_began_goes_on_to_its_very_numbers(tmp_pat
     assert (workdir / "splits.csv").read_bytes() == splits
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+    # Its files became pixels by the first rules, and go on to.
+    assert load_classifier(workdir).spec.preprocessing.decoding == 1
     expected = json.loads((OLD / "finished" / "test_metrics.json").read_text())
     best, _ = checkpoints.restore(workdir / "checkpoints" / "best")
     theirs, _ = checkpoints.restore(OLD / "finished" / "checkpoints" / "best")
@@ -112,6 +114,7 @@ def test_a_finished_run_of_an_earlier_version_says_so(tmp_path, capsys):
 def test_a_finished_run_of_an_earlier_version_predicts_what_it_predicted():
     classifier = load_classifier(OLD / "finished")
     assert (classifier.classes, classifier.spec.device_batch) == (("0", "1"), 8)
+    assert classifier.spec.preprocessing.decoding == 1
     found = classifier.predict(old_data()["test"][0])
     with open(OLD / "finished" / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -49,7 +49,7 @@ _OTHERS = (  # (where, first bytes, what that is)
 # bytes at most, and in WebP, measured on white images, 40 blocks give a zero.
 _ZEROS = 64
 _DEFLATED = 4 * 258
-# What of a PNG file decides on pixels besides its critical chunks: transparency and orientation.
+# Texts of a PNG file that may hold its orientation; no other text decides on pixels.
 _ORIENTED = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1")
 _LARGEST_PROFILE = 2**24  # bytes; what unpacks to more is no colour profile
 
@@ -114,8 +114,8 @@ def read_file(encoded: bytes, name: str) -> StoredImage:
             raise _Damage("it holds zeros alone")
     except _Damage as damage:
         raise cannot_decode(name, damage) from damage
-    except struct.error as error:
-        raise cannot_decode(name, "it refers to bytes behind its end") from error
+    except (struct.error, ValueError, IndexError) as error:
+        raise cannot_decode(name, "a header of it is damaged") from error
     text = encoded[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     for at, start, what in _OTHERS:
         if encoded.startswith(start, at) or (start[:1] == b"<" and text.startswith(start)):

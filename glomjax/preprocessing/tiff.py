@@ -1,6 +1,7 @@
 """The pages of a TIFF file and what its tags say of them; no pixel is decoded here."""
 
 import dataclasses
+import math
 import re
 import struct
 import xml.etree.ElementTree
@@ -63,10 +64,16 @@ class Page:
 
     @property
     def images_in_description(self) -> int:
-        """How many images lie behind this one, itself included, where ImageJ says so and has
-        written no page for them; else 0."""
-        found = re.match(rb"ImageJ=[^\0]*?^images=(\d+)", self.data(DESCRIPTION), re.MULTILINE)
-        return int(found[1]) if found and int(found[1]) > 1 else 0
+        """How many images lie one behind another from here on, where ImageJ or tifffile says so and
+        has written no page for the others; else 0."""
+        text = self.data(DESCRIPTION)
+        images = 0
+        if found := re.match(rb"ImageJ=[^\0]*?^images=(\d{1,9})", text, re.MULTILINE):
+            images = int(found[1])
+        elif found := re.match(rb'\{"shape": \[([\d, ]+)\].*"truncated": true', text):
+            pixels = math.prod(self.size) * self.number(SAMPLES, 1)
+            images = math.prod(map(int, found[1].split(b","))) // max(pixels, 1)
+        return images if images > 1 else 0
 
     def strips(self) -> list[tuple[int, int]]:
         """(begin, end) of the encoded pixels, in parts."""
@@ -106,6 +113,8 @@ def read_pages(encoded: bytes) -> list[Page]:
             entries[tag] = kind, values, where
             at += 4 + 2 * room
         pages.append(Page(encoded, order, entries))
+        if at + room > len(encoded):  # some writers leave the pointer of the last page out
+            break
         (offset,) = struct.unpack_from(order + pointer, encoded, at)
     return pages
 

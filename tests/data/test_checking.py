@@ -650,6 +650,48 @@ def test_cramers_v_is_corrected_for_chance():
     assert association.cramers_v(table) < 0.15  # uncorrected 0.35
 
 
+def test_unusual_images_are_warned_of_and_profiles_listed(source):
+    folder = source.write()
+    paths = [source.path(row) for row in source.rows]
+    for path in paths[:3]:
+        mask = Image.open(path).convert("L").point(lambda value: 255 * (value > 100))
+        mask.save(path)
+    cut = np.array(Image.open(paths[4]))
+    cut[40:] = 0
+    Image.fromarray(cut).save(paths[4])
+    for path in paths[6:20]:
+        Image.open(path).save(path, icc_profile=b"of a scanner" * 20)
+    report = check_data(folder)
+    assert report.accepted
+    (flat,) = report.of_level("warning", "flat rows")
+    assert "1 image(s)" in flat
+    assert f"'{paths[4].relative_to(folder).as_posix()}' (24 rows)" in flat
+    (few,) = report.of_level("warning", "few colours")
+    assert few.startswith("3 image(s) have two to four colours alone")
+    (profiles,) = report.of_level("note", "colour profile")
+    assert "14 image(s) have a colour profile other than sRGB ('unknown' in 14)" in profiles
+    lines = {" ".join(line.split()) for line in report.text().splitlines()}
+    assert lines >= {"colour profile none or sRGB 34", "colour profile unknown 14"}
+
+
+def test_the_bits_of_16_bit_images_can_be_given(source, tmp_path):
+    folder = source.write()
+    for path in folder.glob("*/*.png"):
+        grey = np.asarray(Image.open(path).convert("L"), np.uint16)
+        Image.fromarray(grey * 16).save(path)
+    (error,) = check_data(folder).of_level("error")
+    assert "48 of 48 images cannot be read" in error
+    report = check_data(folder, bits=12)
+    assert report.accepted
+    lines = {" ".join(line.split()) for line in report.text().splitlines()}
+    assert "pixel mode I;16, 16 bits 48" in lines
+    (sheet,) = write_sheets(tmp_path, report.images, report.classes)
+    with Image.open(sheet) as image:
+        tile = np.asarray(image.convert("L"))[40:140, 20:150]
+    assert tile.std() > 5  # of the first patch, which is not black
+    assert 60 < tile.mean() < 220
+
+
 @pytest.mark.parametrize("quality", [30, 50, 75, 92])
 def test_the_quality_of_a_jpeg_is_read_from_its_tables(quality):
     stream = io.BytesIO()

@@ -227,10 +227,16 @@ def test_a_page_that_is_called_a_reduced_version_does_not_count(write_tiff, firs
         np.testing.assert_array_equal(np.asarray(open_image(encoded, name="a", version=1)), PIXELS)
 
 
-def test_pages_of_imagej_behind_one_directory_are_counted(write_tiff):
-    about = b"ImageJ=1.54f\nimages=3\nchannels=3\nmode=composite\n\0"
+@pytest.mark.parametrize(
+    ("about", "three", "one"),
+    [
+        (b"ImageJ=1.54f\nimages=3\nchannels=3\nmode=composite\n\0", b"images=3", b"images=1"),
+        (b'{"shape": [3, 64, 96], "truncated": true}\0', b"[3,", b"[1,"),  # tifffile
+    ],
+)
+def test_images_behind_one_directory_are_counted(write_tiff, about, three, one):
     assert "has 3 pages (3 of 64 x 96)" in refusal(write_tiff({"pixels": GREY, 270: about}))
-    alone = about.replace(b"images=3", b"images=1")
+    alone = about.replace(three, one)
     assert opened(write_tiff({"pixels": GREY, 270: alone})).shape == PIXELS.shape
 
 

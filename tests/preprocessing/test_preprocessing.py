@@ -1,11 +1,13 @@
 """Normalisation: the published constants, and statistics that are those of the pixels."""
 
+import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from glomjax.errors import UserError
 from glomjax.preprocessing.preprocessing import IMAGENET, ChannelStatistics, Preprocessing
@@ -66,3 +68,17 @@ def test_a_preprocessing_comes_back_from_its_json_form():
     found = statistics_of(tissue(3))
     stored = found.to_dict()
     assert Preprocessing.from_dict(json.loads(json.dumps(stored))) == found
+
+
+def test_images_are_opened_by_the_bits_and_the_rules_that_are_stored():
+    image = Image.fromarray(np.array([[0, 2048, 4095]], np.uint16))
+    twelve = dataclasses.replace(IMAGENET, bits=12)
+    found = Preprocessing.from_dict(twelve.to_dict()).open(image, name="a")
+    assert np.asarray(found)[0, :, 0].tolist() == [0, 128, 255]
+    with pytest.raises(UserError, match="as of a camera with 12 bits"):
+        IMAGENET.open(image, name="a")
+    # What stores neither was written under the first rules, by which 65535 was white.
+    stored = {key: value for key, value in IMAGENET.to_dict().items() if key[0] not in "bd"}
+    first = Preprocessing.from_dict(stored)
+    assert (first.decoding, first.bits) == (1, 0)
+    assert np.asarray(first.open(image, name="a"))[0, :, 0].tolist() == [0, 8, 16]

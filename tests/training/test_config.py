@@ -127,6 +127,7 @@ def test_the_default_has_no_none_since_a_command_line_cannot_override_one():
         ("plateau.factor", 1.0, r"plateau.factor must lie between 0 and 1"),
         ("plateau.min_lr", -1e-5, r"plateau.min_lr must not be negative"),
         ("data.cache_gib", -1.0, r"data.cache_gib must not be negative"),
+        ("data.bits", 11, r"data.bits is 11; it is 8, 10, 12, 14, 16, or 0 for 16"),
         ("model.name", "resnet", r"model.name is 'resnet'; choose one of alexnet_mini"),
         ("preprocessing", "zscore", r"preprocessing is 'zscore'; choose one of"),
         ("freeze.regime", "half", r"freeze.regime is 'half'; choose one of"),

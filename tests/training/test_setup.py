@@ -114,8 +114,35 @@ def test_labels_have_one_axis():
     def column(splits):
         splits["test"][1] = splits["test"][1][:, None]
 
-    with pytest.raises(UserError, match=r"labels of int64 \(4, 1\)"):
+    with pytest.raises(UserError, match=r"labels of int64 \[4, 1\] .*labels.reshape\(-1\)"):
         load_data(default_config(), arrays(column))
+
+
+@pytest.mark.parametrize(
+    ("labels", "way"),
+    [
+        (["a", "b", "a", "b"], r"of <U1 \[4\] \('a', 'b', 'a', .*np.unique\(labels, return_inverse"),
+        ([False, True, False, True], r"of bool \[4\].*labels.astype\(int\)"),
+        ([0.0, 1.0, 0.0, 1.0], r"of float64 \[4\].*labels.astype\(int\)"),
+        ([-1, 1, -1, 1], r"of int64 \[4\].*\(labels > 0\).astype\(int\)"),
+        (np.eye(2, dtype=int)[[0, 1, 0, 1]], r"of int64 \[4, 2\].*labels.argmax\(axis=1\)"),
+    ],
+)
+def test_labels_of_another_kind_are_refused_with_what_makes_numbers_of_them(labels, way):
+    def change(splits):
+        splits["test"][1] = np.array(labels)
+
+    with pytest.raises(UserError, match=r"data\['test'\] has labels " + way):
+        load_data(default_config(), arrays(change))
+
+
+def test_labels_that_leave_out_numbers_are_refused():
+    def change(splits):
+        for split in splits.values():
+            split[1] = np.where(np.array(split[1]) > 0, 10**9, 1)
+
+    with pytest.raises(UserError, match="labels up to 1000000000, but not all whole numbers"):
+        load_data(default_config(), arrays(change))
 
 
 def test_the_classes_of_the_synthetic_data_cannot_be_renamed_or_swapped():
