@@ -6,11 +6,13 @@ file with a flipped bit without a word, so a folder without a matching manifest 
 """
 
 import concurrent.futures
+import contextlib
 import json
+import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -94,7 +96,7 @@ def _save(
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     host = {path: np.asarray(array) for path, array in arrays.items()}
-    with _checkpointer() as checkpointer:
+    with logging_left_to_scripts(), _checkpointer() as checkpointer:
         checkpointer.save(new.absolute() / "arrays", host)
     # Orbax writes the folder's absolute path into this one, which it reads on cloud storage alone.
     (new / "arrays" / "commit_success.txt").unlink(missing_ok=True)
@@ -168,10 +170,22 @@ def _restore(found: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     damaged = [f for f in sorted(written | present) if written.get(f) != present.get(f)]
     if damaged:
         raise _damaged(found, damaged[0])
-    with _checkpointer() as checkpointer:
+    with logging_left_to_scripts(), _checkpointer() as checkpointer:
         restored = checkpointer.restore(found.absolute() / "arrays")
     arrays = {path: np.asarray(array) for path, array in restored.items()}
     return arrays, json.loads((found / "metadata.json").read_text())
+
+
+@contextlib.contextmanager
+def logging_left_to_scripts() -> Iterator[None]:
+    """Orbax, and what imports it, sets up logging for the whole process (by absl, with its first
+    line), after which a script's own `logging.basicConfig` would do nothing: this takes it back."""
+    bare = not logging.root.handlers
+    try:
+        yield
+    finally:
+        if bare:
+            logging.root.handlers.clear()
 
 
 def _checkpointer() -> Any:

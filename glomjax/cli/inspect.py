@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from glomjax.cli.command import Parser, print_text
 from glomjax.cli.configuration import Override, apply_overrides, is_config, load_config
-from glomjax.errors import UserError
+from glomjax.errors import UserError, printable
 
 if TYPE_CHECKING:
     from glomjax.pretrained import SourceInfo
@@ -56,7 +56,7 @@ def describe_weights(source: str) -> str:
     from glomjax.training.summary import tabulate
 
     params, info = read_weights(source)
-    lines = [f"{name:<14}{value or 'not named'}" for name, value in _facts(info)]
+    lines = [f"{name:<14}{printable(value or 'not named')}" for name, value in _facts(info)]
     return "\n".join([*lines, "", *tabulate(params)])
 
 

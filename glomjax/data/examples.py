@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, printable
 from glomjax.files import csv_text
 
 SPLITS = ("train", "validation", "test")
@@ -98,14 +98,15 @@ class DataSplits:
 
     def describe(self) -> list[str]:
         """Lines on the classes, which of them is positive, and the splits."""
+        names = [printable(name) for name in self.classes]
         if len(self.classes) == 2:
             lines = [f"classes: negative {self.classes[0]!r}, positive {self.classes[1]!r}"]
         else:
-            lines = [f"classes: {', '.join(self.classes)}"]
+            lines = [f"classes: {', '.join(names)}"]
         for split in SPLITS:
             part = self[split]
             counts = np.bincount(part.labels, minlength=len(self.classes))
-            named = ", ".join(f"{n} {name}" for n, name in zip(counts, self.classes, strict=True))
+            named = ", ".join(f"{n} {name}" for n, name in zip(counts, names, strict=True))
             patients = "" if part.patients is None else f" of {len(set(part.patients))} patients"
             lines.append(f"{split}: {len(part)} images{patients} ({named})")
         weights = self.train.weights

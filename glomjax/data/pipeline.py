@@ -1,7 +1,6 @@
 """From examples to batches of uint8 pixels: Grain orders them, threads decode them."""
 
 import copy
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,18 +8,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from glomjax.checkpoints import logging_left_to_scripts
 from glomjax.data.anomalies import Anomalies, find_anomalies
 from glomjax.data.examples import Examples
 from glomjax.data.threads import THREADS, map_ordered
 from glomjax.errors import UserError
 from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
 
-# What grain imports sets up logging for the whole process, after which a script's own
-# `logging.basicConfig` would do nothing.
-_handlers = list(logging.root.handlers)
-import grain  # noqa: E402
-
-logging.root.handlers[:] = _handlers
+with logging_left_to_scripts():
+    import grain
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")

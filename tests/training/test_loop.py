@@ -23,8 +23,10 @@ from glomjax.evaluation import classification_metrics
 from glomjax.models import create_model, params_of
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import Interrupted, default_config, loop, phases, setup, train_and_evaluate
+from glomjax.training.config import RunConfig
 from glomjax.training.initial_weights import load_initial
 from glomjax.training.progress import EpochBar, Terminal
+from glomjax.training.run_folder import RunFolder
 from glomjax.training.steps import make_train_step
 
 KECAM = pathlib.Path(__file__).parents[1] / "data" / "davit_kecam" / "kecam_davit.h5"
@@ -194,6 +196,12 @@ def test_a_run_may_replace_the_one_in_its_folder(run, tmp_path, capsys):
     assert metrics["epochs"] == len(rows_of(workdir)) == 1
     assert capsys.readouterr().out == ""
     assert "results: " in (workdir / "run.log").read_text()
+
+
+def test_a_folder_with_the_log_of_a_run_alone_may_be_taken(tmp_path):
+    (tmp_path / "run.log").write_text("")
+    RunFolder(tmp_path).claim(RunConfig())
+    assert (tmp_path / "config.json").is_file()
 
 
 def test_a_folder_of_another_kind_is_refused():

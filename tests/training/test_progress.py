@@ -187,9 +187,20 @@ def test_what_a_script_s_own_logging_shows_is_not_printed_again(capsys, level, p
     assert captured.err.splitlines() == logged
 
 
-def test_importing_the_package_leaves_logging_to_the_script():
-    program = "import logging, glomjax.training; print(logging.root.handlers)"
-    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
+def test_logging_is_left_to_the_script(tmp_path):
+    program = """
+import logging, pathlib, sys
+import numpy as np
+import glomjax.training
+from glomjax import checkpoints
+print(logging.root.handlers)
+folder = pathlib.Path(sys.argv[1])
+checkpoints.save(folder, {"x": np.zeros(1)}, {})
+checkpoints.restore(folder)
+print(logging.root.handlers)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "last")]
+    assert subprocess.check_output(command, text=True) == "[]\n[]\n"
 
 
 def test_a_name_stays_on_its_line_everywhere(capsys, tmp_path):

@@ -121,7 +121,10 @@ def test_labels_have_one_axis():
 @pytest.mark.parametrize(
     ("labels", "way"),
     [
-        (["a", "b", "a", "b"], r"of <U1 \[4\] \('a', 'b', 'a', .*np.unique\(labels, return_inverse"),
+        (
+            ["a", "b", "a", "b"],
+            r"of <U1 \[4\] \('a', 'b', 'a', .*np.unique\(labels, return_inverse",
+        ),
         ([False, True, False, True], r"of bool \[4\].*labels.astype\(int\)"),
         ([0.0, 1.0, 0.0, 1.0], r"of float64 \[4\].*labels.astype\(int\)"),
         ([-1, 1, -1, 1], r"of int64 \[4\].*\(labels > 0\).astype\(int\)"),

@@ -340,11 +340,11 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step_and_sav
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("host:1", 0, -1), "--coordinator, --processes and --process go together"),
+        (("host:1", 0, -1), "coordinator, processes and process go together"),
         (("", 2, -1), "go together"),
         (("", 0, 0), "go together"),
         (("host:1", 2, -1), "go together"),
-        (("host:1", 2, 2), "--process is 2; of 2 processes the last is 1"),
+        (("host:1", 2, 2), "^process is 2; of 2 processes the last is 1"),
     ],
 )
 def test_processes_that_are_named_by_halves_are_refused(given, message):
