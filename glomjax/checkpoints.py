@@ -6,13 +6,11 @@ file with a flipped bit without a word, so a folder without a matching manifest 
 """
 
 import concurrent.futures
-import contextlib
 import json
-import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,6 +18,7 @@ import numpy as np
 
 from glomjax.errors import UserError, same_again
 from glomjax.files import checksum
+from glomjax.logs import logging_left_to_scripts
 
 PARAMS = "params/"  # in front of the paths of parameters, beside the optimizer's arrays
 Arrays = Mapping[str, jax.Array | np.ndarray]
@@ -174,18 +173,6 @@ def _restore(found: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         restored = checkpointer.restore(found.absolute() / "arrays")
     arrays = {path: np.asarray(array) for path, array in restored.items()}
     return arrays, json.loads((found / "metadata.json").read_text())
-
-
-@contextlib.contextmanager
-def logging_left_to_scripts() -> Iterator[None]:
-    """Orbax, and what imports it, sets up logging for the whole process (by absl, with its first
-    line), after which a script's own `logging.basicConfig` would do nothing: this takes it back."""
-    bare = not logging.root.handlers
-    try:
-        yield
-    finally:
-        if bare:
-            logging.root.handlers.clear()
 
 
 def _checkpointer() -> Any:

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from glomjax.checkpoints import logging_left_to_scripts
 from glomjax.data.anomalies import Anomalies, find_anomalies
 from glomjax.data.examples import Examples
 from glomjax.data.threads import THREADS, map_ordered
 from glomjax.errors import UserError
+from glomjax.logs import logging_left_to_scripts
 from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
 
 with logging_left_to_scripts():
