@@ -108,8 +108,6 @@ def _facts(info: "SourceInfo") -> list[tuple[str, str]]:
         facts += _facts_of_classifier(info.spec)
     if info.origin:
         facts.append(("written from", info.origin))
-    if info.prefix:
-        facts.append(("prefix", f"{info.prefix}, left out of every name"))
     if info.unknown:
         facts.append(("not ours", f"{len(info.unknown)} tensors: {', '.join(info.unknown)}"))
     return facts

@@ -51,11 +51,10 @@ class LoadReport:
         return self.info.sha256
 
     def __str__(self) -> str:
-        prefix = self.info.prefix and f", names taken without their prefix {self.info.prefix!r}"
         kept = f", left at their initial value: {first_few(self.excluded)}" if self.excluded else ""
         return (
             f"{self.source} (preset {self.preset or 'unnamed'}, sha256 {self.sha256[:12]}): "
-            f"{len(self.loaded)} tensors, {self.num_parameters:,} parameters loaded{kept}{prefix}"
+            f"{len(self.loaded)} tensors, {self.num_parameters:,} parameters loaded{kept}"
         )
 
 

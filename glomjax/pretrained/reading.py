@@ -39,7 +39,6 @@ class SourceInfo:
         ours not all of it is known.
       origin: of a file of ours, the source that it was written from; else "".
       unknown: names of tensors that are none of ours.
-      prefix: what stood before the name of every tensor in the file, and was left out.
     """
 
     path: pathlib.Path
@@ -48,7 +47,6 @@ class SourceInfo:
     spec: NetworkSpec
     origin: str = ""
     unknown: tuple[str, ...] = ()
-    prefix: str = ""
 
     @property
     def model(self) -> str:
@@ -139,7 +137,7 @@ def _read_file(
         return tensors, SourceInfo(path, sha256, "glomjax", spec, origin)
     kind = kecam if layout == "hdf5" else timm
     name = "kecam" if layout == "hdf5" else "timm"
-    tensors, prefix = _without_prefix(path, tensors)
+    _check_prefix(path, tensors)
     params, unknown = convert(path, tensors, kind.RULES)
     if not tensors:
         raise UserError(f"weight file {path} holds no tensor; name another")
@@ -163,17 +161,12 @@ def _read_file(
             initial_weights=entry.id, license=entry.license, citation=sources.CITATION
         ),
     )
-    return params, SourceInfo(path, sha256, name, spec, unknown=unknown, prefix=prefix)
+    return params, SourceInfo(path, sha256, name, spec, unknown=unknown)
 
 
-def _without_prefix(
-    path: pathlib.Path, tensors: dict[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], str]:
-    """(tensors, prefix) without what a wrapper put before every name: `module.`, `_orig_mod.`, ...
-
-    Raises:
-      UserError: a network lies under a prefix beside other tensors, so that it is open which of
-        them are meant.
+def _check_prefix(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Refuses a network whose tensors have something before their names, which a wrapper put there
+    (`module.`, `_orig_mod.`): which of several networks in a file is meant is for the user to say.
     """
     prefixes = {
         name.removesuffix(stem)
@@ -182,15 +175,16 @@ def _without_prefix(
         if name == stem or name.endswith(f".{stem}")
     }
     if not prefixes or "" in prefixes:
-        return tensors, ""
+        return
     prefix = min(prefixes, key=len)
-    if others := [name for name in tensors if not name.startswith(prefix)]:
-        raise UserError(
-            f"weight file {path} holds a DaViT whose names begin with {prefix!r} beside "
-            f"{len(others)} other tensors ({first_few(others)}); save the tensors of the network "
-            "alone, under the names that it gives them itself"
-        )
-    return {name.removeprefix(prefix): value for name, value in tensors.items()}, prefix
+    others = [name for name in tensors if not name.startswith(prefix)]
+    beside = f", beside {len(others)} other tensors ({first_few(others)})" if others else ""
+    raise UserError(
+        f"weight file {path} holds a DaViT whose names begin with {prefix!r}, as a wrapper writes "
+        f"them{beside}; save them without it: safetensors.numpy.save_file({{name.removeprefix("
+        f"{prefix!r}): value for name, value in safetensors.numpy.load_file(OLD).items() if "
+        f"name.startswith({prefix!r})}}, NEW)"
+    )
 
 
 def _read_checkpoint(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], SourceInfo]:
