@@ -1,0 +1,50 @@
+"""Each row of `docs/reliability.md` is what happens; GLOMJAX_WRITE_DOCS=1 writes it anew."""
+
+import os
+import re
+
+import pytest
+
+from reliability import folders, identities, splits, tables
+from reliability.document import DOCUMENT, document, row, rows_of, sentence
+
+AREAS = {module.HEADING: module.CASES for module in (identities, tables, splits, folders)}
+CASES = [case for cases in AREAS.values() for case in cases]
+WRITES = os.environ.get("GLOMJAX_WRITE_DOCS", "") == "1"
+LINES = rows_of(DOCUMENT.read_text(encoding="utf-8")) if DOCUMENT.exists() else []
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """{situation: answer} of the tests that have run."""
+    found = {}
+    yield found
+    if WRITES and len(found) == len(CASES):
+        DOCUMENT.write_text(document(AREAS, found), encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.situation)
+def test_what_happens_is_what_the_document_says(case, tmp_path, monkeypatch, answers):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GLOMJAX_OFFLINE", "1")
+    answer = answers[case.situation] = case.run(tmp_path)
+    if not WRITES:
+        assert row(case, answer) in LINES
+        assert answer.kind in ("refused", "told", "read")
+    # A list may have its items on lines of their own.
+    assert "\n" not in answer.text.replace("\n  ", "")
+    assert not re.search("Traceback|object at 0x|site-packages", answer.text)
+
+
+@pytest.mark.skipif(WRITES, reason="it is being written")
+def test_the_document_has_these_rows_and_no_others():
+    assert len({case.situation for case in CASES}) == len(CASES)
+    start = [line.rpartition(" | ")[0].split(" | ")[0] for line in LINES]
+    assert len(LINES) == len(set(start)) == len(CASES)
+
+
+@pytest.mark.skipif(WRITES, reason="it is being written")
+def test_the_document_is_large_enough():
+    assert len(LINES) >= 150
+    assert len({sentence(line) for line in LINES}) >= 80
