@@ -54,7 +54,10 @@ class Case:
                 answer = Answer("refused", str(error))
             except Exception as error:
                 answer = Answer("raw", f"{type(error).__name__}: {error}")
-        return Answer(answer.kind, answer.text.replace(str(folder), "FOLDER"))
+        text = answer.text.replace(str(folder), "FOLDER")
+        # Encoders of other versions write files of other lengths.
+        text = re.sub(r"\bbyte \d+", "byte N", text)
+        return Answer(answer.kind, re.sub(r"\d+ bytes not", "N bytes not", text))
 
 
 def said(*notes: str, part: str) -> Answer:

@@ -5,10 +5,13 @@ import re
 
 import pytest
 
-from reliability import folders, identities, splits, tables
+from reliability import configuration, folders, identities, images, splits, tables
 from reliability.document import DOCUMENT, document, row, rows_of, sentence
 
-AREAS = {module.HEADING: module.CASES for module in (identities, tables, splits, folders)}
+AREAS = {
+    module.HEADING: module.CASES
+    for module in (identities, tables, splits, folders, images, configuration)
+}
 CASES = [case for cases in AREAS.values() for case in cases]
 WRITES = os.environ.get("GLOMJAX_WRITE_DOCS", "") == "1"
 LINES = rows_of(DOCUMENT.read_text(encoding="utf-8")) if DOCUMENT.exists() else []
