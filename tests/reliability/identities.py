@@ -1,11 +1,14 @@
 """Patients, slides, sites and classes under several names, and words that are no names."""
 
+import contextlib
+import io
 import math
 import pathlib
 import unicodedata
 
 import numpy as np
 
+from glomjax.cli.main import main
 from reliability.situations import (
     CLASSES,
     COUNT,
@@ -107,6 +110,16 @@ def two_forms(folder: pathlib.Path) -> Answer:
     for i in range(4):
         put(folder / "andere" / f"{i}.png", 10 + i)
     return load(folder)
+
+
+def on_ascii(folder: pathlib.Path) -> Answer:
+    file = table(folder, patient=lambda i: f"{patient(i)} 환자", label=lambda i: "사기"[i // 12])
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with contextlib.redirect_stdout(stream):
+        code = main(["check-data", str(file)])
+    stream.flush()
+    (line,) = [n for n in stream.buffer.getvalue().decode().splitlines() if n[:8] == "classes:"]
+    return Answer("read" if code == 0 else "raw", line)
 
 
 CASES = [
@@ -214,4 +227,5 @@ CASES = [
             classes=("none", "glomerulus"),
         ),
     ),
+    Case("names in other scripts on a terminal that has ASCII alone", on_ascii),
 ]

@@ -101,6 +101,12 @@ def transparent() -> tuple[bytes, np.ndarray]:
     return encode(np.concatenate([RGB, alpha], axis=-1)), truth
 
 
+def broken_exif() -> bytes:
+    encoded = encode(RGB, "JPEG", quality=95)
+    body = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\0\0\0\0"
+    return encoded[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(body)) + body + encoded[2:]
+
+
 def palette() -> tuple[bytes, np.ndarray]:
     image = Image.fromarray(RGB).quantize(64)
     return encode(image), np.asarray(image.convert("RGB"))
@@ -193,6 +199,7 @@ CASES = [
     Case("a JPEG file that is stored on its side and says so", oriented("JPEG", quality=98)),
     Case("a PNG file that is stored on its side and says so", oriented("PNG")),
     Case("a TIFF file that is stored on its side and says so", oriented("TIFF")),
+    Case("a JPEG file with broken EXIF data", see(broken_exif(), RGB, loss=8)),
     Case("16-bit grey, in which 65535 is white", see(encode(SIXTEEN * 257), THREE_GREY)),
     Case("16-bit RGB as TIFF", see(tiff(COLOURS * 257), RGB)),
     Case("16-bit RGB as PNG", see(png(COLOURS * 257), RGB)),

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from glomjax.data.sources import load_source
 from reliability.situations import (
     COUNT,
     PATIENTS,
@@ -9,6 +10,7 @@ from reliability.situations import (
     Case,
     Cells,
     class_folders,
+    described,
     load,
     patient,
     split,
@@ -55,6 +57,34 @@ def one_patient_of_a_class(folder: pathlib.Path) -> Answer:
 
 def few_files(folder: pathlib.Path) -> Answer:
     return load(class_folders(folder, count=2))
+
+
+def folds(folder: pathlib.Path) -> Answer:
+    file = table(folder)
+    tested = [set(load_source(file, folds=3, fold=k).test.patients or ()) for k in range(3)]
+    assert sum(map(len, tested)) == len(set().union(*tested)) == len(PATIENTS)
+    return Answer("read", f"{len(PATIENTS)} patients, each of them tested once in 3 folds")
+
+
+def again(folder: pathlib.Path) -> Answer:
+    """The splits that were drawn, as a table with odd names that is read again."""
+    names = ("=1+1", "$a_b$ [red]", 'the "one"', "Ö; 2", "'x'", "-5")
+    file = table(
+        folder, patient=lambda i: '"' + names[PATIENTS.index(patient(i))].replace('"', '""') + '"'
+    )
+    data = load_source(file)
+    file.write_text(data.to_csv(), encoding="utf-8")
+    same = load_source(file)
+    assert all(same[s].ids == data[s].ids for s in ("train", "validation", "test"))
+    assert set(same.train.patients or ()) == set(data.train.patients or ()) <= set(names)
+    return described(same)
+
+
+def kept_apart(folder: pathlib.Path) -> Answer:
+    """A run's division with a patient in two of its splits."""
+    file = table(folder)
+    kept = {f"img/{i:02d}.png": "test" if i == 0 else split(i) for i in range(COUNT)}
+    return load(file, kept=kept)
 
 
 CASES = [
@@ -190,4 +220,10 @@ CASES = [
         "the classes in the order that the user gives",
         classes("cortex", "medulla", classes=("medulla", "cortex")),
     ),
+    Case("folds over patients", folds),
+    Case("a run's splits.csv as a table, with names such as =1+1", again),
+    Case("a run that goes on with a patient in two splits of its splits.csv", kept_apart),
+    Case("classes Glomérules and Tubules", classes("Glomérules", "Tubules")),
+    Case("classes glomerulo and tubulo", classes("glomerulo", "tubulo")),
+    Case("an empty name of a TFDS data set", lambda folder: load("tfds:")),
 ]

@@ -5,13 +5,24 @@ import re
 
 import pytest
 
-from reliability import configuration, folders, identities, images, splits, tables
+from reliability import (
+    checks,
+    commands,
+    configuration,
+    folders,
+    identities,
+    images,
+    runs,
+    scripts,
+    splits,
+    tables,
+    weights,
+)
 from reliability.document import DOCUMENT, document, row, rows_of, sentence
 
-AREAS = {
-    module.HEADING: module.CASES
-    for module in (identities, tables, splits, folders, images, configuration)
-}
+MODULES = (identities, tables, splits, folders, images, checks)
+MODULES += (configuration, commands, scripts, weights, runs)
+AREAS = {module.HEADING: module.CASES for module in MODULES}
 CASES = [case for cases in AREAS.values() for case in cases]
 WRITES = os.environ.get("GLOMJAX_WRITE_DOCS", "") == "1"
 LINES = rows_of(DOCUMENT.read_text(encoding="utf-8")) if DOCUMENT.exists() else []
