@@ -134,7 +134,7 @@ def prepared(
         file = table(folder, {"split": split, **(columns or {})}, size=SIZE)
         change(folder)
         data = prepare_data(load_source(file), (32, 32), **options)
-        return said(*data.messages, *data.splits.notes, part=part)
+        return said(*data.splits.notes, part=part)
 
     return answer
 
@@ -196,7 +196,7 @@ CASES = [
     Case("images of one class that are darker", found("than the others", change=dark_class)),
     Case(
         "a stain in the test split that training lacks",
-        found("lack", {"stain": lambda i: "PAS" if split(i) == "test" else "HE"}),
+        found("No training image", {"stain": lambda i: "PAS" if split(i) == "test" else "HE"}),
     ),
     Case(
         "a stain that one site alone has",

@@ -196,7 +196,7 @@ CASES = [
     Case("a mode that does not exist", lambda folder: command("train", "--config", "davit:frozen")),
     Case("a configuration file without get_config", file("x = 1\n")),
     Case("a configuration file with a mistake", file(OWN + "    return default_confg()\n")),
-    Case("a configuration file that is no Python", file("def get_config(:\n")),
+    Case("a configuration file that is no Python", file("def get_config()\n    return 1\n")),
     Case("a configuration file that returns a dictionary", file(OWN + "    return {'seed': 1}\n")),
     Case("a regime that needs weights, and none", line("--config.freeze.regime=full")),
     Case("random values, and weights", line("--config.pretrained.source=weights.h5")),

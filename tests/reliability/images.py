@@ -55,7 +55,7 @@ def see(encoded: Any, truth: np.ndarray | None = None, *, loss: float = 0.0, **o
     def answer(folder: pathlib.Path) -> Answer:
         seen = np.asarray(open_image(encoded, name=NAME, **options)).astype(int)
         if truth is None or seen.shape != truth.shape:
-            return Answer("raw", f"pixels {seen.shape}")
+            return Answer("raw", f"it is read as {seen.shape[0]} x {seen.shape[1]} pixels")
         difference = np.abs(seen - truth).mean()
         if difference > loss:
             return Answer("raw", f"the pixels are wrong by {difference:.1f} of 255")
@@ -129,6 +129,7 @@ PNG, JPEG = encode(tissue(LARGE)), encode(tissue(LARGE), "JPEG", quality=90)
 WEBP = encode(tissue(LARGE), "WEBP", quality=90)
 LABEL = np.full((*SIZE, 3), 250, np.uint8)
 SIXTEEN = GREY.astype(np.uint16)
+TWELVE = np.rint(RGB * (4095 / 255)).astype(np.uint16)
 COLOURS = RGB.astype(np.uint16)
 
 
@@ -216,7 +217,7 @@ CASES = [
     Case("8-bit grey in 16 bits", see(encode(SIXTEEN))),
     Case(
         "12-bit RGB in 16 bits, with data.bits 12",
-        see(tiff((COLOURS * 4095 + 127) // 255), RGB, bits=12),
+        see(tiff(TWELVE), RGB, bits=12),
     ),
     Case("a value beyond 12 bits, with data.bits 12", see(tiff(COLOURS * 257), bits=12)),
     Case("32-bit whole numbers", see(tiff(GREY.astype(np.int32)))),
