@@ -70,7 +70,7 @@ def load_source(
         several spellings; or a patient, a slide or a value of `split_by` is in two of the given
         splits.
     """
-    if isinstance(source, Mapping):
+    if not isinstance(source, (str, os.PathLike)):
         check_own_splits("the data given", folds, split_by)
         return read_arrays(source, classes, exact_names=exact_names).with_spacing(mpp)
     if not os.fspath(source):

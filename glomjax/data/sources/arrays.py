@@ -123,7 +123,8 @@ def _check_labels(labels: np.ndarray, split: str) -> None:
 def _patients(given: Any, count: int, split: str) -> tuple[str, ...]:
     # One by one, since an array of numbers and names would turn all of them into text.
     values = given.tolist() if hasattr(given, "tolist") else given
-    values = list(values) if isinstance(values, Iterable) else [values]
+    is_one = isinstance(values, (str, bytes)) or not isinstance(values, Iterable)
+    values = [values] if is_one else list(values)
     if len(values) != count:
         raise UserError(
             f"data[{split!r}] has {len(values)} patients for {count} images; give one for each"

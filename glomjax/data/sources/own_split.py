@@ -38,7 +38,7 @@ def adopt_split(patches: Sequence[Patch], where: str) -> tuple[list[Patch], list
             told[name] = [split_named(text, abbreviated=True) for text in cells]
         elif filled and not given and (tells_split(name) or _holds_train(filled)):
             raise UserError(
-                f"{where} has the column '{name}' with {quoted(sorted(filled))}, which are no "
+                f"{where} has the column '{name}' with {quoted(sorted(filled))}, which are not "
                 "all names of splits: write train, validation and test into it, or remove it."
             )
         elif filled and not given and tells_fold(name):

@@ -1,0 +1,1 @@
+"""What happens to what users bring: each module has the cases of one area."""

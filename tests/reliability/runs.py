@@ -1,0 +1,216 @@
+"""Folders of runs, and trained networks at work."""
+
+import dataclasses
+import functools
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from test_old_runs import OLD, old_config, old_data
+
+from glomjax import load_classifier
+from glomjax.models import params_of
+from glomjax.pretrained import load_weights
+from glomjax.pretrained.weight_file import write_weights
+from glomjax.training import train_and_evaluate
+from reliability.situations import Answer, Case, class_folders, command, picture, put
+
+HEADING = "Folders of runs, and trained networks at work"
+TIMM = OLD.parent / "davit_timm" / "timm_davit.safetensors"
+
+
+def going_on(
+    change: Callable[[pathlib.Path], Any],
+    *,
+    run: str = "unfinished",
+    data: Callable[[dict], dict] = lambda data: data,
+    part: str = "",
+    **fields: Any,
+):
+    """A run that goes on after something was changed in its folder, its data or fields."""
+
+    def answer(folder: pathlib.Path) -> Answer:
+        shutil.copytree(OLD / run, folder / "run")
+        change(folder / "run")
+        config = old_config()
+        for name, value in fields.items():
+            config[name] = value
+        train_and_evaluate(config, folder / "run", data=data(old_data()))
+        return Answer("raw", "it goes on")
+
+    return answer
+
+
+def nothing(run: pathlib.Path) -> None:
+    """The folder as it is."""
+
+
+def empty(name: str, content: bytes = b"") -> Callable[[pathlib.Path], Any]:
+    return lambda run: (run / name).write_bytes(content)
+
+
+def damaged(run: pathlib.Path) -> None:
+    """A byte of the best weights."""
+    files = [file for file in (run / "checkpoints" / "best").rglob("*") if file.is_file()]
+    file = next(file for file in sorted(files) if file.name == "metadata.json")
+    file.write_bytes(file.read_bytes() + b" ")
+
+
+def other_images(data: dict) -> dict:
+    images, *more = data["test"]
+    return data | {"test": (255 - images, *more)}
+
+
+def called_again(*more: str, part: str = ""):
+    """The command of a finished run."""
+
+    def answer(folder: pathlib.Path) -> Answer:
+        shutil.copytree(OLD / "finished", folder / "run")
+        (folder / "mine.py").write_text("from test_old_runs import old_config as get_config\n")
+        return command("train", "--config", "mine.py", "--workdir", "run", *more, part=part)
+
+    return answer
+
+
+def train(*more: str, prepare: Callable[[pathlib.Path], Any] = lambda folder: None):
+    """A command in a folder that has something in it."""
+
+    def answer(folder: pathlib.Path) -> Answer:
+        prepare(folder)
+        return command("train", "--config", "alexnet_mini", "--workdir", "run", *more)
+
+    return answer
+
+
+def with_file(folder: pathlib.Path) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "thesis.docx").write_text("x")
+
+
+def as_file(folder: pathlib.Path) -> None:
+    (folder / "run").write_text("x")
+
+
+@functools.cache
+def classifier():
+    return load_classifier(OLD / "finished")
+
+
+def classify(source: Any, **options: Any):
+    """A trained network that cannot be loaded."""
+
+    def answer(folder: pathlib.Path) -> Answer:
+        found = source(folder) if callable(source) else source
+        return Answer("raw", f"{load_classifier(found, **options)!r}")
+
+    return answer
+
+
+def copied(file: pathlib.Path) -> Callable[[pathlib.Path], Any]:
+    return lambda folder: shutil.copy(file, folder)
+
+
+def written(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
+    """A weight file of ours with the old run's network, of which something is other."""
+    spec = classifier().spec
+    model = spec.create_model()
+    load_weights(model, OLD / "finished")
+    file = folder / f"{'-'.join(changes) or 'same'}.safetensors"
+    write_weights(file, params_of(model), dataclasses.replace(spec, **changes))
+    return file
+
+
+def predict(images: Any, **options: Any):
+    """Images of which a trained network makes nothing."""
+
+    def answer(folder: pathlib.Path) -> Answer:
+        given = images(folder) if callable(images) else images
+        found = classifier().predict(given, **options)
+        if found.problems:
+            assert np.isnan(found.logits).all()
+            return Answer("told", next(iter(found.problems.values())))
+        return Answer("raw", f"{found}")
+
+    return answer
+
+
+def resampled(folder: pathlib.Path) -> Answer:
+    preprocessing = dataclasses.replace(
+        classifier().spec.preprocessing, target_mpp=0.5, seen_mpp=None
+    )
+    network = load_classifier(written(folder, preprocessing=preprocessing))
+    return Answer("raw", f"{network.predict(put(folder / 'a.png'))}")
+
+
+def unlisted(folder: pathlib.Path) -> pathlib.Path:
+    class_folders(folder, count=2)
+    (folder / "manifest.csv").write_text("path\nother/00.png\n")
+    return folder
+
+
+CASES = [
+    Case("a run folder that holds other files", train(prepare=with_file)),
+    Case("a file in place of the run folder", train(prepare=as_file)),
+    Case("a run folder of another configuration", called_again("--config.batch_size=4")),
+    Case(
+        "a run folder with ~ for the home folder, that holds other files",
+        train("--workdir", "~/run", prepare=with_file),
+    ),
+    Case("--overwrite of a folder that holds no run", train("--overwrite", prepare=with_file)),
+    Case("a run that is finished, called again", called_again(part="is finished")),
+    Case(
+        "a run that is finished, with other images",
+        going_on(nothing, run="finished", data=other_images),
+    ),
+    Case("a run that goes on with other images", going_on(nothing, data=other_images)),
+    Case("a run that goes on with another batch", going_on(nothing, batch_size=4)),
+    Case("a run whose config.json is empty", going_on(empty("config.json"))),
+    Case("a run whose config.json is another JSON", going_on(empty("config.json", b"[]"))),
+    Case("a run whose environment.json is empty", going_on(empty("environment.json"))),
+    Case(
+        "a run whose test_metrics.json is empty",
+        going_on(empty("test_metrics.json"), run="finished"),
+    ),
+    Case("a run whose splits.csv is another table", going_on(empty("splits.csv", b"a,b\n1,2\n"))),
+    Case("a run whose best weights are damaged", going_on(damaged)),
+    Case("no trained network", classify(None)),
+    Case("an empty list of trained networks", classify([])),
+    Case("a number in a list of trained networks", classify([3])),
+    Case("a trained network that is not there", classify("runs/davit")),
+    Case("published weights as a trained network", classify(copied(TIMM))),
+    Case(
+        "a weight file of an earlier version away from its run",
+        classify(copied(OLD / "finished.safetensors")),
+    ),
+    Case(
+        "two trained networks with other classes",
+        classify(lambda folder: [written(folder), written(folder, classes=("a", "b"))]),
+    ),
+    Case(
+        "two trained networks with other image sizes",
+        classify(lambda folder: [written(folder), written(folder, image_size=(64, 64))]),
+    ),
+    Case("a batch of 0 images for a trained network", classify(OLD / "finished", device_batch=0)),
+    Case("predictions for floats", predict(np.zeros((2, 8, 8, 3), np.float32))),
+    Case("predictions for grey values", predict(np.zeros((8, 8), np.uint8))),
+    Case("predictions for a list with floats", predict([np.zeros((8, 8, 3))])),
+    Case("predictions for a list with None", predict([None])),
+    Case("predictions for a number", predict(7)),
+    Case("predictions for bytes", predict(b"\x89PNG")),
+    Case("predictions for a folder that is not there", predict("patches")),
+    Case("predictions for an empty path", predict("")),
+    Case("predictions for an empty folder", predict(lambda folder: folder)),
+    Case("predictions for a folder with a manifest that lacks images", predict(unlisted)),
+    Case("predictions with a spacing in nanometres", predict(picture(1), mpp=250.0)),
+    Case("predictions of a network that needs a spacing, without one", resampled),
+    Case(
+        "predictions for an empty file",
+        predict(lambda folder: (folder / "a.png").write_bytes(b"") or [folder / "a.png"]),
+    ),
+    Case("predictions for a folder in a list", predict(lambda folder: [folder])),
+    Case("predictions for an image that is not there", predict(["a.png"])),
+    Case("predictions for an image of floats", predict([Image.new("F", (8, 8))])),
+]
