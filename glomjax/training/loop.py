@@ -95,7 +95,7 @@ def train_and_evaluate(
                 f"the run in '{run.path}' is finished; name another folder with "
                 f"{argument('--workdir')}, or replace the run with {argument('--overwrite', True)}"
             )
-            return json.loads((run.path / "test_metrics.json").read_text())
+            return run.read_json("test_metrics.json")
         setup = prepare_run(requested, run, placement, terminal, data)
         with (
             native.setting(setup.config.ops.native),

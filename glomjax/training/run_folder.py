@@ -160,6 +160,17 @@ class RunFolder:
         if not (self.begun and (self.path / "splits.csv").is_file()):
             self.write("splits.csv", table)
 
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A file that the run wrote; UserError where it is not that any more."""
+        file = self.path / name
+        try:
+            return dict(json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"'{file}' is not what the run wrote; restore it from a copy, or remove it, so "
+                "that it is written anew"
+            ) from error
+
     def _stored(self) -> dict[str, Any]:
         file = self.path / "config.json"
         try:
@@ -220,7 +231,7 @@ class RunFolder:
         environment = describe_environment(config.seed, config.precision)
         file = self.path / "environment.json"
         if self.begun and file.is_file():
-            first = json.loads(file.read_text())
+            first = self.read_json("environment.json")
             environment = first | {"resumed": [*first.get("resumed", []), environment]}
         self.write("environment.json", json.dumps(environment, indent=2) + "\n")
 

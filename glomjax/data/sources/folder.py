@@ -114,7 +114,8 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
     tables = [name for name in others if layout.is_table(name)]
     if not manifests and tables:
         notes.append(
-            f"{quoted(tables)} is not read: patients and other columns are taken from a "
+            f"{quoted(tables)} {'is' if len(tables) == 1 else 'are'} not read: patients and other "
+            f"columns are taken from a "
             f"manifest.csv alone."
         )
     return patches, notes
