@@ -57,7 +57,7 @@ class Case:
                 answer = Answer("raw", f"{type(error).__name__}: {error}")
         text = answer.text.replace(str(folder), "FOLDER")
         # Encoders of other versions write files of other lengths.
-        text = re.sub(r"\bbyte \d+", "byte N", text)
+        text = re.sub(r"\bbyte \d+\b", "byte N", text)
         return Answer(answer.kind, re.sub(r"\d+ bytes not", "N bytes not", text))
 
 

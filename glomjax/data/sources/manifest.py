@@ -3,6 +3,7 @@
 `glomjax.data.sources` decides what its labels and patients mean for classes and splits.
 """
 
+import codecs
 import collections
 import csv
 import dataclasses
@@ -144,9 +145,10 @@ def _rows(
     """(line number, {column: cell}) of every row that is not blank, with missing values as "" but
     for labels; and notes on the columns."""
     try:
-        # utf-8-sig: spreadsheet programs put a byte order mark in front.
-        with open(manifest, encoding="utf-8-sig", newline="") as file:
-            text = file.read()
+        encoded = manifest.read_bytes()
+        # Spreadsheet programs put a byte order mark in front, and one of them writes UTF-16.
+        is_utf_16 = encoded.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = encoded.decode("utf-16" if is_utf_16 else "utf-8-sig")
         if "\0" in text:
             raise csv.Error("it holds NUL characters")
         # Some spreadsheets write in a line of its own what parts the cells.
