@@ -39,7 +39,7 @@ _OTHERS = (  # (where, first bytes, what that is)
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"PK\3\4", "a ZIP archive"),
     (0, b"\x1f\x8b", "a gzip archive"),
-    (0, b"version https://git-lfs", "a stand-in of Git LFS, which 'git lfs pull' replaces"),
+    (0, b"version https://git-lfs", "a stand-in that 'git lfs pull' replaces"),
     (0, b"<svg", "an SVG file"),
     (0, b"<?xml", "an XML or SVG file"),
     (0, b"<!DOCTYPE", "a web page"),
