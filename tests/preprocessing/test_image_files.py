@@ -55,7 +55,7 @@ def refusal(encoded: bytes) -> str:
         (b'\xef\xbb\xbf\n<svg width="1"/>', "an SVG file"),
         (b"<?xml version='1.0'?><svg/>", "an XML or SVG file"),
         (b"<!DOCTYPE html><html>", "a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "a stand-in of Git LFS, which"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a stand-in that 'git lfs pull'"),
     ],
 )
 def test_no_other_format_is_opened_whatever_its_name_says(encoded, what, monkeypatch):
