@@ -6,6 +6,7 @@ tested. So all doors (manifest, folder, TFDS, arrays) ask here.
 """
 
 import decimal
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -36,6 +37,7 @@ _MISSING = frozenset(
 )
 # Of one class, in singular and plural, in English, German, French, Spanish and Italian.
 _GLOMERULUS = re.compile("gloms?|glomerul(us|uses|i|um|a|e|es|o|os)")
+_LONGEST = 32  # characters, with what may be around a word
 _SHEET_ERRORS = frozenset(["na", "n/a", "ref", "value", "name", "null", "num", "div/0"])
 
 
@@ -77,13 +79,17 @@ def normal_form(name: str) -> str:
     return written or "-"[: len(text)]
 
 
+@functools.lru_cache(maxsize=2**16)  # cells repeat
 def is_missing(text: str) -> bool:
     """Whether a cell is empty or holds a word for a missing value, such as `NA`, `#N/A`, `none`,
     `unknown`, `?` or dashes, in any case."""
-    text = _visible(unicodedata.normalize("NFKC", text).casefold())
-    if all(c.isspace() or unicodedata.category(c).startswith("P") for c in text):
-        return True
-    bare = " ".join(text.split()).strip("<>()[]{}'\"-?!*.,;: ")
+    if len(text) > _LONGEST:
+        return False
+    if not text.isascii():
+        text = _visible(unicodedata.normalize("NFKC", text))
+    bare = " ".join(text.casefold().split()).strip("<>()[]{}'\"-?!*.,;: ")
+    if not any(map(str.isalnum, bare)):
+        return all(c.isspace() or unicodedata.category(c).startswith(("P", "C")) for c in bare)
     return bare in _MISSING or (bare.startswith("#") and bare[1:] in _SHEET_ERRORS)
 
 

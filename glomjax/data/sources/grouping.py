@@ -24,6 +24,7 @@ _TOGETHER = re.compile(
     "field|fov|region|roi|block|section|level|biopsy|core|specimen|sample|scan|animal|mouse|kidney"
     "|folder|group|batch"
 )
+_MOST_VALUES = 1000  # of a column that is looked through for spellings; others number images
 _FEW_PATIENTS = 2
 _FEW = {
     "validation": "few to decide when training stops and which weights are kept",
@@ -77,9 +78,10 @@ def check_names(
         names = [value_of(patch, column) for patch in patches]
         notes.append(check_spellings(names, column, where, exact=exact))
     for column in patches[0].further:
-        if column not in grouping:
+        values = {value_of(patch, column) for patch in patches}
+        if column not in grouping and len(values) <= _MOST_VALUES:
             try:
-                check_spellings([value_of(patch, column) for patch in patches], column, where)
+                check_spellings(values, column, where)
             except UserError as error:
                 notes.append(str(error).partition("; write")[0] + ".")
     return [note for note in notes if note]
