@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from glomjax import checkpoints
-from glomjax.errors import UserError
+from glomjax.errors import UserError, shown
 from glomjax.files import cache_dir, checksum
 
 _KECAM_URL = "https://github.com/leondgarse/keras_cv_attention_models/releases/download/davit"
@@ -145,16 +145,16 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
             if checkpoints.exists(folder):
                 return folder
         raise UserError(
-            f"weight source {str(source)!r} is a folder without a checkpoint: name a run's folder, "
-            "its checkpoints/best, or a weight file"
+            f"weight source {shown(str(source))} is a folder without a checkpoint: name a run's "
+            "folder, its checkpoints/best, or a weight file"
         )
     entry = PUBLISHED.get(os.fspath(source))
     if entry is None:
         near = difflib.get_close_matches(os.fspath(source), PUBLISHED, n=1, cutoff=0.6)
         hint = f" (nearest: {near[0]})" if near else ""
         raise UserError(
-            f"weight source {str(source)!r} does not exist: it is neither a file or folder nor a "
-            f"published id{hint}; the ids are {', '.join(PUBLISHED)}"
+            f"weight source {shown(str(source))} does not exist: it is neither a file or folder "
+            f"nor a published id{hint}; the ids are {', '.join(PUBLISHED)}"
         )
     cached = entry.cached
     note = ""
