@@ -3,10 +3,12 @@
 import contextlib
 import difflib
 import re
+import reprlib
 import unicodedata
 from collections.abc import Iterable, Iterator
 
 LISTED = 10  # names that a message spells out
+SHOWN = 160  # characters of a value in a message
 
 
 class UserError(Exception):
@@ -78,6 +80,22 @@ def shell_word(value: object) -> str:
     return text if re.fullmatch(r"[\w.+-]+", text) else f'"{text}"'
 
 
+def shown(value: object) -> str:
+    """A value as Python writes it, on one line and cut in the middle where it is long."""
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # an integer of more digits than Python writes, or a `__repr__` of their own
+        return f"a value of type {type(value).__name__}"
+    text = re.sub(r"\s*\n\s*", " ", text.strip())
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxtuple = _SHORT.maxlist = _SHORT.maxdict = LISTED
+
+
 def first_few(items: Iterable[str], total: int = 0) -> str:
     """At most ten of the items, and how many more there are of `total`, by default of all these."""
     items = list(items)
@@ -87,7 +105,7 @@ def first_few(items: Iterable[str], total: int = 0) -> str:
 
 def quoted(names: Iterable[str]) -> str:
     """`first_few` of the names, each in quotes."""
-    return first_few(f"'{name}'" for name in names)
+    return first_few(f"'{printable(name)}'" for name in names)
 
 
 def plural(name: str) -> str:

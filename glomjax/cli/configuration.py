@@ -5,18 +5,20 @@ config = apply_overrides(load_config("davit:scratch"), [("batch_size", "16")])
 
 import ast
 import copy
+import dataclasses
 import os
 import pathlib
 import runpy
+import warnings
 from collections.abc import Iterator, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from absl import flags
 from ml_collections import ConfigDict
 
 import glomjax
-from glomjax.errors import UserError, nearest_key
+from glomjax.errors import UserError, first_few, nearest_key, shown
 
 Override = tuple[str, str | None]  # (key such as "data.source", text; None where there is none)
 
@@ -56,6 +58,8 @@ ALIASES = {
     "wd": "weight_decay",
     "weights": "pretrained.source",
 }
+
+_LONGEST_LITERAL = 100_000  # characters; Python's parser may crash on longer ones
 
 _PARSERS: dict[type, Any] = {
     bool: flags.BooleanParser(),
@@ -151,6 +155,8 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[Override], list[str]]:
 def apply_overrides(config: ConfigDict, overrides: Sequence[Override]) -> ConfigDict:
     """A copy of the configuration in which fields are set, each text read by its field's type.
 
+    What is set here holds on the demo data, too, whatever `demo` has for it.
+
     Raises:
       UserError: an unknown field, or a text that is not of its type.
     """
@@ -162,7 +168,8 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[Override]) -> Config
     for key in sorted(texts, key=lambda key: key != "model.name"):
         known = dict(_walk(changed)) | _network_options(changed)
         if key not in known:
-            raise UserError(f"there is no --config.{key}; {_nearest(key, list(known))}")
+            field = shown(f"--config.{key}")[1:-1]
+            raise UserError(f"there is no {field}; {_nearest(key, list(known))}")
         if isinstance(known[key], ConfigDict):
             raise UserError(
                 f"config.{key} is a section; set one of its fields, such as "
@@ -174,6 +181,10 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[Override]) -> Config
             part = part[section]
         with changed.ignore_type(), changed.unlocked():
             part[name] = _parse(key, texts[key], known[key])
+            if key == "model.name":
+                _leave_options_of_another_network(changed, known[key])
+            if key in changed.get("demo", {}) and f"demo.{key}" not in texts:
+                changed.demo[key] = part[name]
     return changed
 
 
@@ -206,6 +217,15 @@ def _network_options(config: ConfigDict) -> dict[str, Any]:
     return {f"model.options.{key}": options[key] for key in options if key not in given}
 
 
+def _leave_options_of_another_network(config: ConfigDict, before: str) -> None:
+    """Those in the file are of the architecture that was named there."""
+    from glomjax.models import MODELS
+
+    kinds = [MODELS[name][0] if name in MODELS else None for name in (before, config.model.name)]
+    if kinds[0] is not kinds[1]:
+        config.model.options = ConfigDict()
+
+
 def _nearest(key: str, known: list[str]) -> str:
     section, _, last = key.rpartition(".")
     alias = ALIASES.get(last)
@@ -222,7 +242,7 @@ def _nearest(key: str, known: list[str]) -> str:
 
 def _parse(key: str, texts: Sequence[str | None], current: Any) -> Any:
     """The value of texts for a field that has the value `current`; the last one counts, but several
-    for a tuple are one element each."""
+    for a tuple may be one element each."""
     if isinstance(current, bool) and texts[-1] is None:
         return True
     given = [text for text in texts if text is not None]
@@ -243,25 +263,63 @@ def _parse(key: str, texts: Sequence[str | None], current: Any) -> Any:
         if is_option and isinstance(pair := _literal(key, text), tuple):
             return pair
         raise UserError(
-            f"--config.{key} is {text!r}; it must be of type {type(current).__name__}"
+            f"--config.{key} is {shown(text)}; it must be of type {type(current).__name__}"
         ) from error
 
 
 def _tuple(key: str, texts: Sequence[str]) -> tuple[Any, ...]:
-    values = [_literal(key, text) for text in texts if text]
-    if len(values) != 1:
-        return tuple(values)
-    return tuple(values[0]) if isinstance(values[0], tuple | list) else (values[0],)
+    """The tuple that texts give, each the whole of it or one element."""
+    from glomjax.models import is_of_type
+
+    kinds = get_args(_type_of(key))
+    texts = [text for text in texts if text]
+    values = [_names(key, text) if kinds[0] is str else _literal(key, text) for text in texts]
+    whole = [isinstance(v, tuple | list) and not is_of_type(v, kinds[0]) for v in values]
+    if all(whole):
+        return tuple(values[-1]) if values else ()
+    if kinds == (int, int) and list(map(type, values)) == [int]:
+        return values[0], values[0]  # the side of a square
+    if len(values) > 1 and (any(whole) or kinds[-1] is not ...):
+        raise UserError(
+            f"--config.{key} is given {len(texts)} times, as {first_few(map(shown, texts))}; give "
+            "all of it once, with commas"
+        )
+    return tuple(values)
+
+
+def _type_of(key: str) -> Any:
+    """The declared type of a field."""
+    from glomjax.training.config import RunConfig
+
+    kind: Any = RunConfig
+    *sections, name = key.split(".")
+    try:
+        for section in sections:
+            kind = {f.name: f for f in dataclasses.fields(kind)}[section].default_factory
+        return get_type_hints(kind)[name]
+    except (KeyError, TypeError):
+        return tuple[object, ...]  # of a field that there is not, which is said later
+
+
+def _names(key: str, text: str) -> Any:
+    """Texts with commas between them; or with quotes, as in Python."""
+    if text.lstrip().startswith(("(", "[", "{", "'", '"')):
+        return _literal(key, text)
+    return tuple(part.strip() for part in text.split(",")) if "," in text else text
 
 
 def _literal(key: str, text: str) -> Any:
     """A Python literal; a text without brackets and quotes may also be names with commas."""
     try:
-        return ast.literal_eval(text)
+        if len(text) > _LONGEST_LITERAL:
+            raise ValueError
+        with warnings.catch_warnings():  # of \\d in an expression
+            warnings.simplefilter("ignore")
+            return ast.literal_eval(text)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         if text.lstrip().startswith(("(", "[", "{", "'", '"')):
             raise UserError(
-                f"--config.{key} is {text!r}, which is no Python literal; put its texts in quotes, "
-                f"""as in --config.{key}="('a','b')\""""
+                f"--config.{key} is {shown(text)}, which is no Python literal; put its texts in "
+                f"""quotes, as in --config.{key}="('a','b')\""""
             ) from error
         return tuple(part.strip() for part in text.split(",")) if "," in text else text

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from glomjax.data.examples import SPLITS
-from glomjax.errors import UserError, first_few
+from glomjax.errors import UserError, first_few, shown
 
 # A few tries per seed, not a global optimum: the splits are near the targets, and still differ
 # from seed to seed.
@@ -57,7 +57,7 @@ def make_splits(
       UserError: fractions, seed or folds are not valid, or there are too few groups to give each
         split each class.
     """
-    shares = _checked_fractions(fractions)
+    shares = checked_fractions(fractions)
     if seed < 0:
         raise UserError(f"The split seed is {seed}: give a whole number of at least 0.")
     if folds < 0 or folds == 1 or not 0 <= fold < max(folds, 1):
@@ -109,7 +109,8 @@ def check_group_overlap(splits: Mapping[str, Sequence[str]], kind: str = "patien
         )
 
 
-def _checked_fractions(fractions: Sequence[float]) -> np.ndarray:
+def checked_fractions(fractions: Sequence[float]) -> np.ndarray:
+    """The shares of train, validation and test; UserError where they are no division."""
     try:
         shares = np.asarray(fractions, dtype=np.float64)
     except (TypeError, ValueError):
@@ -117,7 +118,7 @@ def _checked_fractions(fractions: Sequence[float]) -> np.ndarray:
     # `not (x > 0)` also catches NaN.
     if shares.shape != (3,) or not (shares > 0).all() or not abs(shares.sum() - 1) <= 1e-6:
         raise UserError(
-            f"The split fractions are {tuple(fractions)}: give three positive numbers (train, "
+            f"data.fractions is {shown(tuple(fractions))}: give three positive numbers (train, "
             f"validation, test) that sum to 1."
         )
     return shares

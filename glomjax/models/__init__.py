@@ -11,11 +11,14 @@ import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, shown
 from glomjax.models import davit
 from glomjax.models.alexnet_mini import AlexNetMini
 from glomjax.models.davit import DaViT
 from glomjax.models.googlenet import GoogLeNet
+
+MOST_PIXELS = 4096  # of an image's side; patches have some hundred
+MOST_CLASSES = 2**16
 
 # name: (class, the arguments that make its size). A new architecture is a module and a line here.
 MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -58,8 +61,9 @@ def create_model(
       - `PUBLISHED_CUT`: the block or parameter up to and with which the published partial
         fine-tuning freezes the network; "" where nothing is published.
 
-      Where options follow the preset or the images, its class has `settle(options, image_size)`,
-      which puts in their place what takes effect.
+      Its class has `check(options, image_size)`, which refuses options that it cannot have. Where
+      they follow the preset or the images, it has `settle(options, image_size)`, too, which puts in
+      their place what takes effect.
 
       A module inside it that regularises beyond plain dropout has a method `disable`, which is
       called where all that it acts on is frozen.
@@ -71,7 +75,7 @@ def create_model(
         raise UserError(f"there is no network {name!r}; choose one of {', '.join(MODELS)}")
     if not _is_whole(num_classes) or num_classes < 0:
         raise UserError(
-            f"num_classes is {num_classes!r}; it is a whole number of logits, 0 for features"
+            f"num_classes is {shown(num_classes)}; it is a whole number of logits, 0 for features"
         )
     image_size = _checked_size(image_size)
     if not isinstance(rngs, nnx.Rngs) or not hasattr(rngs, "params"):
@@ -79,28 +83,52 @@ def create_model(
             f"rngs is of type {type(rngs).__name__}; it is flax.nnx.Rngs(seed), whose stream "
             "'params' draws the initial values"
         )
+    check_options(name, image_size, options, num_classes)
     network, size = MODELS[name]
-    known = {
-        option: hint
-        for option, hint in get_type_hints(network.__init__).items()
-        if option not in ("num_classes", "image_size", "rngs", "return")
-    }
-    # JSON has lists in place of tuples.
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    for option, value in options.items():
-        if option not in known:
-            raise UserError(
-                f"network {name!r} has no option {option!r}; it has {', '.join(sorted(known))}"
-            )
-        if not _is_of_type(value, known[option]):
-            kind = inspect.formatannotation(known[option])
-            raise UserError(f"option {option!r} is {value!r}; it must be of type {kind}")
-    settings = size | options
+    settings = size | _as_tuples(options)
     model = network(num_classes=int(num_classes), image_size=image_size, rngs=rngs, **settings)
     model.name = name
     model.options = tuple(settled_options(name, image_size, options).items())
     model.forward_order = tuple(_in_order_of_definition(model))
     return model
+
+
+def check_options(
+    name: str, image_size: tuple[int, int], options: Mapping[str, Any], num_classes: int = 1
+) -> None:
+    """Checks what a network is made of before anything is made.
+
+    Args:
+      name, image_size, options, num_classes: as in `create_model`.
+
+    Raises:
+      UserError: an unknown option, or values that the network cannot have or that make one of an
+        absurd size.
+    """
+    network, _ = MODELS[name]
+    if max(image_size) > MOST_PIXELS:
+        raise UserError(
+            f"image_size is {shown(tuple(image_size))}; a side has at most {MOST_PIXELS} pixels"
+        )
+    if num_classes > MOST_CLASSES:
+        raise UserError(
+            f"num_classes is {shown(num_classes)}; a network has at most {MOST_CLASSES} logits"
+        )
+    known = {
+        option: hint
+        for option, hint in get_type_hints(network.__init__).items()
+        if option not in ("num_classes", "image_size", "rngs", "return")
+    }
+    options = _as_tuples(options)
+    for option, value in options.items():
+        if option not in known:
+            raise UserError(
+                f"network {name!r} has no option {shown(option)}; it has {', '.join(sorted(known))}"
+            )
+        if not is_of_type(value, known[option]):
+            kind = inspect.formatannotation(known[option])
+            raise UserError(f"option {option!r} is {shown(value)}; it must be of type {kind}")
+    network.check(_all_options(name, options), image_size)
 
 
 def num_logits(num_classes: int) -> int:
@@ -119,6 +147,13 @@ def settled_options(
     Args:
       name, image_size, options: as in `create_model`.
     """
+    options = _all_options(name, _as_tuples(options))
+    settle = getattr(MODELS[name][0], "settle", None)
+    return options if settle is None else settle(options, image_size)
+
+
+def _all_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """With the defaults of those that are not given."""
     network, size = MODELS[name]
     parameters = inspect.signature(network.__init__).parameters
     known = {
@@ -126,10 +161,7 @@ def settled_options(
         for option, parameter in parameters.items()
         if option not in ("self", "num_classes", "image_size", "rngs")
     }
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    options = known | size | given
-    settle = getattr(network, "settle", None)
-    return options if settle is None else settle(options, image_size)
+    return known | size | dict(options)
 
 
 def _checked_size(image_size: Any) -> tuple[int, int]:
@@ -137,7 +169,8 @@ def _checked_size(image_size: Any) -> tuple[int, int]:
     sides = tuple(image_size) if isinstance(image_size, (tuple, list, np.ndarray)) else ()
     if len(sides) != 2 or not all(_is_whole(side) and side >= 1 for side in sides):
         raise UserError(
-            f"image_size is {image_size!r}; it is (height, width) in pixels, such as (280, 280)"
+            f"image_size is {shown(image_size)}; it is (height, width) in pixels, such as "
+            "(280, 280)"
         )
     return int(sides[0]), int(sides[1])
 
@@ -146,18 +179,25 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _is_of_type(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type such as int, bool | None or tuple[int, ...]; bools are no ints
-    here, and ints are floats."""
+def _as_tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists in place of tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+
+
+def is_of_type(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type such as int, bool | None or tuple[int, ...]; here bools are no
+    ints, ints are floats, and lists are tuples."""
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
-        if not isinstance(value, tuple):
+        if not isinstance(value, tuple | list):
             return False
         kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
-        return len(value) == len(kinds) and all(map(_is_of_type, value, kinds))
+        return len(value) == len(kinds) and all(map(is_of_type, value, kinds))
     if isinstance(hint, UnionType):
-        return any(_is_of_type(value, kind) for kind in get_args(hint))
-    return type(value) is hint or (hint is float and type(value) is int)
+        return any(is_of_type(value, kind) for kind in get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _in_order_of_definition(module: nnx.Module, prefix: str = "") -> Iterator[str]:

@@ -1,13 +1,14 @@
 """AlexNet-mini: a 13x13/3 stem and three dense layers, 7,742,721 parameters at 280."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
 
 from glomjax import ops
 from glomjax.errors import UserError
-from glomjax.models.layers import Conv, Dense, check_call, checked_rate
+from glomjax.models.layers import Conv, Dense, check_call, check_rate
 
 
 class AlexNetMini(nnx.Module):
@@ -29,6 +30,12 @@ class AlexNetMini(nnx.Module):
     LOGITS_PATHS = HEAD_PATHS
     HIDDEN_OPTIONS = ()
     PUBLISHED_CUT = ""
+
+    @classmethod
+    def check(cls, options: dict[str, Any], image_size: tuple[int, int]) -> None:
+        """Raises UserError for options that it cannot have."""
+        del image_size
+        check_rate(options["dropout_rate"], "dropout_rate")
 
     def __init__(
         self,
@@ -54,7 +61,7 @@ class AlexNetMini(nnx.Module):
         self.fc1 = Dense(rows * columns * 256, 128, activation="relu", rngs=rngs)
         self.fc2 = Dense(128, 128, activation="relu", rngs=rngs)
         self.head = Dense(128, num_classes, rngs=rngs) if num_classes else None
-        self.dropout = nnx.Dropout(checked_rate(dropout_rate, "dropout_rate"))
+        self.dropout = nnx.Dropout(dropout_rate)
 
     def __call__(
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from glomjax import ops
-from glomjax.errors import UserError
+from glomjax.errors import UserError, shown
 from glomjax.models.initializers import truncated_normal
 from glomjax.models.layers import (
     Conv,
@@ -17,7 +17,7 @@ from glomjax.models.layers import (
     DropPath,
     LayerNorm,
     check_call,
-    checked_rate,
+    check_rate,
 )
 
 # The sizes of the paper as timm lists them.
@@ -32,6 +32,11 @@ SIZES = {
         ("davit_giant", (1, 1, 12, 3), (384, 768, 1536, 3072), (12, 24, 48, 96)),
     )
 }
+
+
+MOST_BLOCKS = 32  # pairs in all stages; davit_giant has 17
+MOST_PARAMETERS = 2**32  # davit_giant has a third of them
+MOST_VALUES = 2**29  # of the largest array that one image becomes: 2 GiB of float32
 
 
 class DaViT(nnx.Module):
@@ -61,6 +66,51 @@ class DaViT(nnx.Module):
     # second up to the first block's attention are frozen.
     PUBLISHED_CUT = "stages/1/blocks/0/spatial/norm1"
 
+    @classmethod
+    def check(cls, options: dict[str, Any], image_size: tuple[int, int]) -> None:
+        """Raises UserError for options that it cannot have, or by which it would be too large."""
+        if options["preset"] not in ("kecam", "msft"):
+            raise UserError(f"model preset is {shown(options['preset'])}; it is 'kecam' or 'msft'")
+        for name in ("drop_path_rate", "dropout_rate"):
+            check_rate(options[name], name)
+        sizes = {name: options[name] for name in ("depths", "embed_dims", "num_heads")}
+        told = ", ".join(f"{name} {shown(value)}" for name, value in sizes.items())
+        if len(set(map(len, sizes.values()))) > 1 or not sizes["depths"]:
+            raise UserError(f"{told} differ in length or are empty; they have one entry per stage")
+        if min(map(min, sizes.values())) < 1 or sum(sizes["depths"]) > MOST_BLOCKS:
+            raise UserError(
+                f"{told}: each entry is at least 1, and depths add up to at most {MOST_BLOCKS}"
+            )
+        for width, heads in zip(sizes["embed_dims"], sizes["num_heads"], strict=True):
+            if width % heads:
+                raise UserError(
+                    f"num_heads {shown(heads)} does not divide embed_dims {shown(width)}"
+                )
+        window = options["window_size"]
+        rows, columns = _window(options["preset"], window, image_size)
+        maps = _quarter(image_size)
+        # The msft preset's own 7 x 7 goes with images of any size.
+        if window != 0 and not all(
+            1 <= side <= max(extent, 7) for side, extent in zip((rows, columns), maps, strict=True)
+        ):
+            raise UserError(
+                f"window_size is {shown(window)}, but the first map of images of {image_size[0]} x "
+                f"{image_size[1]} is {maps[0]} x {maps[1]}; a side is at least 1 and at most the "
+                "map's, or window_size is 0 for the preset's"
+            )
+        parameters, values = _extent((rows, columns), maps, **sizes)
+        if parameters > MOST_PARAMETERS:
+            raise UserError(
+                f"{told} make a network of {parameters:,} parameters; it can have at most "
+                f"{MOST_PARAMETERS:,}"
+            )
+        if values > MOST_VALUES:
+            raise UserError(
+                f"{told} and windows of {rows} x {columns} make an array of {values:,} numbers of "
+                f"one image of {image_size[0]} x {image_size[1]}; it can have at most "
+                f"{MOST_VALUES:,}"
+            )
+
     def __init__(
         self,
         *,
@@ -76,26 +126,11 @@ class DaViT(nnx.Module):
         dropout_rate: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        if preset not in ("kecam", "msft"):
-            raise UserError(f"model preset is {preset!r}; it is 'kecam' or 'msft'")
-        if not len(depths) == len(embed_dims) == len(num_heads):
-            raise UserError(
-                f"depths {depths}, embed_dims {embed_dims} and num_heads {num_heads} differ in "
-                "length; they have one entry per stage"
-            )
-        for width, heads in zip(embed_dims, num_heads, strict=True):
-            if width % heads:
-                raise UserError(f"num_heads {heads} does not divide embed_dims {width}")
-        if window_size != 0 and min(_pair(window_size)) < 1:
-            raise UserError(
-                f"window_size is {window_size}; a side is at least 1, or it is 0 for the preset's"
-            )
         self.image_size = image_size
         self.preset = preset
         self.window_size = window_size
         self.head_norm_first = preset == "kecam" if head_norm_first is None else head_norm_first
-        last_rate = checked_rate(drop_path_rate, "drop_path_rate")
-        rates = np.linspace(0.0, last_rate, sum(depths)).tolist()
+        rates = np.linspace(0.0, drop_path_rate, sum(depths)).tolist()
         self.stem = Stem(3, embed_dims[0], rngs)
         stages, inputs = [], embed_dims[0]
         for i, (depth, width, heads) in enumerate(zip(depths, embed_dims, num_heads, strict=True)):
@@ -105,7 +140,7 @@ class DaViT(nnx.Module):
             inputs = width
         self.stages = nnx.List(stages)
         self.norm = LayerNorm(inputs)
-        self.dropout = nnx.Dropout(checked_rate(dropout_rate, "dropout_rate"))
+        self.dropout = nnx.Dropout(dropout_rate)
         # Small, so that the first losses are near the prior's entropy.
         head = (
             Dense(inputs, num_classes, kernel_init=truncated_normal, rngs=rngs)
@@ -177,6 +212,31 @@ def _window(
         return 7, 7
     height, width = image_size
     return -(-height // 32), -(-width // 32)
+
+
+def _quarter(image_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the first stage's map."""
+    return -(-image_size[0] // 4), -(-image_size[1] // 4)
+
+
+def _extent(
+    window: tuple[int, int],
+    maps: tuple[int, int],
+    *,
+    depths: tuple[int, ...],
+    embed_dims: tuple[int, ...],
+    num_heads: tuple[int, ...],
+) -> tuple[int, int]:
+    """(parameters, values of the largest array that one image becomes), without the logits."""
+    (rows, columns), (height, width) = window, maps
+    parameters, values, inputs = 0, 0, 7 * 7 * 3 / 4  # the stem's kernel is 7 x 7, the others 2 x 2
+    for depth, channels, heads in zip(depths, embed_dims, num_heads, strict=True):
+        parameters += int(4 * inputs * channels) + depth * (24 * channels + 66) * channels
+        windows = -(-height // rows) * -(-width // columns)
+        scores = windows * heads * (rows * columns) ** 2
+        values = max(values, scores, 4 * channels * height * width, channels**2 // heads)
+        height, width, inputs = -(-height // 2), -(-width // 2), channels
+    return parameters, values
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

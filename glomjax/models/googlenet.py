@@ -1,6 +1,7 @@
 """GoogLeNet (Szegedy et al. 2015) with auxiliary classifiers in training alone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 from glomjax import ops
-from glomjax.errors import UserError
+from glomjax.errors import UserError, shown
 from glomjax.models.layers import Conv, Dense, check_call
 
 # Filters per block: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection (table 1 of the paper).
@@ -47,6 +48,14 @@ class GoogLeNet(nnx.Module):
     aux1: "AuxiliaryHead"
     aux2: "AuxiliaryHead"
 
+    @classmethod
+    def check(cls, options: dict[str, Any], image_size: tuple[int, int]) -> None:
+        """Raises UserError for options that it cannot have."""
+        del image_size
+        if options["preset"] not in ("notebook", "paper"):
+            preset = shown(options["preset"])
+            raise UserError(f"model preset is {preset}; it is 'notebook' or 'paper'")
+
     def __init__(
         self,
         *,
@@ -56,8 +65,6 @@ class GoogLeNet(nnx.Module):
         aux_heads: bool = True,
         rngs: nnx.Rngs,
     ):
-        if preset not in ("notebook", "paper"):
-            raise UserError(f"model preset is {preset!r}; it is 'notebook' or 'paper'")
         notebook = preset == "notebook"
         self.preset = preset
         self.image_size = image_size

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from glomjax import ops
-from glomjax.errors import UserError
+from glomjax.errors import UserError, shown
 from glomjax.models.initializers import Initializer, glorot_uniform, ones, zeros
 
 Activation = Literal["relu"] | None
@@ -161,8 +161,7 @@ _IMAGES = (
 )
 
 
-def checked_rate(rate: float, name: str) -> float:
-    """`rate`, or a UserError where it is no share of what may be dropped."""
+def check_rate(rate: float, name: str) -> None:
+    """Raises UserError for what is no share of values to be dropped."""
     if not 0.0 <= rate < 1.0:
-        raise UserError(f"{name} is {rate}; it must be at least 0 and below 1")
-    return rate
+        raise UserError(f"{name} is {shown(rate)}; it must be at least 0 and below 1")

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from glomjax import checkpoints
-from glomjax.errors import UserError, quoted
+from glomjax.errors import UserError, quoted, shown
 from glomjax.files import cache_dir, checksum
 
 _KECAM_URL = "https://github.com/leondgarse/keras_cv_attention_models/releases/download/davit"
@@ -151,16 +151,17 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
                 return folder
         files = sorted(f for f in os.listdir(path) if f.endswith((".safetensors", ".h5")))
         raise UserError(
-            f"weight source {str(source)!r} is a folder without a checkpoint: name a run's folder, "
-            f"its checkpoints/best, or a weight file{', such as ' + quoted(files) if files else ''}"
+            f"weight source {shown(str(source))} is a folder without a checkpoint: name a run's "
+            f"folder, its checkpoints/best, or a weight file"
+            f"{', such as ' + quoted(files) if files else ''}"
         )
     entry = PUBLISHED.get(os.fspath(source))
     if entry is None:
         near = difflib.get_close_matches(os.fspath(source), PUBLISHED, n=1, cutoff=0.6)
         hint = f" (nearest: {near[0]})" if near else ""
         raise UserError(
-            f"weight source {str(source)!r} does not exist: it is neither a file or folder nor a "
-            f"published id{hint}; the ids are {', '.join(PUBLISHED)}"
+            f"weight source {shown(str(source))} does not exist: it is neither a file or folder "
+            f"nor a published id{hint}; the ids are {', '.join(PUBLISHED)}"
         )
     cached = entry.cached
     note = ""

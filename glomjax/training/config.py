@@ -10,15 +10,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from glomjax.data import synthetic
 from glomjax.files import as_tuples
 from glomjax.ops import native
 from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.augmentation import PRESETS, Augmentation
 from glomjax.preprocessing.decoding import RESIZES
 from glomjax.preprocessing.preprocessing import PREPROCESSINGS
-from glomjax.training.parameter_groups import REGIMES
+from glomjax.training.parameter_groups import MOST_EPOCHS, REGIMES
 
 # `_field` is `dataclasses.field` with the help beside it, not a mutable default.
 # ruff: noqa: RUF009
@@ -47,12 +49,50 @@ MAY_DIFFER = (
     "ops.native",
 )
 
-Rule = tuple[str, Any]  # (regular expression of whole parameter paths, what it sets)
+# (regular expression of whole parameter paths, what it sets)
+LabelRule = tuple[str, str]
+FactorRule = tuple[str, float]
 
 
-def _field(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What a number may be.
+
+    Attributes:
+      low, high: the limits, None where there is none.
+      above, below: whether the limit itself is left out.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if self.low is not None and (value <= self.low if self.above else value < self.low):
+            return False
+        if self.high is None or value > self.high:
+            return self.high is None
+        # Steps compute in float32, in which 0.999999999 is 1.
+        return not self.below or bool(np.float32(value) < self.high)
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'at least'} {self.low}"
+        high = f"{'below' if self.below else 'at most'} {self.high}"
+        return low if self.high is None else high if self.low is None else f"{low} and {high}"
+
+
+_POSITIVE = Range(0, above=True)
+_NOT_NEGATIVE = Range(0)
+_SHARE = Range(0, 1, below=True)
+_BATCH = Range(1, 2**16)
+_EPOCHS = Range(1, MOST_EPOCHS)
+_SEEDS = Range(0, 2**32 - 1)  # JAX would take a larger one for the seed of its lower 32 bits
+
+
+def _field(default: Any, help: str, choices: tuple[str, ...] = (), within: Range = Range()) -> Any:
     """A field with the line that `--help` prints, and the values that it may have."""
-    about = {"help": help, "choices": choices}
+    about = {"help": help, "choices": choices, "within": within}
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=about)
     return dataclasses.field(default=default, metadata=about)
@@ -76,40 +116,48 @@ class ModelConfig:
 @dataclasses.dataclass(frozen=True)
 class EarlyStoppingConfig:
     monitor: str = _field("val_loss", "the metric that is to become better", tuple(MONITORS))
-    patience: int = _field(7, "epochs without a better value after which the run stops")
-    min_delta: float = _field(0.0, "the least change that counts as better")
+    patience: int = _field(
+        7, "epochs without a better value after which the run stops", within=_EPOCHS
+    )
+    min_delta: float = _field(0.0, "the least change that counts as better", within=_NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)
 class PlateauConfig:
     monitor: str = _field("val_loss", "the metric of the schedule plateau", tuple(MONITORS))
-    factor: float = _field(0.5, "by which the learning rate is multiplied on a plateau")
-    patience: int = _field(3, "epochs without a better value after which it is")
-    min_delta: float = _field(0.0, "the least change that counts as better")
-    min_lr: float = _field(1e-5, "the smallest learning rate")
+    factor: float = _field(
+        0.5,
+        "by which the learning rate is multiplied on a plateau",
+        within=Range(0, 1, above=True, below=True),
+    )
+    patience: int = _field(3, "epochs without a better value after which it is", within=_EPOCHS)
+    min_delta: float = _field(0.0, "the least change that counts as better", within=_NOT_NEGATIVE)
+    min_lr: float = _field(1e-5, "the smallest learning rate", within=_NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     source: str = _field("synthetic", "a folder of patches, a CSV or TSV manifest, or tfds:NAME")
-    synthetic_size: str = _field("demo", "of the embedded data: demo or large")
+    synthetic_size: str = _field("demo", "of the embedded data", tuple(synthetic.SIZES))
     classes: tuple[str, ...] = _field((), "(negative, positive); () lets the data decide")
     fractions: tuple[float, ...] = _field(
         (0.7, 0.15, 0.15), "train, validation, test, where no split is given"
     )
-    folds: int = _field(0, "in place of fractions: so many folds, of which fold is the test")
-    fold: int = _field(0, "which fold is the test, from 0")
+    folds: int = _field(
+        0, "in place of fractions: so many folds, of which fold is the test", within=Range(0, 1000)
+    )
+    fold: int = _field(0, "which fold is the test, from 0", within=Range(0, 999))
     split_by: str = _field("patient", "what stays together: patient, or a column such as site")
     exact_names: bool = _field(
         False, "patients, slides, sites and classes that are spelt alike are different ones"
     )
-    split_seed: int = _field(0, "of the random split")
+    split_seed: int = _field(0, "of the random split", within=_SEEDS)
     mpp: float = _field(0.0, "microns per pixel of all images; 0: the source gives it, or unknown")
     bits: int = _field(
         0, "that 16-bit images use: 8, 10, 12, 14 or 16; 0: 16, refused where one has fewer"
     )
     skip_unreadable: bool = _field(False, "leave out images that cannot be read, and count them")
-    cache_gib: float = _field(4.0, "memory for decoded images")
+    cache_gib: float = _field(4.0, "memory for decoded images", within=_NOT_NEGATIVE)
 
     def source_options(self) -> dict[str, Any]:
         """The arguments of `load_source` besides the source."""
@@ -141,7 +189,7 @@ class PretrainedConfig:
 class FreezeConfig:
     regime: str = _field("full", "what trains", REGIMES)
     until: str = _field("", "partial: the last frozen block or parameter; '': the published cut")
-    rules: tuple[Rule, ...] = _field((), "rules: (expression, 'trainable' or 'frozen') each")
+    rules: tuple[LabelRule, ...] = _field((), "rules: (expression, 'trainable' or 'frozen') each")
     unfreeze: tuple[str, ...] = _field(
         (), "'EPOCH:REGIME' or 'EPOCH:REGIME:FACTOR' each; the first epoch is 1"
     )
@@ -156,10 +204,10 @@ class DemoConfig:
     it has few images, and its purpose is to end soon."""
 
     image_size: tuple[int, int] = _field((280, 280), "as image_size")
-    batch_size: int = _field(8, "as batch_size")
+    batch_size: int = _field(8, "as batch_size", within=_BATCH)
     stratified_batches: bool = _field(False, "as stratified_batches")
-    num_epochs: int = _field(10, "as num_epochs")
-    learning_rate: float = _field(1e-4, "as learning_rate")
+    num_epochs: int = _field(10, "as num_epochs", within=_EPOCHS)
+    learning_rate: float = _field(1e-4, "as learning_rate", within=_POSITIVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,35 +216,51 @@ class RunConfig:
     defaults, batch 32, at most 1000 epochs, early stopping (patience 7, best weights restored) and
     a plateau schedule on `val_loss`."""
 
-    seed: int = _field(0, "of initial values, orders, dropout and augmentation")
+    seed: int = _field(0, "of initial values, orders, dropout and augmentation", within=_SEEDS)
     image_size: tuple[int, int] = _field((280, 280), "(height, width) that the network sees")
-    batch_size: int = _field(32, "images in a step")
+    batch_size: int = _field(32, "images in a step", within=_BATCH)
     stratified_batches: bool = _field(False, "each batch with the classes in their proportions")
-    num_epochs: int = _field(1000, "the most epochs; early stopping needs few of them")
-    learning_rate: float = _field(1e-3, "the first, before warm-up and schedule")
-    learning_rate_rules: tuple[Rule, ...] = _field(
+    num_epochs: int = _field(
+        1000, "the most epochs; early stopping needs few of them", within=_EPOCHS
+    )
+    learning_rate: float = _field(1e-3, "the first, before warm-up and schedule", within=_POSITIVE)
+    learning_rate_rules: tuple[FactorRule, ...] = _field(
         ((".*", 1.0),), "(expression over parameter paths, factor) each; the first match counts"
     )
-    layer_decay: float = _field(1.0, "learning rate of each layer, relative to the one above it")
-    weight_decay: float = _field(0.0, "decoupled, per step and learning rate")
-    weight_decay_rules: tuple[Rule, ...] = _field(
+    layer_decay: float = _field(
+        1.0, "learning rate of each layer, relative to the one above it", within=Range(0.1, 1)
+    )
+    weight_decay: float = _field(0.0, "decoupled, per step and learning rate", within=_NOT_NEGATIVE)
+    weight_decay_rules: tuple[FactorRule, ...] = _field(
         ((".*/kernel", 1.0), (".*", 0.0)), "(expression over parameter paths, factor) each"
     )
     optimizer: str = _field("adam", "adamw with weight_decay, sgd with momentum", OPTIMIZERS)
-    momentum: float = _field(0.9, "of the optimizer sgd")
+    momentum: float = _field(0.9, "of the optimizer sgd", within=_SHARE)
     schedule: str = _field("plateau", "cosine falls to 0 over num_epochs", SCHEDULES)
-    warmup_epochs: int = _field(0, "in which the learning rate rises from 0")
-    clip_norm: float = _field(0.0, "largest norm of the whole gradient; 0 clips nothing")
-    accumulation_steps: int = _field(
-        1, "a batch in so many parts, with the gradient of the whole, for small memories"
+    warmup_epochs: int = _field(
+        0, "in which the learning rate rises from 0", within=Range(0, MOST_EPOCHS)
     )
-    ema_decay: float = _field(0.0, "evaluate and keep a moving average of the weights; 0: none")
-    label_smoothing: float = _field(0.0, "share taken from the true class and spread over all")
+    clip_norm: float = _field(
+        0.0, "largest norm of the whole gradient; 0 clips nothing", within=_NOT_NEGATIVE
+    )
+    accumulation_steps: int = _field(
+        1,
+        "a batch in so many parts, with the gradient of the whole, for small memories",
+        within=_BATCH,
+    )
+    ema_decay: float = _field(
+        0.0, "evaluate and keep a moving average of the weights; 0: none", within=_SHARE
+    )
+    label_smoothing: float = _field(
+        0.0, "share taken from the true class and spread over all", within=_SHARE
+    )
     class_weights: str = _field("none", "none, balanced, or one weight per class: '1,2.5'")
     precision: str = _field("float32", "bfloat16 keeps float32 parameters", PRECISIONS)
-    devices: int = _field(0, "how many devices; 0: all there are")
+    devices: int = _field(0, "how many devices; 0: all there are", within=Range(0, 2**16))
     shard_params: bool = _field(False, "divide parameters and optimizer state over the devices")
-    checkpoint_minutes: float = _field(10.0, "between two checkpoints within an epoch")
+    checkpoint_minutes: float = _field(
+        10.0, "between two checkpoints within an epoch", within=_POSITIVE
+    )
     preprocessing: str = _field(
         "imagenet", "standardize: each channel by the training images", PREPROCESSINGS
     )
@@ -235,9 +299,15 @@ class RunConfig:
             "skip_unreadable": self.data.skip_unreadable,
         }
 
-    def as_demo(self) -> "RunConfig":
-        """The same run with the settings of `demo`."""
-        return dataclasses.replace(self, **vars(self.demo))
+    def demo_settings(self) -> dict[str, Any]:
+        """The settings of `demo` that take effect on that data: all but those of fields that are
+        set themselves where `demo` is left as it is."""
+        plain = RunConfig()
+        return {
+            name: value
+            for name, value in vars(self.demo).items()
+            if value != getattr(plain.demo, name) or getattr(self, name) == getattr(plain, name)
+        }
 
     def augment(self) -> Augmentation:
         """What happens to training images.

@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -9,10 +11,13 @@ import jax
 import optax
 from flax import nnx
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, shown
 
 REGIMES = ("full", "partial", "head_only", "scratch", "rules")
 TRAINABLE, FROZEN = "trainable", "frozen"
+MOST_EPOCHS = 1_000_000  # of a run; the longest of the field have some thousand
+# What float32, in which steps compute, holds with room for products of two.
+SMALLEST, LARGEST = 1e-30, 1e30
 
 _Value = TypeVar("_Value")
 # (regular expression that must match a whole path, value); the first that matches counts.
@@ -54,29 +59,72 @@ def match_rules(paths: Iterable[str], rules: Rules[_Value], what: str) -> dict[s
     """{path: the value of the first rule that matches it}.
 
     Raises:
-      UserError: a rule is no regular expression or matches no parameter, or a parameter matches no
-        rule; `what` names the rules.
+      UserError: a rule is no regular expression, takes for ever or matches no parameter, or a
+        parameter matches no rule; `what` names the rules.
     """
     paths = list(paths)
     values: dict[str, _Value] = {}
     unused = []
-    for pattern, value in rules:
-        try:
-            matched = [path for path in paths if re.fullmatch(pattern, path)]
-        except re.error as error:
-            raise UserError(f"{what} {pattern!r} is no regular expression ({error})") from error
+    patterns = [compile_pattern(pattern, what) for pattern, _ in rules]
+    _check_speed([pattern.pattern for pattern in patterns], paths, what)
+    for (pattern, value), compiled in zip(rules, patterns, strict=True):
+        matched = [path for path in paths if compiled.fullmatch(path)]
         if not matched:
             unused.append(pattern)
         for path in matched:
             values.setdefault(path, value)
     if unused:
         raise UserError(
-            f"{what} {unused[0]!r} matches no parameter; `summary.txt` of a run lists the paths"
+            f"{what} {shown(unused[0])} matches no parameter; `summary.txt` of a run lists the "
+            "paths"
         )
     for path in paths:
         if path not in values:
             raise UserError(f"no {what} covers parameter {path!r}; end with a rule '.*'")
     return {path: values[path] for path in paths}
+
+
+def compile_pattern(pattern: str, what: str) -> re.Pattern[str]:
+    """The regular expression of a rule; UserError for what is none, where `what` names the rule."""
+    try:
+        return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError(
+            f"{what} {shown(pattern)} is no regular expression ({shown(str(error))[1:-1]})"
+        ) from error
+
+
+def _check_speed(patterns: Sequence[str], paths: Sequence[str], what: str) -> None:
+    """Raises UserError where a pattern takes for ever to match, as (a+)+b does.
+
+    Nothing ends a match in this process. So patterns that repeat a group, or repeat more than
+    twice, are first tried in another one, which ends after a second of computing.
+    """
+    doubtful = [p for p in patterns if re.search(r"\)[*+?{]", p) or len(_REPEATS.findall(p)) > 2]
+    if not doubtful:
+        return
+    tried = subprocess.run(
+        [sys.executable, "-I", "-S", "-W", "ignore", "-c", _TRIAL],
+        input=ascii((doubtful, list(paths))).encode(),
+        capture_output=True,
+    )
+    if tried.returncode < 0:
+        raise UserError(
+            f"{what} {shown(doubtful[tried.stdout.count(b'.') - 1])} takes for ever to match the "
+            "names of parameters; repeat no group that itself repeats something"
+        )
+
+
+_REPEATS = re.compile(r"[*+?{]")
+_TRIAL = """
+import ast, re, signal, sys
+patterns, paths = ast.literal_eval(sys.stdin.read())
+signal.setitimer(signal.ITIMER_VIRTUAL, 1)
+for pattern in patterns:
+    print(end=".", flush=True)
+    for path in paths:
+        re.fullmatch(pattern, path)
+"""
 
 
 def label_parameters(paths: Iterable[str], rules: Rules[str]) -> dict[str, str]:
@@ -88,7 +136,8 @@ def label_parameters(paths: Iterable[str], rules: Rules[str]) -> dict[str, str]:
     for pattern, label in rules:
         if label not in (TRAINABLE, FROZEN):
             raise UserError(
-                f"freezing rule {pattern!r} says {label!r}; it is {TRAINABLE!r} or {FROZEN!r}"
+                f"freezing rule {shown(pattern)} says {shown(label)}; it is {TRAINABLE!r} or "
+                f"{FROZEN!r}"
             )
     labels = match_rules(paths, rules, "freezing rule")
     if TRAINABLE not in labels.values():
@@ -139,10 +188,10 @@ def plan(
       UserError: what `regime_rules` raises, a text of another form, epochs that do not rise, or a
         phase that freezes what trained before or thaws nothing.
     """
-    steps = [(0, regime, 1.0), *(_parse(text) for text in unfreeze)]
+    steps = [(0, regime, 1.0), *map(parse_unfreeze, unfreeze)]
     named = {name for _, name, _ in steps}
     if until and "partial" not in named:
-        raise UserError(f"freeze.until is {until!r}, which goes with regime 'partial' alone")
+        raise UserError(f"freeze.until is {shown(until)}, which goes with regime 'partial' alone")
     if bool(rules) != ("rules" in named):
         raise UserError(
             "freeze.rules and the regime 'rules' go together; give both or neither "
@@ -158,11 +207,12 @@ def plan(
         if phases:
             before = phases[-1]
             if phase.epoch <= before.epoch:
-                raise UserError(f"freeze.unfreeze {text!r} comes too early; epochs must rise")
+                raise UserError(f"freeze.unfreeze {shown(text)} comes too early; epochs must rise")
             if not set(before.trainable) < set(phase.trainable):
                 raise UserError(
-                    f"freeze.unfreeze {text!r} thaws nothing beyond regime {before.regime!r}, or "
-                    "freezes what trained before; name a regime that trains more"
+                    f"freeze.unfreeze {shown(text)} thaws nothing beyond regime "
+                    f"{before.regime!r}, or freezes what trained before; name a regime that trains "
+                    "more"
                 )
         phases.append(phase)
     return tuple(phases)
@@ -181,7 +231,7 @@ def rates_and_decays(
     these names and the phases' factors have them.
 
     Raises:
-      UserError: as `match_rules`.
+      UserError: as `match_rules`, or a product that float32 cannot hold.
     """
     paths = model.forward_order
     factors = match_rules(paths, learning_rate_rules, "learning rate rule")
@@ -190,8 +240,16 @@ def rates_and_decays(
     rates = {
         path: factors[path] * layers[path] * phases[groups.get(path, 0)].factor for path in paths
     }
-    decays = match_rules(paths, weight_decay_rules, "weight decay rule")
-    return rates, {path: weight_decay * share for path, share in decays.items()}
+    shares = match_rules(paths, weight_decay_rules, "weight decay rule")
+    decays = {path: weight_decay * share for path, share in shares.items()}
+    for what, products in (("learning rate is multiplied by", rates), ("weight decay is", decays)):
+        for path, product in products.items():
+            if product and not SMALLEST <= product <= LARGEST:
+                raise UserError(
+                    f"of parameter {path!r} the {what} {product:g}, by all rules together, which "
+                    "float32 cannot hold; choose factors nearer to 1, or 0"
+                )
+    return rates, decays
 
 
 def thaw_groups(phases: Sequence[Phase]) -> dict[str, int]:
@@ -271,7 +329,7 @@ def _up_to(model: Any, until: str) -> list[str]:
         return paths[: inside[-1] + 1]
     if until:
         raise UserError(
-            f"freeze.until is {until!r}, but network {model.name!r} has no such block or "
+            f"freeze.until is {shown(until)}, but network {model.name!r} has no such block or "
             "parameter; `summary.txt` of a run lists the paths"
         )
     blocks = list(dict.fromkeys(_layer(path) for path in paths))
@@ -290,18 +348,21 @@ def _layer(path: str) -> str:
     return block[0] if "/blocks/" in block[0] else f"{block[0]}/{inner}"
 
 
-def _parse(text: str) -> tuple[int, str, float]:
-    match = re.fullmatch(r"(\d+):(\w+)(?::([0-9.eE+-]+))?", str(text))
+def parse_unfreeze(text: str) -> tuple[int, str, float]:
+    """(epoch from 0, regime, factor of the learning rate) of an entry of `freeze.unfreeze`."""
+    match = re.fullmatch(r"(\d+):(\w+)(?::([0-9.eE+-]+))?", text)
     try:
         if match is None:
             raise ValueError
         epoch, regime, factor = int(match[1]), match[2], float(match[3] or 1)
-        if epoch < 2 or not 0 < factor < float("inf") or regime not in REGIMES:
+        if not 2 <= epoch <= MOST_EPOCHS or not SMALLEST <= factor <= LARGEST:
+            raise ValueError
+        if regime not in REGIMES:
             raise ValueError
     except ValueError:
         raise UserError(
-            f"freeze.unfreeze has {text!r}; write EPOCH:REGIME or EPOCH:REGIME:FACTOR, such as "
-            "'5:full:0.1', with an epoch from 2 (the first is 1) and a regime of "
-            + ", ".join(REGIMES)
+            f"freeze.unfreeze has {shown(text)}; write EPOCH:REGIME or EPOCH:REGIME:FACTOR, such "
+            f"as '5:full:0.1', with an epoch from 2 (the first is 1) to {MOST_EPOCHS}, a factor "
+            f"above 0 and a regime of {', '.join(REGIMES)}"
         ) from None
     return epoch - 1, regime, factor

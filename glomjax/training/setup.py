@@ -24,6 +24,7 @@ from glomjax.training.artefact import describe_network, record_training
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.checkpointing import RunCheckpoints, SavedRun, restore_run
 from glomjax.training.config import MONITORS, DataConfig, RunConfig
+from glomjax.training.config_checks import check_values
 from glomjax.training.initial_weights import load_initial, settle_source
 from glomjax.training.optimizers import class_weights
 from glomjax.training.phases import Phases, RunningPhase
@@ -79,11 +80,13 @@ def prepare_run(
         if note:
             terminal.banner(note)
     if arrays is None and config.is_demo and config.freeze.regime == "scratch":
-        config = config.as_demo()
-        settings = ", ".join(f"{key} {value}" for key, value in vars(config.demo).items())
+        settings = requested.demo_settings()
+        config = dataclasses.replace(config, **settings)
+        check_values(config)
+        told = ", ".join(f"{key} {value}" for key, value in settings.items())
         terminal.say(
-            f"demo data: the settings of config.demo take effect ({settings}); "
-            f"{assignment('demo')}.KEY changes them"
+            f"demo data: the settings of config.demo take effect ({told}); "
+            f"{assignment('demo')}.KEY changes them, and a field that is set itself comes first"
         )
 
     with native.setting(config.ops.native):
@@ -98,17 +101,8 @@ def _prepare(
     terminal: Terminal,
     arrays: ArraySplits | None,
 ) -> RunSetup:
-    # 2. The data, listed; a begun run keeps its own division.
-    splits = load_splits(config.data, arrays, run.kept_splits())
-    for line in splits.describe():
-        terminal.say(line)
-    for note in splits.notes:
-        terminal.banner(note)
-    placement.agree("data", splits.digest())  # by now process 0 has taken the folder
-
-    # 3. The network, in shapes alone, and the plan of what trains: a wrong one ends the run here.
-    create = functools.partial(create_network, config, len(splits.classes))
-    model: Any = nnx.eval_shape(create)
+    # 2. The network, in shapes alone, and the plan of what trains: a wrong one ends the run here.
+    model: Any = nnx.eval_shape(functools.partial(create_network, config, 2))
     freeze = config.freeze
     plan = parameter_groups.plan(
         model,
@@ -125,6 +119,17 @@ def _prepare(
         weight_decay=config.weight_decay,
         weight_decay_rules=config.weight_decay_rules,
     )
+
+    # 3. The data, listed; a begun run keeps its own division.
+    splits = load_splits(config.data, arrays, run.kept_splits())
+    for line in splits.describe():
+        terminal.say(line)
+    for note in splits.notes:
+        terminal.banner(note)
+    placement.agree("data", splits.digest())  # by now process 0 has taken the folder
+    create = functools.partial(create_network, config, len(splits.classes))
+    if len(splits.classes) != 2:  # the same parameters but for the shape of the last
+        model = nnx.eval_shape(create)
 
     # 4. The images, each read once; a run that goes on keeps the rules by which it decoded them.
     saved, note = restore_run(run)
@@ -196,10 +201,12 @@ def _prepare(
         averages=config.ema_decay > 0,
     )
     placement.agree("checkpoint", json.dumps(dataclasses.asdict(state.position)))
+    # One that no split fills would be padding.
+    batch_size = min(config.batch_size, max(map(len, prepared.images.values())))
     batches = {
         split: Batches(
             images,
-            config.batch_size,
+            batch_size,
             stratified=config.stratified_batches,
             multiple=placement.devices * config.accumulation_steps,
             shard=placement.shard,

@@ -105,8 +105,26 @@ def test_a_broken_file_is_one_sentence(home, text, part):
         (["--config.data.classes=('a','b')"], "data.classes", ("a", "b")),
         (["--config.data.classes=not tumour, tumour"], "data.classes", ("not tumour", "tumour")),
         (["--config.data.classes=a", "--config.data.classes=b"], "data.classes", ("a", "b")),
+        (["--config.data.classes=a,b", "--config.data.classes=c,d"], "data.classes", ("c", "d")),
+        (["--config.data.classes=0,1"], "data.classes", ("0", "1")),
+        (["--config.data.fractions=0.7,0.2,0.1"], "data.fractions", (0.7, 0.2, 0.1)),
+        (["--config.image_size=64"], "image_size", (64, 64)),
+        (["--config.image_size=64,96", "--config.image_size=96,64"], "image_size", (96, 64)),
         (["--config.data.classes="], "data.classes", ()),
         (["--config.freeze.unfreeze=5:full"], "freeze.unfreeze", ("5:full",)),
+        (
+            ["--config.freeze.unfreeze=5:full,9:full:0.1"],
+            "freeze.unfreeze",
+            ("5:full", "9:full:0.1"),
+        ),
+        (
+            [
+                "--config.freeze.rules=('.*/bias','frozen')",
+                "--config.freeze.rules=('.*','trainable')",
+            ],
+            "freeze.rules",
+            ((".*/bias", "frozen"), (".*", "trainable")),
+        ),
         (
             ["--config.freeze.rules=(('head/.*','trainable'),('.*','frozen'))"],
             "freeze.rules",
@@ -145,6 +163,28 @@ def test_options_belong_to_the_network_that_is_chosen(home):
     assert changed(*arguments, config="alexnet_mini").model.options["aux_heads"] is False
 
 
+def test_another_network_leaves_the_options_of_the_file(home):
+    assert changed("--config.model.name=googlenet").model.options == {}
+    assert changed("--config.model.name=davit_small").model.options["dropout_rate"] == 0.3
+
+
+@pytest.mark.parametrize("second", ["96", "64,96"])
+def test_two_sizes_of_which_one_may_be_meant_are_refused(second):
+    with pytest.raises(
+        UserError, match="image_size is given 2 times, as '64', '.*; give all of it once"
+    ):
+        changed("--config.image_size=64", f"--config.image_size={second}")
+
+
+def test_what_the_command_line_says_holds_on_the_demo_data_too():
+    config = changed("--config.num_epochs=3", "--config.batch_size=32", "--config.image_size=64")
+    settings = {"num_epochs": 3, "batch_size": 32, "image_size": (64, 64)}
+    assert config.demo_settings() == load_config("davit").demo.to_dict() | settings
+    # Unless it says something of its own for them.
+    config = changed("--config.num_epochs=3", "--config.demo.num_epochs=5")
+    assert (config.num_epochs, config.demo_settings()["num_epochs"]) == (3, 5)
+
+
 def test_the_configuration_itself_stays_as_it_is():
     before = load_config("davit")
     apply_overrides(before, [("batch_size", "3"), ("model.options.dropout_rate", "0.9")])
@@ -174,7 +214,13 @@ def test_the_configuration_itself_stays_as_it_is():
         ("shard_params=maybe", "shard_params is 'maybe'; it must be of type bool"),
         ("data.classes=('a", "no Python literal"),
         ("data.classes=(a,b)", "put its texts in quotes"),
-        ("image_size=96", "image_size is \\(96,\\)"),
+        ("image_size=64x96", "image_size is \\('64x96',\\); it must be of type tuple"),
+        ("image_size=1,2,3", "image_size is \\(1, 2, 3\\)"),
+        ("image_size=" + "9" * 5000, "image_size is \\('9+\\.\\.\\.9+',\\)"),
+        ("data.fractions=70%,15%,15%", "data.fractions is \\('70%', '15%', '15%'\\)"),
+        ("data.classes=" + "(" * 10**5, "data.classes is '\\(+\\.\\.\\."),
+        ("batch_size=" + "9" * 5000, "batch_size is '9+\\.\\.\\.9+'; it must be of type int"),
+        ("x" * 10**6 + "=1", "there is no --config.x+\\.\\.\\.x+; the verb train"),
         ("model.options.dropout_rate=high", "dropout_rate is 'high'; it must be of type float"),
     ],
 )

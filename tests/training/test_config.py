@@ -120,13 +120,13 @@ def test_the_default_has_no_none_since_a_command_line_cannot_override_one():
         ("demo.image_size", (96, 8), r"demo.image_size is \(96, 8\)"),
         ("demo.batch_size", 0, r"demo.batch_size is 0"),
         ("seed", -1, r"seed is -1"),
-        ("image_size", (280,), r"image_size is \(280,\); it is \(height, width\)"),
+        ("image_size", (280,), r"image_size is \(280,\); it must be of .* \(\(height, width\)"),
         ("image_size", (280, 16), r"image_size is \(280, 16\).*at least 32"),
-        ("early_stopping.patience", 0, r"early_stopping.patience must be at least 1"),
+        ("early_stopping.patience", 0, r"early_stopping.patience is 0; it must be at least 1"),
         ("early_stopping.monitor", "val_f1", r"early_stopping.monitor is 'val_f1'; choose one of"),
-        ("plateau.factor", 1.0, r"plateau.factor must lie between 0 and 1"),
-        ("plateau.min_lr", -1e-5, r"plateau.min_lr must not be negative"),
-        ("data.cache_gib", -1.0, r"data.cache_gib must not be negative"),
+        ("plateau.factor", 1.0, r"plateau.factor is 1.0; it must be above 0 and below 1"),
+        ("plateau.min_lr", -1e-5, r"plateau.min_lr is -1e-05; it must be at least 0"),
+        ("data.cache_gib", -1.0, r"data.cache_gib is -1.0; it must be at least 0"),
         ("data.bits", 11, r"data.bits is 11; it is 8, 10, 12, 14, 16, or 0 for 16"),
         ("model.name", "resnet", r"model.name is 'resnet'; choose one of alexnet_mini"),
         ("preprocessing", "zscore", r"preprocessing is 'zscore'; choose one of"),
@@ -136,7 +136,7 @@ def test_the_default_has_no_none_since_a_command_line_cannot_override_one():
         ("schedule", "step", r"schedule is 'step'; choose one of plateau, cosine, constant"),
         ("precision", "float16", r"precision is 'float16'; choose one of float32, bfloat16"),
         ("weight_decay", 0.01, r"weight_decay is 0.01.*'adamw' or 'sgd', not with 'adam'"),
-        ("weight_decay", -0.01, r"weight_decay is -0.01; it must not be negative"),
+        ("weight_decay", -0.01, r"weight_decay is -0.01; it must be at least 0"),
         *(
             (name, value, rf"{name} is {value}; it must be at least 0 and below 1")
             for name in ("momentum", "ema_decay", "label_smoothing")
@@ -154,11 +154,11 @@ def test_the_default_has_no_none_since_a_command_line_cannot_override_one():
             )
             for value in ("nan", "inf")
         ),
-        ("warmup_epochs", -1, r"warmup_epochs is -1; it must not be negative"),
+        ("warmup_epochs", -1, r"warmup_epochs is -1; it must be at least 0"),
         ("warmup_epochs", 0.5, r"warmup_epochs is 0.5; it must be of type int"),
         ("warmup_epochs", 1000, r"warmup_epochs is 1000; it must be below num_epochs, 1000"),
-        ("clip_norm", -1.0, r"clip_norm is -1.0; it must not be negative"),
-        ("devices", -1, r"devices is -1; it must not be negative"),
+        ("clip_norm", -1.0, r"clip_norm is -1.0; it must be at least 0"),
+        ("devices", -1, r"devices is -1; it must be at least 0"),
         ("devices", True, r"devices is True; it must be of type int"),
         ("shard_params", 1, r"shard_params is 1; it must be of type bool"),
         ("accumulation_steps", 0, r"accumulation_steps is 0; it must be at least 1"),
@@ -176,6 +176,109 @@ def test_a_wrong_value_is_one_sentence_that_names_it(key, value, message):
     with pytest.raises(UserError, match=message) as error:
         read_config(changed(key, value))
     assert "\n" not in str(error.value)
+
+
+def nested(depth: int):
+    value = ()
+    for _ in range(depth):
+        value = (value,)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        # Numbers that a run would take for others, or that no machine has room for.
+        ("seed", 2**32, r"seed is 4294967296; it must be at least 0 and at most 4294967295"),
+        ("seed", 2**63, r"seed is 9223372036854775808; "),
+        ("seed", 10**5000, r"seed is a value of type int; "),
+        ("data.split_seed", -1, r"data.split_seed is -1"),
+        ("data.folds", 2**31, r"data.folds is 2147483648; it must be at least 0 and at most 1000"),
+        ("data.folds", 1, r"at least 2 folds"),
+        ("data.fold", 3, r"data.fold is 3, but data.folds is 0"),
+        ("batch_size", 10**9, r"batch_size is 1000000000; .* at most 65536"),
+        (
+            "batch_size",
+            65536,
+            r"so that a batch has 5,138,022,400 pixels; .* at most 2,147,483,648",
+        ),
+        ("image_size", (10**9, 10**9), r"each at least 32 and at most 4096"),
+        ("num_epochs", 10**12, r"num_epochs is 1000000000000; .* at most 1000000"),
+        ("accumulation_steps", 33, r"accumulation_steps is 33; it must be at most batch_size, 32"),
+        ("early_stopping.patience", 2**31, r"early_stopping.patience is 2147483648"),
+        ("devices", 10**30, r"devices is 1000000"),
+        (
+            "learning_rate",
+            1e308,
+            r"learning_rate is 1e\+308; it must be 0 or between 1e-30 and 1e\+30",
+        ),
+        ("clip_norm", 1e-300, r"clip_norm is 1e-300; .*float32"),
+        ("ema_decay", 1 - 1e-12, r"ema_decay is 0.999999999999; it must be at least 0 and below 1"),
+        ("layer_decay", 1e-300, r"layer_decay is 1e-300"),
+        ("layer_decay", 0.01, r"layer_decay is 0.01; it must be at least 0.1 and at most 1"),
+        ("class_weights", "9" * 400 + ",1", r"class_weights is '9999"),
+        ("class_weights", "0,0", r"class_weights is '0,0'; .* not all of them 0"),
+        ("data.fractions", (0.7, 0.2), r"data.fractions is \(0.7, 0.2\): give three positive"),
+        ("data.fractions", (0.7, 0.2, 0.2), r"that sum to 1"),
+        ("data.fractions", (0.7, float("nan"), 0.1), r"data.fractions is .*, with nan; .* finite"),
+        ("data.fractions", ("0.7", "0.2", "0.1"), r"must be of type tuple\[float, ...\]"),
+        (
+            "data.synthetic_size",
+            "huge",
+            r"data.synthetic_size is 'huge'; choose one of demo, large",
+        ),
+        # Values of other types.
+        ("image_size", (64, True), r"image_size is \(64, True\); it must be of type tuple"),
+        ("image_size", (64, 96.0), r"image_size is \(64, 96.0\)"),
+        ("image_size", nested(100_000), r"image_size is \(\("),
+        ("image_size", None, r"image_size is None"),
+        ("data.classes", ("a", 1), r"data.classes is \('a', 1\)"),
+        ("data.classes", ("a", "a"), r"each once"),
+        ("data.classes", ("a",) * 5000, r"data.classes has 5000 entries; it can have at most 1000"),
+        ("seed", {"a": 1}, r"seed is a: 1; it must be of type int"),
+        ("seed", b"1", r"seed is b'1'"),
+        # Texts that no path, no parameter and no terminal has.
+        ("data.source", "a\nb", r"data.source is 'a\\nb'; a text has no line breaks"),
+        ("data.source", "a\0b", r"data.source is 'a\\x00b'"),
+        ("pretrained.source", "\ud800", r"pretrained.source is '\\ud800'"),
+        ("freeze.until", "x" * 10**6, r"freeze.until is 'x+\.\.\.x+'; .* at most 4096 characters"),
+        ("optimizer", "\x1b[2J", r"optimizer is '\\x1b\[2J'; choose one of"),
+        # Rules and thaws.
+        (
+            "freeze.rules",
+            ((".*", 1.0),),
+            r"freeze.rules is .*must be of type tuple\[tuple\[str, str",
+        ),
+        ("freeze.rules", (("(", "frozen"),), r"freezing rule '\(' is no regular expression"),
+        ("freeze.rules", (("a{99999999999}", "frozen"),), r"is no regular expression"),
+        ("freeze.rules", (("(" * 4000, "frozen"),), r"is no regular expression"),
+        ("learning_rate_rules", ((".*", True),), r"learning_rate_rules is"),
+        ("learning_rate_rules", ((".*", -1.0),), r"learning rate rule '\.\*' says -1.0"),
+        ("weight_decay_rules", ((".*", 1e308),), r"weight_decay_rules is .*, with 1e\+308"),
+        ("freeze.unfreeze", ("5:full:1e999",), r"freeze.unfreeze has '5:full:1e999'; write EPOCH"),
+        ("freeze.unfreeze", ("99999999999:full",), r"an epoch from 2 .* to 1000000"),
+        ("freeze.unfreeze", ("9" * 5000 + ":full",), r"freeze.unfreeze is .*at most 4096"),
+        ("freeze.unfreeze", ("5:full:1e-300",), r"freeze.unfreeze has '5:full:1e-300'"),
+        # Options: the network itself says what they may be.
+        ("model.options.depths", None, r"option 'depths' is None; it must be of type tuple\[int"),
+        ("model.options.depths", (1.5, 2.5), r"option 'depths' is \(1.5, 2.5\)"),
+        ("model.options.depths", (10**9, 1, 1, 1), r"depths add up to at most 32"),
+        ("model.options.depths", nested(100_000), r"model.options.depths is \(\("),
+        ("model.options.window_size", 100, r"window_size is 100, but .* 280 x 280 is 70 x 70"),
+        ("model.options.preset", "a\nb", r"model.options.preset is 'a\\nb'; a text has no line"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 60 else "",
+)
+def test_an_absurd_value_is_refused_in_one_short_line_before_anything_is_read(key, value, message):
+    with pytest.raises(UserError, match=message) as error:
+        read_config(changed(key, value))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+def test_a_configuration_is_a_config_dict():
+    with pytest.raises(UserError, match=r"the configuration is \{.*; it is a ConfigDict, such as"):
+        read_config(default_config().to_dict())
 
 
 @pytest.mark.parametrize("key", ["seed", "plateau.factor", "model.options"])
@@ -250,3 +353,19 @@ def test_single_strengths_change_an_augmentation_preset():
 def test_a_wrong_augmentation_is_one_sentence(key, value, message):
     with pytest.raises(UserError, match=message):
         read_config(changed(key, value))
+
+
+def test_a_field_that_a_file_sets_itself_comes_before_the_demo_s_default():
+    config = default_config()
+    config.num_epochs, config.learning_rate, config.demo.learning_rate = 3, 1e-2, 1e-5
+    settings = read_config(config).demo_settings()
+    assert "num_epochs" not in settings
+    assert (settings["learning_rate"], settings["batch_size"]) == (1e-5, 8)
+
+
+@pytest.mark.parametrize("arguments", ALL, ids=":".join)
+def test_all_that_a_shipped_config_says_of_the_demo_data_takes_effect(arguments):
+    config = read_config(load(*arguments))
+    assert dataclasses.replace(config, **config.demo_settings()) == dataclasses.replace(
+        config, **vars(config.demo)
+    )

@@ -188,6 +188,21 @@ def test_rules_that_say_something_else_than_meant_are_refused(rules, message):
         label_parameters(PATHS, rules)
 
 
+def test_a_rule_that_would_match_for_ever_is_refused():
+    paths, pattern = ["stages/1/blocks/0/spatial/attention/qkv/kernel"], r"(\w+/?)+!"
+    rules = [("(stages/)?.*/kernel", FROZEN), (pattern, FROZEN), (".*", TRAINABLE)]
+    with pytest.raises(UserError, match="takes for ever to match the names") as error:
+        match_rules(paths, rules, "rule")
+    assert f"rule {pattern!r} takes" in str(error.value)
+
+
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999}", "(" * 3000])
+def test_what_is_no_regular_expression_is_one_short_sentence(pattern):
+    with pytest.raises(UserError, match="is no regular expression") as error:
+        match_rules(PATHS, [(pattern, FROZEN)], "rule")
+    assert len(str(error.value)) < 500
+
+
 def test_rules_may_set_numbers_too():
     assert match_rules(PATHS, ((".*/bias", 0.0), (".*", 2.0)), "rate rule") == {
         "stem/kernel": 2.0,
@@ -224,6 +239,17 @@ def test_rates_multiply_rules_layers_and_the_factor_of_the_thaw():
     assert rates["fc2/kernel"] == pytest.approx(0.5 * 0.1)
     assert rates["fc1/kernel"] == pytest.approx(0.25 * 0.1 * 3)
     assert (decays["fc1/kernel"], decays["fc1/bias"]) == (0.01, 0)
+
+
+def test_factors_that_float32_takes_for_0_or_infinity_together_are_refused():
+    model = abstract("alexnet_mini")
+    common = {"learning_rate_rules": ((".*", 1e-20),), "layer_decay": 1.0, "weight_decay": 0.0}
+    phases = plan(model, "head_only", unfreeze=("3:full:1e-20",))
+    with pytest.raises(UserError, match=r"'conv1/kernel' the learning rate .* by 1e-40, by all"):
+        rates_and_decays(model, phases, **common, weight_decay_rules=((".*", 0.0),))
+    common |= {"weight_decay": 1e20}
+    with pytest.raises(UserError, match=r"'conv1/kernel' the weight decay is 1e\+40, by all"):
+        rates_and_decays(model, phases[:1], **common, weight_decay_rules=((".*", 1e20),))
 
 
 def test_a_frozen_part_has_no_stochastic_depth_and_no_auxiliary_head():

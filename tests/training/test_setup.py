@@ -13,12 +13,13 @@ from glomjax.data.sources import load_source
 from glomjax.errors import UserError
 from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.decoding import fit_image
-from glomjax.training import default_config
+from glomjax.training import default_config, setup, train_and_evaluate
 from glomjax.training.config import RunConfig
 from glomjax.training.config_checks import read_config
 from glomjax.training.progress import Terminal
 from glomjax.training.run_folder import RunFolder
 from glomjax.training.setup import load_splits
+from glomjax.training.sharding import Placement
 
 
 def load_data(config, arrays=None):
@@ -73,6 +74,40 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     run.check_data("one")
     with pytest.raises(UserError, match="not those of the run"):
         run.check_data("other")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("image_size", (32, 32), "too small for alexnet_mini"),
+        ("learning_rate_rules", (("stem/.*", 0.1), (".*", 1.0)), "'stem/.*' matches no parameter"),
+        ("freeze.unfreeze", ("5:partial",), "network 'alexnet_mini' has no published cut"),
+        ("demo.batch_size", 4, "accumulation_steps is 8; it must be at most batch_size, 4"),
+    ],
+)
+def test_what_the_network_has_to_say_is_said_before_the_data_is_listed(
+    tmp_path, monkeypatch, key, value, message
+):
+    monkeypatch.setattr(setup, "load_splits", lambda *_: pytest.fail("the data was listed"))
+    config = default_config()
+    config.model.name, config.freeze.regime = "alexnet_mini", "scratch"
+    config.accumulation_steps = 8
+    if not key.startswith("demo."):
+        config.data.source = "patches"
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(config, tmp_path / "run")
+
+
+def test_a_batch_holds_no_more_than_there_are_images(tmp_path):
+    config = default_config()
+    config.update({"image_size": (32, 32), "batch_size": 65536, "preprocessing": "standardize"})
+    config.model.options.update({"depths": (1,), "embed_dims": (8,), "num_heads": (1,)})
+    config.freeze.regime = "scratch"
+    run, requested = RunFolder(tmp_path / "run"), read_config(config)
+    run.claim(requested)
+    found = setup.prepare_run(requested, run, Placement(), Terminal(prints=False), arrays())
+    assert {batches.rows for batches in found.phases.batches.values()} == {4}
 
 
 def test_arrays_need_each_class_in_each_split():
