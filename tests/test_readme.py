@@ -12,7 +12,7 @@ from PIL import Image
 
 from glomjax.cli.configuration import apply_overrides, load_config
 from glomjax.cli.main import VERBS, verb_parser
-from glomjax.data.sources.manifest import COLUMN_SYNONYMS
+from glomjax.data.sources.columns import COLUMN_SYNONYMS
 from glomjax.training.config_checks import read_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -65,7 +65,9 @@ def test_the_readme_shows_every_verb():
 def test_the_manifest_s_columns_are_those_that_are_read():
     for column in COLUMN_SYNONYMS:
         assert f"`{column}`" in README, column
-    table = README.split("or called | what it is for |")[1].split("**Have a patient")[0]
+    table = README.split("or called | what it is for |")[1].split(
+        "Columns that are called nearly so"
+    )[0]
     known = {name for names in COLUMN_SYNONYMS.values() for name in names}
     named = set(re.findall(r"`(\w+)`", table.replace("`--config.data.split_by=site`", "")))
     assert len(named) > 20

@@ -116,7 +116,8 @@ class DropPath(nnx.Module):
     def __call__(self, x: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
         if deterministic or self.rate == 0.0:
             return x
-        assert rngs is not None, "check_call asks for it"
+        if rngs is None:
+            raise ValueError("stochastic depth in training needs rngs")
         keep = 1.0 - self.rate
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         mask = jax.random.bernoulli(rngs.dropout(), keep, shape).astype(x.dtype)

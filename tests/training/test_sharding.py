@@ -23,6 +23,7 @@ from glomjax import checkpoints
 from glomjax.data import pipeline
 from glomjax.errors import UserError
 from glomjax.files import cache_dir
+from glomjax.preprocessing.preprocessing import Preprocessing
 from glomjax.training import Interrupted, default_config, loop, sharding, train_and_evaluate
 from glomjax.training.progress import EpochBar
 
@@ -77,12 +78,12 @@ def train(workdir: pathlib.Path, notes: pathlib.Path, *, stop_at: int = 0, **cha
       stop_at: send SIGTERM to this process while this step runs, counted from 1.
     """
     noted: dict = {"read": [], "trained": [], "written": [], "divided": [], "stopped": False}
-    opened, epoch, advance = pipeline.open_image, pipeline.Batches.epoch, EpochBar.advance
+    opened, epoch, advance = Preprocessing.open, pipeline.Batches.epoch, EpochBar.advance
     constructor = loop.Trainer.__init__
 
-    def counted(data, *, name):
+    def counted(preprocessing, data, *, name):
         noted["read"].append(name)
-        return opened(data, name=name)
+        return opened(preprocessing, data, name=name)
 
     def followed(batches, seed=None, *, start=0):
         for batch in epoch(batches, seed, start=start):
@@ -103,7 +104,7 @@ def train(workdir: pathlib.Path, notes: pathlib.Path, *, stop_at: int = 0, **cha
 
     with contextlib.ExitStack() as patches:
         for owner, name, new in (
-            (pipeline, "open_image", counted),
+            (Preprocessing, "open", counted),
             (pipeline.Batches, "epoch", followed),
             (EpochBar, "advance", stopping),
             (loop.Trainer, "__init__", constructed),
