@@ -170,3 +170,49 @@ def test_compare_gives_other_stacks_the_very_weights(compare):
         del params["head/kernel"]
         with pytest.raises(UserError, match="would be head/kernel, which glomjax does not have"):
             compare.weights.translate(params, shapes, rules)
+
+
+@pytest.fixture
+def stress(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return script("stress")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged files
+@pytest.mark.parametrize(("kind", "count"), [("config", 40), ("tables", 20), ("images", 40)])
+def test_stress_finds_each_case_refused_or_accepted(stress, tmp_path, kind, count):
+    cases = stress.KINDS[kind](tmp_path, count, 2)
+    # A worker that takes the place of another one goes on with the same cases.
+    again = stress.KINDS[kind](tmp_path, count, 2)
+    assert [name for name, _ in cases] == [name for name, _ in again]
+    ends = [(name, *stress.attempt(run)) for name, run in cases]
+    assert len(ends) == count
+    found = {outcome for _, outcome, _ in ends}
+    assert {"refused", "accepted"} <= found <= {"refused", "accepted", *stress.OFFENCES}
+    assert "raw exception" not in found, ends
+
+
+def test_stress_knows_what_should_not_end_so(stress):
+    def refuse(sentence):
+        raise UserError(sentence)
+
+    def fill():
+        raise MemoryError
+
+    assert stress.attempt(lambda: refuse("no"))[0] == "refused"
+    assert stress.attempt(lambda: refuse("no\nno"))[0] == "several lines"
+    assert stress.attempt(lambda: refuse("no\x1b[2J"))[0] == "several lines"
+    assert stress.attempt(lambda: refuse("no" * 400))[0] == "long sentence"
+    assert stress.attempt(fill)[0] == "memory"
+    assert stress.attempt(lambda: {}["key"]) == ("raw exception", "\"KeyError: 'key'\"")
+
+
+def test_stress_counts_what_its_workers_say(stress, monkeypatch, capsys):
+    ends = [("script: a", "refused", ""), ("script: b", "accepted", ""), ("call: c", "memory", "C")]
+    monkeypatch.setattr(stress, "outcomes", lambda *_: iter(ends))
+    assert stress.stress("config", 3, 0) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("config: 3 cases, seed 0")
+    assert lines[2].split() == ["script", "1", "1", "0", "0", "0", "0", "0", "0"]
+    assert lines[3].split() == ["call", "0", "0", "0", "0", "1", "0", "0", "0"]
+    assert lines[4:] == ["memory:", "  call: c  C"]
