@@ -14,9 +14,12 @@ SHOWN = 160  # characters of a value in a message
 class UserError(Exception):
     """Something the user can put right: a path, a configuration value, a data set, a weight file.
 
-    The message is one clear sentence that names the thing, the value and the way out. The command
-    line prints it and exits with code 2; nothing else catches it.
+    The message is one clear sentence that names the thing, the value and the way out, and
+    `printable`. The command line prints it and exits with code 2; nothing else catches it.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 _speaks_command_line = False  # or Python, to whoever imports this package

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from glomjax.cli.configuration import ALIASES, split_overrides
-from glomjax.errors import UserError, nearest_key, printable
+from glomjax.errors import UserError, nearest_key
 
 WIDTH = min(max(shutil.get_terminal_size().columns, 80), 100)  # of a help, in characters
 
@@ -72,7 +72,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 def print_error(error: UserError) -> None:
     """One line on standard error, whatever the names in it hold."""
-    print(f"error: {printable(error)}", file=sys.stderr, flush=True)
+    print(f"error: {error}", file=sys.stderr, flush=True)
 
 
 def print_text(text: str) -> None:

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from glomjax.errors import UserError, quoted
+from glomjax.errors import UserError, quoted, shown
 
 # What a split may be called, as a folder or in a cell, perhaps with a word such as `set` behind.
 _SPLITS = {
@@ -116,7 +116,8 @@ def read_header(
         taken = taken or next(iter(meant or near), "")
         if not taken and column in required:
             raise UserError(
-                f"{where} has no column '{column}' but {found}: its first line must be {HEADER}."
+                f"{where} has no column '{column}' but {shown(found)}: its first line must be "
+                f"{HEADER}."
             )
         others = [name for name in (*meant, *near) if name != taken]
         if others and column != "path":
