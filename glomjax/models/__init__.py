@@ -72,7 +72,7 @@ def create_model(
       UserError: an unknown name, an unknown option or a value that the network cannot have.
     """
     if not isinstance(name, str) or name not in MODELS:
-        raise UserError(f"there is no network {name!r}; choose one of {', '.join(MODELS)}")
+        raise UserError(f"there is no network {shown(name)}; choose one of {', '.join(MODELS)}")
     if not _is_whole(num_classes) or num_classes < 0:
         raise UserError(
             f"num_classes is {shown(num_classes)}; it is a whole number of logits, 0 for features"

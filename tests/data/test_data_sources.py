@@ -638,7 +638,7 @@ def test_a_slide_or_a_held_out_site_in_two_given_splits_is_listed(flat, rows):
 
 def test_sites_must_be_told_and_be_enough(flat, rows):
     write_manifest(flat / "manifest.csv", rows)
-    with pytest.raises(UserError, match="does not give the site of every image"):
+    with pytest.raises(UserError, match="does not give the 'site' of every image"):
         load_source(flat, split_by="site")
     write_manifest(flat / "manifest.csv", replace_columns(rows, site=lambda i: f"s{i % 2}"))
     with pytest.raises(UserError, match=r"Only 1 site\(s\) have patches"):

@@ -26,7 +26,7 @@ MODULES += (configuration, commands, scripts, weights, runs)
 AREAS = {module.HEADING: module.CASES for module in MODULES}
 CASES = [case for cases in AREAS.values() for case in cases]
 WRITES = os.environ.get("GLOMJAX_WRITE_DOCS", "") == "1"
-LINES = rows_of(DOCUMENT.read_text(encoding="utf-8")) if DOCUMENT.exists() else []
+LINES = rows_of(DOCUMENT.read_text(encoding="utf-8"))
 ROWS = {line.split(" | ")[0]: line for line in LINES}
 
 
@@ -41,7 +41,8 @@ def answers():
     found = {}
     yield found
     if WRITES and len(found) == len(CASES):
-        DOCUMENT.write_text(document(AREAS, found), encoding="utf-8")
+        old = DOCUMENT.read_text(encoding="utf-8")
+        DOCUMENT.write_text(document(AREAS, found, old), encoding="utf-8")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.situation)

@@ -9,7 +9,7 @@ import numpy as np
 from glomjax.data.identities import check_spellings
 from glomjax.data.sources.manifest import Patch
 from glomjax.data.splits import check_group_overlap
-from glomjax.errors import UserError, assignment, plural, quoted
+from glomjax.errors import UserError, assignment, plural, quoted, shown
 
 NAMED = ("patient", "slide", "site")
 SLIDES_ONLY = (
@@ -57,9 +57,10 @@ def grouping_columns(patches: Sequence[Patch], split_by: str, source: str) -> tu
         there = [*NAMED, *patches[0].further]
         known = [name for name in there if all(value_of(patch, name) for patch in patches)]
         has = f"columns for every image are {quoted(known)}" if known else "no column tells it all"
+        column = shown(split_by)
         raise UserError(
-            f"data.split_by is '{split_by}', but '{source}' does not give the {split_by} of every "
-            f"image ({has}): fill in a '{split_by}' column, or split by another one."
+            f"data.split_by is {column}, but '{source}' does not give the {column} of every image "
+            f"({has}): fill in a column {column}, or split by another one."
         )
     return "patient", "slide", *([split_by] if split_by != "slide" else [])
 
