@@ -91,7 +91,12 @@ def shown(value: object) -> str:
         return f"a value of type {type(value).__name__}"
     text = re.sub(r"\s*\n\s*", " ", text.strip())
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
+    return _cut(text, SHOWN)
+
+
+def _cut(text: str, most: int) -> str:
+    """A text without its middle where it has more than `most` characters."""
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
 
 
 _SHORT = reprlib.Repr()
@@ -107,8 +112,8 @@ def first_few(items: Iterable[str], total: int = 0) -> str:
 
 
 def quoted(names: Iterable[str]) -> str:
-    """`first_few` of the names, each in quotes."""
-    return first_few(f"'{printable(name)}'" for name in names)
+    """`first_few` of the names, each in quotes, and cut in the middle where no file has such one."""
+    return first_few(f"'{_cut(printable(name), 255)}'" for name in names)
 
 
 def plural(name: str) -> str:
