@@ -112,7 +112,7 @@ def first_few(items: Iterable[str], total: int = 0) -> str:
 
 
 def quoted(names: Iterable[str]) -> str:
-    """`first_few` of the names, each in quotes, and cut in the middle where no file has such one."""
+    """`first_few` of the names, each in quotes, and cut in the middle where it is very long."""
     return first_few(f"'{_cut(printable(name), 255)}'" for name in names)
 
 
