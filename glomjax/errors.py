@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import re
 import reprlib
+import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator
 
@@ -78,9 +79,12 @@ def printable(text: object) -> str:
 
 
 def shell_word(value: object) -> str:
-    """A value as a shell takes it."""
-    text = str(value)
-    return text if re.fullmatch(r"[\w.+-]+", text) else f'"{text}"'
+    """A value as a shell and this package's command line take it."""
+    if isinstance(value, tuple | list) and value:
+        parts = [str(item) for item in value]
+        if all(re.fullmatch(r"[\w.+-]+", part) for part in parts):
+            return ",".join(parts) + ("," if len(parts) == 1 else "")
+    return shlex.quote(str(value))
 
 
 def shown(value: object) -> str:

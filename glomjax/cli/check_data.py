@@ -1,6 +1,7 @@
 """`glomjax check-data`: what is in a data source, before any training."""
 
 import argparse
+import dataclasses
 import os
 
 from glomjax.cli.command import Parser, print_text
@@ -52,12 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
     from glomjax.data.checking.contact_sheet import prepare_folder, write_sheets, write_text
     from glomjax.training.config import default_config
     from glomjax.training.config_checks import read_config
+    from glomjax.training.optimizers import class_weights
 
     overrides: list[Override] = list(arguments.overrides)
     if arguments.source:
         overrides.append(("data.source", arguments.source))
     base = load_config(arguments.config) if arguments.config else default_config()
     config = read_config(apply_overrides(base, overrides))
+    if config.is_demo and config.freeze.regime == "scratch":
+        config = dataclasses.replace(config, **config.demo_settings())
     source = os.path.expanduser(config.data.source)
     if not (arguments.source or arguments.config or arguments.overrides):
         raise UserError("no source is named; give a folder, a manifest, tfds:NAME or synthetic")
@@ -67,6 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
     elif preset:
         raise UserError(f"--augment {preset} draws a sheet: give --out FOLDER for it")
     report = check_data(source, **config.preparation_options(), **config.data.source_options())
+    if report.accepted and report.examples is not None:
+        try:
+            class_weights(config.class_weights, report.examples.labels, len(report.classes))
+        except UserError as error:
+            report.add("error", "classes", str(error))
     if out and report.images is not None:
         report.sheets = write_sheets(out, report.images, report.classes, preset)
     text = report.text()

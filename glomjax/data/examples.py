@@ -23,6 +23,8 @@ class Examples:
       labels: int32 [N], indices into the classes of the data set.
       read: gives example i as encoded bytes (PNG, JPEG, ...) or as a uint8 array [H, W, 3].
       patients: one name per example, or None where the source knows no patients.
+      patient_column: the column of the source that names them: `slide` where slides stand in for
+        patients.
       columns: what else the source gives, one text per example: `slide`, `site`, `stain`, ...
       weights: float32 [N], factors of the training loss, or None where all are 1.
       mpp: float64 [N], microns per pixel of each image as it is stored, or None where unknown.
@@ -32,12 +34,18 @@ class Examples:
     labels: np.ndarray
     read: Callable[[int], bytes | np.ndarray]
     patients: tuple[str, ...] | None = None
+    patient_column: str = "patient"
     columns: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     weights: np.ndarray | None = None
     mpp: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def real_patients(self) -> tuple[str, ...] | None:
+        """The patients, None where they are not known or slides stand in for them."""
+        return self.patients if self.patient_column == "patient" else None
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Examples":
         """The examples at `indices`, in that order."""
@@ -47,6 +55,7 @@ class Examples:
             labels=self.labels[chosen],
             read=lambda i: self.read(int(chosen[i])),
             patients=None if self.patients is None else tuple(self.patients[i] for i in chosen),
+            patient_column=self.patient_column,
             columns={name: tuple(cells[i] for i in chosen) for name, cells in self.columns.items()},
             weights=None if self.weights is None else self.weights[chosen],
             mpp=None if self.mpp is None else self.mpp[chosen],
@@ -118,8 +127,7 @@ class DataSplits:
     def to_csv(self) -> str:
         """Who is in which split, as a manifest: ids as paths, and all that the source gives."""
         columns = self.train.columns
-        # Slides that stand in for patients are no patients.
-        patients = self.train.patients not in (None, columns.get("slide"))
+        patients = self.train.real_patients is not None
         numbers = [n for n in ("weight", "mpp") if getattr(self.train, _TABLES[n]) is not None]
         rows = [["path", "label", "split", *(["patient"] if patients else []), *columns, *numbers]]
         for split in SPLITS:

@@ -19,8 +19,8 @@ from glomjax.errors import UserError, assignment, first_few, plural
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn")
 # Joiners, fillers and selectors, which Unicode counts as marks, letters and symbols.
 _ALSO_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe00-\ufe0f\uffa0]")
-_ALSO_SEPARATORS = "|~^`\u00b4"  # which Unicode counts as symbols; all punctuation separates
-_NUMBER = re.compile(r"\+?(\d+(\.0*)?|\d+(\.\d+)?e\+?\d{1,2})")
+_ALSO_SEPARATORS = "|~^`=\u00b4"  # which Unicode counts as symbols; all punctuation separates
+_NUMBER = re.compile(r"\+?(\d{1,99}([.,]0*)?|\d{1,99}(\.\d{1,99})?e\+?\d{1,2})")
 _AS_TEXT = re.compile(r"""(?:=|b)?(["'])(.*)\1""", re.DOTALL)  # ="7" of Excel, b'7' of Python
 _FILE_SUFFIX = re.compile(
     r"\.(svs|ndpi|mrxs|scn|vsi|czi|bif|svslide|qptiff|isyntax|dcm|(ome\.)?tiff?|png|jpe?g|zip)$"
@@ -30,13 +30,16 @@ _FILE_SUFFIX = re.compile(
 _MISSING = frozenset(
     ["na", "n/a", "n.a", "n_a", "n a", "n / a", "nan", "nat", "none", "null", "nil", "nul"]
     + ["missing", "unknown", "unk", "undefined", "undef", "unspecified", "no data", "no value"]
-    + [f"not {word}" for word in ("available", "applicable", "known", "recorded", "given")]
-    + ["1.#ind", "1.#qnan", "1.#inf"]
-    + ["unbekannt", "k.a", "keine angabe", "keine angaben", "inconnu", "inconnue"]
+    + [
+        f"not {word}"
+        for word in ("available", "applicable", "known", "recorded", "given", "specified")
+    ]
+    + ["1.#ind", "1.#qnan", "1.#inf", "\\n", "n.d"]
+    + ["unbekannt", "nicht bekannt", "k.a", "keine angabe", "keine angaben", "inconnu", "inconnue"]
     + ["desconocido", "desconocida", "sconosciuto", "sconosciuta", "미상", "없음"]
 )
-# Of one class, in singular and plural, in English, German, French, Spanish and Italian.
-_GLOMERULUS = re.compile("gloms?|glomerul(us|uses|i|um|a|e|es|o|os)")
+# Of one class, in singular and plural, in the languages of `classes.is_glomerulus`.
+_GLOMERULUS = re.compile("gloms?|glomerul(us|uses|i|um|a|e|es|o|os)|사구체|토리")
 _LONGEST = 32  # characters, with what may be around a word
 _SHEET_ERRORS = frozenset(["na", "n/a", "ref", "value", "name", "null", "num", "div/0"])
 
@@ -55,9 +58,10 @@ def normal_form(name: str) -> str:
         text = quoted[2].strip()
     text = _FILE_SUFFIX.sub("", text)
     if _NUMBER.fullmatch(text):
-        value = decimal.Decimal(text)
+        value = decimal.Decimal(text.replace(",", "."))
         if value == value.to_integral_value():
             return str(int(value))
+    text = re.sub(r"(?<=\w)\+(?=\w)", " ", text)  # a blank in the address of a page
     parts: list[tuple[str, str]] = []  # (digits or others, text), without the separators
     separated = True
     for c in text:
@@ -65,6 +69,7 @@ def normal_form(name: str) -> str:
             separated = True
             continue
         kind = "digits" if c.isdecimal() else "others"
+        c = str(unicodedata.decimal(c)) if kind == "digits" else c
         if not separated and parts[-1][0] == kind:
             parts[-1] = kind, parts[-1][1] + c
         else:
@@ -74,7 +79,7 @@ def normal_form(name: str) -> str:
     before = ""
     for kind, part in parts:
         written += "-" if kind == before else ""
-        written += str(int(part)) if kind == "digits" else part
+        written += part.lstrip("0") or "0" if kind == "digits" else part
         before = kind
     return written or "-"[: len(text)]
 
@@ -87,7 +92,10 @@ def is_missing(text: str) -> bool:
         return False
     if not text.isascii():
         text = _visible(unicodedata.normalize("NFKC", text))
-    bare = " ".join(text.casefold().split()).strip("<>()[]{}'\"-?!*.,;: ")
+    text = " ".join(text.casefold().split())
+    if text in ("(blank)", "<blank>", "(empty)"):  # as pivot tables write them
+        return True
+    bare = text.strip("<>()[]{}'\"-?!*.,;: ")
     if not any(map(str.isalnum, bare)):
         return all(c.isspace() or unicodedata.category(c).startswith(("P", "C")) for c in bare)
     return bare in _MISSING or (bare.startswith("#") and bare[1:] in _SHEET_ERRORS)

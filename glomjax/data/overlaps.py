@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from glomjax.data.examples import SPLITS, Examples
-from glomjax.errors import first_few
+from glomjax.errors import LISTED, first_few
 
 # Names of the columns of (left, top, width, height), in pixels.
 _NAMES = (
@@ -23,7 +23,10 @@ _NAMES = (
     ("height", "h", "tile_height", "patch_height"),
 )
 # The columns by which coordinates belong to one picture.
-_PICTURES = ("slide", "field", "fov", "region", "roi", "image", "section", "scan", "wsi")
+_PICTURES = re.compile(
+    "(slide|field|fov|region|roi|section|scan|wsi|((source|parent|original|whole)_)?image)"
+    "(_?(id|name|no|nr|number|file))?"
+)
 _IN_NAME = re.compile(
     r"[\[(_,\s-]*x[=_-]?(?P<x>\d+)[,_\s-]*y[=_-]?(?P<y>\d+)"
     r"(?:[,_\s-]*w[=_-]?(?P<w>\d+)[,_\s-]*h[=_-]?(?P<h>\d+))?[\])]?",
@@ -54,27 +57,32 @@ def overlap_note(splits: Mapping[str, Examples], sizes: Mapping[str, np.ndarray]
         name: [cell for split in SPLITS for cell in splits[split].columns.get(name, ())]
         for name in splits["train"].columns
     }
-    patches = _from_columns(columns, stored) or _from_names(ids, stored)
+    patients = [name for split in SPLITS for name in splits[split].patients or ()]
+    if len(set(patients)) == len(patients):
+        patients = []  # there are none, or they number images
+    patches = _from_columns(columns, patients, stored) or _from_names(ids, patients, stored)
     if patches is None:
         return ""
-    pairs = overlapping(patches.picture, patches.boxes, split_of)
-    if not len(pairs):
+    count, pairs = overlapping(patches.picture, patches.boxes, split_of)
+    if not count:
         return ""
     listed = first_few(
         [
             f"'{ids[int(i)]}' ({SPLITS[split_of[int(i)]]}) ~ '{ids[int(j)]}' "
             f"({SPLITS[split_of[int(j)]]})"
-            for i, j, _ in pairs[:10]
+            for i, j, _ in pairs
         ],
-        len(pairs),
+        count,
     )
     return (
-        f"{len(pairs)} pair(s) of patches in different splits overlap by their coordinates, by up "
+        f"{count} pair(s) of patches in different splits overlap by their coordinates, by up "
         f"to {pairs[:, 2].max():.0%}, so the estimate may be optimistic: {listed}."
     )
 
 
-def overlapping(picture: np.ndarray, boxes: np.ndarray, split_of: np.ndarray) -> np.ndarray:
+def overlapping(
+    picture: np.ndarray, boxes: np.ndarray, split_of: np.ndarray
+) -> tuple[int, np.ndarray]:
     """The pairs of patches of one picture and of different splits that overlap.
 
     Args:
@@ -83,9 +91,10 @@ def overlapping(picture: np.ndarray, boxes: np.ndarray, split_of: np.ndarray) ->
       split_of: of each patch, [N].
 
     Returns:
-      float64 [P, 3]: (i, j, the share of the smaller one that both have), the largest first.
+      How many there are, and float64 [P, 3] of at most `LISTED`, the largest first: (i, j, the
+      share of the smaller one that both have).
     """
-    found = []
+    count, best = 0, np.zeros((0, 3))
     _, codes = np.unique(picture, return_inverse=True)
     order = np.lexsort((boxes[:, 0], codes))
     for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
@@ -100,13 +109,20 @@ def overlapping(picture: np.ndarray, boxes: np.ndarray, split_of: np.ndarray) ->
             down = np.minimum(top[a] + height[a], top[b] + height[b]) - np.maximum(top[a], top[b])
             smaller = np.minimum(width[a] * height[a], width[b] * height[b])
             share = np.maximum(across, 0) * np.maximum(down, 0) / smaller
-            for k in np.flatnonzero(share >= _LEAST_SHARE):
-                found.append((rows[a], rows[b[k]], share[k]))
-    pairs = np.array(found, np.float64).reshape(-1, 3)
-    return pairs[np.argsort(-pairs[:, 2], kind="stable")]
+            found = np.flatnonzero(share >= _LEAST_SHARE)
+            if not len(found):
+                continue
+            count += len(found)
+            first = np.full(len(found), rows[a])
+            pairs = np.stack([first, rows[b[found]], share[found]], axis=1)
+            best = np.concatenate([best, pairs])
+            best = best[np.argsort(-best[:, 2], kind="stable")[:LISTED]]
+    return count, best
 
 
-def _from_columns(columns: Mapping[str, Sequence[str]], stored: np.ndarray) -> _Patches | None:
+def _from_columns(
+    columns: Mapping[str, Sequence[str]], patients: Sequence[str], stored: np.ndarray
+) -> _Patches | None:
     numbers: list[np.ndarray | None] = []
     for names in _NAMES:
         name = next((name for name in names if name in columns), "")
@@ -117,12 +133,15 @@ def _from_columns(columns: Mapping[str, Sequence[str]], stored: np.ndarray) -> _
     left, top, width, height = numbers
     if left is None or top is None:
         return None
-    pictures = [columns[name] for name in _PICTURES if name in columns]
-    picture = ["|".join(cells) for cells in zip(*pictures, strict=True)] or [""] * len(left)
+    pictures = [cells for name, cells in columns.items() if _PICTURES.fullmatch(name)]
+    of_one = [patients, *pictures] if patients else pictures
+    if not of_one and not _are_distinct(left, top):
+        return None
+    picture = ["|".join(cells) for cells in zip(*of_one, strict=True)] or [""] * len(left)
     return _placed(picture, left, top, width, height, stored)
 
 
-def _from_names(ids: Sequence[str], stored: np.ndarray) -> _Patches | None:
+def _from_names(ids: Sequence[str], patients: Sequence[str], stored: np.ndarray) -> _Patches | None:
     """Of names such as `S1_x512_y0.png` and `S1 [x=512,y=0,w=280,h=280].png`: what is left of the
     name of the file is the picture."""
     matches = [_IN_NAME.search(pathlib.PurePosixPath(name).stem) for name in ids]
@@ -131,6 +150,10 @@ def _from_names(ids: Sequence[str], stored: np.ndarray) -> _Patches | None:
     told = [match for match in matches if match is not None]
     picture = [match.string[: match.start()] + match.string[match.end() :] for match in told]
     left, top = (np.array([float(match[side]) for match in told]) for side in "xy")
+    if not patients and not any(picture) and not _are_distinct(left, top):
+        return None
+    if patients:
+        picture = ["|".join(pair) for pair in zip(patients, picture, strict=True)]
     sized = all(match["w"] for match in told)
     width, height = (
         np.array([float(match[side]) for match in told]) if sized else None for side in "wh"
@@ -160,3 +183,9 @@ def _are_numbers_of_tiles(side: np.ndarray) -> bool:
     """Whether coordinates count tiles, one after another, and not pixels."""
     values = np.unique(side)
     return len(values) > (values[-1] - values[0]) / 2
+
+
+def _are_distinct(left: np.ndarray, top: np.ndarray) -> bool:
+    """Whether no two patches lie at one place: where nothing names the picture, those of several
+    would."""
+    return len(np.unique(np.stack([left, top]), axis=1).T) == len(left)

@@ -29,11 +29,11 @@ def make_splits(
     Of 32 seeded assignments the one is kept that has the least sum over splits s and classes c of
     (n[s, c] - t[s, c])^2 / t[s, c], where n counts examples and t = fraction * examples of the
     class; it holds both the sizes and the class proportions near their targets. One group, drawn
-    first, is in the test split of all of them, so that each has a chance to be tested, however
-    large it is. Every split gets
-    every class; for two classes such a split is found whenever each class occurs in three groups.
-    Where each group is one example the split is a plain stratified one. The outcome depends on
-    the names of the groups and on the seed, not on the order of the examples.
+    before, is in the test split of all 32, so that each has a chance to be tested, however large
+    it is; only where a class would be missing somewhere then is none. Every split gets every class;
+    for two classes such a split is found whenever each class occurs in three groups. Where each
+    group is one example the split is a plain stratified one. The outcome depends on the names of
+    the groups and on the seed, not on the order of the examples.
 
     With `folds` the examples are divided into so many parts of one size in the same way. One of
     them is the test split, so that over all values of `fold` each example is tested once; the rest

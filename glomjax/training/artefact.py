@@ -43,11 +43,10 @@ def record_training(
     published = pretrained.PUBLISHED.get(source)
     before = None if initial is None or initial.info is None else initial.info.spec.trained_on
     salt = os.urandom(16).hex()
-    # Slides that stand in for patients are no patients.
-    known = splits.train.patients not in (None, splits.train.columns.get("slide"))
+    known = splits.train.real_patients is not None
     records = {
         split: record_split(
-            splits[split].patients if known else None,
+            splits[split].real_patients,
             splits[split].columns.get("slide"),
             found.hashes[split],
             found.contents[split],

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from glomjax.data.pipeline import Batches
-from glomjax.data.sources import ArraySplits, read_arrays
+from glomjax.data.sources import ArraySplits
 from glomjax.errors import UserError, argument, same_again
 from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.inference.prediction import predict_batches, steps_ahead, wait
@@ -28,7 +28,7 @@ from glomjax.training.phases import RunningPhase, stream_number
 from glomjax.training.progress import TensorBoard, Terminal
 from glomjax.training.run_folder import RunFolder, ShippedConfig, clear
 from glomjax.training.scoring import describe_end, epoch_row, report_test
-from glomjax.training.setup import RunSetup, prepare_run
+from glomjax.training.setup import RunSetup, load_splits, prepare_run
 from glomjax.training.sharding import Placement
 from glomjax.training.state import Arrays
 from glomjax.training.steps import zero_sums
@@ -76,10 +76,17 @@ def train_and_evaluate(
     terminal = Terminal(prints=progress, speaks=placement.writes)
     with terminal.recording_failure():
         placement.agree("configuration", json.dumps(requested.to_dict(), sort_keys=True))
+        failed: UserError | None = None
         if overwrite and placement.writes:
-            clear(workdir)
-        # No process looks at the folder before process 0 has cleared it for a new run.
-        placement.agree("value of " + argument("--overwrite"), f"{overwrite}")
+            try:
+                clear(workdir)
+            except UserError as error:
+                failed = error
+        # No process looks at the folder before process 0 has cleared it for a new run; where it
+        # could not, the others, which know of no failure, do not wait for it any longer.
+        placement.agree("value of " + argument("--overwrite"), f"{overwrite} {failed}")
+        if failed is not None:
+            raise failed
         run = RunFolder(workdir, writes=placement.writes)
         placement.agree("run folder", f"{run.begun} {run.finished}")
         differences = run.claim(requested, shipped)
@@ -89,8 +96,7 @@ def train_and_evaluate(
             terminal.say(line)
         if run.finished:
             if data is not None:
-                given = read_arrays(data, requested.data.classes).with_spacing(requested.data.mpp)
-                run.check_data(given.digest())
+                run.check_data(load_splits(requested.data, data).digest())
             terminal.say(
                 f"the run in '{run.path}' is finished; name another folder with "
                 f"{argument('--workdir')}, or replace the run with {argument('--overwrite', True)}"

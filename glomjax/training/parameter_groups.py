@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,7 +109,7 @@ def _check_speed(patterns: Sequence[str], paths: Sequence[str], what: str) -> No
         input=ascii((doubtful, list(paths))).encode(),
         capture_output=True,
     )
-    if tried.returncode < 0:
+    if tried.returncode == -signal.SIGVTALRM:
         raise UserError(
             f"{what} {shown(doubtful[tried.stdout.count(b'.') - 1])} takes for ever to match the "
             "names of parameters; repeat no group that itself repeats something"

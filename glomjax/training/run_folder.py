@@ -112,7 +112,7 @@ class RunFolder:
         changed, kept = dict[str, str](), dict[str, str]()
         for key in sorted(was.keys() | now.keys()):
             before, after = was.get(key, "nothing"), now.get(key, "nothing")
-            if before == after:
+            if before == after or _is_demo_of(key, now):
                 continue
             by_default = any(
                 key in then and (then[key], default.get(key)) == (before, after)
@@ -197,8 +197,9 @@ class RunFolder:
         before = self._stored().get("data", digest)
         if before != digest and self.begun:
             raise UserError(
-                f"the images, labels or patients are not those of the run in '{self.path}'; "
-                f"restore them or name another folder with {argument('--workdir')}"
+                "the images, labels, patients, classes or splits, as they are read now, are not "
+                f"those of the run in '{self.path}'; restore them or name another folder with "
+                f"{argument('--workdir')}"
             )
 
     def write_config(
@@ -243,6 +244,16 @@ class RunFolder:
         """A text file of the run, whole or not at all."""
         if self.writes:
             write_file(self.path / name, text.encode())
+
+
+def _is_demo_of(key: str, requested: Mapping[str, Any]) -> bool:
+    """Whether a field is one of `demo` that tells nothing of this run: it trains on other data, or
+    the field that it stands for says the same."""
+    section, _, name = key.partition(".")
+    if section != "demo" or name == "num_epochs":
+        return False
+    small = (requested["data.source"], requested["data.synthetic_size"]) == ("synthetic", "demo")
+    return not small or requested[key] == requested[name]
 
 
 def _defaults(shipped: ShippedConfig | None) -> dict[str, Any]:

@@ -102,8 +102,6 @@ def report_test(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
             prior_entropy=prior_entropy(splits.train.labels),
         )
         run.write_history(state.position.history)
-        # Slides that stand in for patients are no patients.
-        slides_alone = test.patients == test.columns.get("slide")
         numbers = {"weight": test.weights, "mpp": test.mpp}
         known = {name: values.tolist() for name, values in numbers.items() if values is not None}
         # Last, since these files say that the run is finished.
@@ -114,7 +112,7 @@ def report_test(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
             labels=test.labels,
             logits=logits,
             classes=splits.classes,
-            patients=None if slides_alone else test.patients,
+            patients=test.real_patients,
             columns={**test.columns, **known},
         )
     interval = metrics["auroc_interval"]

@@ -101,6 +101,11 @@ def test_a_word_for_a_missing_value_is_an_empty_patient(listed, word):
         *("PatientID", "patientId", "Patient.ID", "Patient_Number", "Case Number", "Subject #"),
         *(
             "pid",
+            "Hospital Number",
+            "clinic no",
+            "record_id",
+            "Fallnummer",
+            "medical record number",
             "patients",
             "donor",
             "MRN",
@@ -178,6 +183,8 @@ def test_two_columns_of_splits_agree_or_are_refused(listed):
         ("split_name", lambda i: "AB"[i % 2]),
         ("is_test", lambda i: i % 2),
         ("usage", lambda i: own_split(i) if i % 5 else ""),
+        ("cohort", lambda i: ("development", "evaluation", "hold-out")[i // 4 % 3]),
+        ("cohort", lambda i: ("discovery", "external validation")[i // 4 % 2]),
     ],
 )
 def test_a_split_that_is_not_understood_stops_the_run(listed, name, value):

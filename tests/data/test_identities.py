@@ -16,10 +16,23 @@ from glomjax.errors import UserError
     "spellings",
     [
         ("Case-01", "CASE_01", "case 01", "case\u00a001", "  Case--01 ", "Case\t1", "case01"),
-        ("7", "007", "7.0", "7.", " 7 ", "\uff17", "7e0", "'7", '="7"', "#7"),
+        ("7", "007", "7.0", "7,0", "\u0667", "7.", " 7 ", "\uff17", "7e0", "'7", '="7"', "#7"),
         ("1000", "1E+3", "1.000e3"),
         ("Zu\u0308rich", "Z\u00fcrich", "Z\u00dcRICH", "Zurich"),
-        ("P1", "\u200bP1", "\ufeffP1", "p1", "P\u00ad1", "b'P1'", "P_1", "P-1", "P\u20111", "P01"),
+        (
+            "P1",
+            "\u200bP1",
+            "\ufeffP1",
+            "p1",
+            "P\u00ad1",
+            "b'P1'",
+            "P_1",
+            "P-1",
+            "P+1",
+            "P=1",
+            "P\u20111",
+            "P01",
+        ),
         ("S1", "S1.svs", "S1.NDPI", "s1.ome.tiff"),
         ("\uc0ac\uad6c\uccb4", unicodedata.normalize("NFD", "\uc0ac\uad6c\uccb4")),
         ("Stra\u00dfe", "STRASSE"),
@@ -39,7 +52,25 @@ def test_what_reads_alike_has_one_form_and_is_refused_with_all_spellings(spellin
 
 
 def test_names_that_differ_keep_forms_of_their_own():
-    names = ["P1", "P2", "P11", "1-1", "11", "1.5", "0.5", "A", "-", "P1a", "P1+", "AB", "A-B"]
+    names = [
+        "P1",
+        "P2",
+        "P11",
+        "1-1",
+        "11",
+        "1.5",
+        "0.5",
+        "A",
+        "-",
+        "P1a",
+        "P1+",
+        "PAS+",
+        "PAS-",
+        "<5",
+        ">5",
+        "AB",
+        "A-B",
+    ]
     names += ["P10", "1-10", "\u0438", "\u0439", "+"]
     assert len({normal_form(name) for name in names}) == len(names)
     assert check_spellings(names, "patient", "'m.csv'") == ""
@@ -107,6 +138,9 @@ MISSING = [
     "…",
     "'NA'",
     "unbekannt",
+    "(blank)",
+    "\\N",
+    "n.d.",
     "\uff2e\uff21",
 ]
 

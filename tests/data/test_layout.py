@@ -35,13 +35,22 @@ def count(data):
     [
         ([f"{8000 + i}" for i in range(6)], ("0", "1")),
         (["A", "B"], CLASSES),  # their names tell
-        (["A", "B", "C", "D"], ("neg", "pos", "unsure")),
+        (["A", "B", "C"], ("neg", "pos", "unsure")),
+        (["A", "B", "C", "D"], ("cortex", "medulla")),
     ],
 )
 def test_folders_of_patients_with_classes_in_them_are_refused(tmp_path, patients, classes):
     put(tmp_path, *(f"{p}/{c}/{i}.png" for p in patients for c in classes for i in range(2)))
     with pytest.raises(UserError, match=r"those look like the classes, and the upper ones like"):
         load_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("classes", "inner"), [(("a", "b", "c"), ("centre1", "centre2")), (("0", "1"), ("P1", "P2"))]
+)
+def test_folders_of_centres_or_patients_within_classes_are_taken(tmp_path, classes, inner):
+    put(tmp_path, *(f"{c}/{p}/{i}.png" for c in classes for p in inner for i in range(3)))
+    assert load_source(tmp_path).classes == classes
 
 
 def test_folders_of_patients_within_splits_are_refused_too(tmp_path):

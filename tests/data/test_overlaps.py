@@ -1,5 +1,7 @@
 """Patches that overlap in different splits are found by their coordinates."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ SIZES = {split: np.array([[100, 100]] * 3) for split in SPLITS}
 
 def placed(x, y=(0,) * 9, **columns):
     """Nine patches, three of each split, at these coordinates."""
-    columns = {"x": x, "y": y, **columns}
+    columns = {"x": x, "y": y, "slide": ["A"] * 9, **columns}
     return {
         split: Examples(
             ids=tuple(f"{split}{i}" for i in range(3)),
@@ -49,6 +51,35 @@ def test_coordinates_count_within_one_picture_and_with_the_sizes_of_a_table():
     small = {"width": (40,) * 9, "height": (40,) * 9}
     assert overlap_note(placed(HALF, **small), SIZES) == ""
     assert overlap_note(placed(APART, **{"w": (200,) * 9, "h": (200,) * 9}), SIZES) != ""
+
+
+def test_without_a_name_of_the_picture_no_two_patches_may_lie_at_one_place():
+    def without_slide(x):
+        parts = placed(x)
+        for part in parts.values():
+            del part.columns["slide"]
+        return parts
+
+    several = (*HALF[:7], *HALF[:2])  # as of two pictures
+    assert "1 pair(s)" in overlap_note(without_slide(HALF), SIZES)
+    assert overlap_note(without_slide(several), SIZES) == ""
+    folders = ("glomerulus", "other")
+    for x, part in ((HALF, "1 pair(s)"), (several, "")):
+        names = [f"{folders[i % 2]}/x{left}_y0.png" for i, left in enumerate(x)]
+        note = overlap_note(named(names), SIZES)
+        assert part in note
+        assert bool(part) == bool(note)
+
+
+def test_patches_of_different_patients_do_not_overlap():
+    parts = placed(HALF)
+    apart = {s: dataclasses.replace(part, patients=(s,) * 3) for s, part in parts.items()}
+    assert overlap_note(apart, SIZES) == ""
+    one_each = {
+        s: dataclasses.replace(part, patients=tuple(f"{s}{i}" for i in range(3)))
+        for s, part in parts.items()
+    }
+    assert "1 pair(s)" in overlap_note(one_each, SIZES)  # which number images
 
 
 def test_within_a_split_patches_may_overlap():
@@ -92,9 +123,10 @@ def test_all_pairs_are_those_of_a_plain_comparison():
             share = sides[0] * sides[1] / smaller
             if picture[i] == picture[j] and split_of[i] != split_of[j] and share >= 0.05:
                 expected.add((frozenset((i, j)), round(share, 9)))
-    found = {
-        (frozenset((int(i), int(j))), round(share, 9))
-        for i, j, share in overlapping(picture, boxes, split_of).tolist()
-    }
-    assert len(found) > 20
-    assert found == expected
+    count, pairs = overlapping(picture, boxes, split_of)
+    found = [(frozenset((int(i), int(j))), round(share, 9)) for i, j, share in pairs.tolist()]
+    assert count == len(expected) > 20
+    assert len(set(found)) == 10
+    assert set(found) <= expected
+    shares = sorted((share for _, share in expected), reverse=True)
+    assert [share for _, share in found] == shares[:10]

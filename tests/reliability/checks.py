@@ -221,6 +221,7 @@ CASES = [
         found(
             "overlap",
             {
+                "patient": lambda i: "",
                 "slide": lambda i: "",
                 "field": lambda i: "F1",
                 "x": lambda i: str(32 * i),

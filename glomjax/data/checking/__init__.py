@@ -97,8 +97,12 @@ def check_data(
             check_overlaps(report, images)
         for check in (check_copies, check_splits, check_columns, check_statistics, check_nesting):
             check(report, images)
-    if loaded is not None and report.accepted:
-        # Whatever else training would refuse it says itself.
+    if (
+        loaded is not None
+        and report.accepted
+        and (stain != "none" or standardize or skip_unreadable)
+    ):
+        # Whether all images together give what these need, training says itself.
         try:
             prepared = prepare_data(
                 loaded,
@@ -134,6 +138,7 @@ def _joined(splits: DataSplits) -> _Table:
         labels=np.concatenate([part.labels for part in parts]),
         read=lambda i: reads[i](),
         patients=None if parts[0].patients is None else chained(part.patients for part in parts),
+        patient_column=parts[0].patient_column,
         columns={name: chained(part.columns[name] for part in parts) for name in parts[0].columns},
         mpp=None if parts[0].mpp is None else np.concatenate([part.mpp for part in parts]),
     )

@@ -168,9 +168,8 @@ def measure(
     mpp = examples.mpp
     properties["spacing"] = ["unknown" if mpp is None else f"{mpp[i]:.4g} µm/px" for i in index]
     columns = dict(examples.columns)
-    patients = examples.patients
-    if patients is not None and patients != columns.get("slide"):  # which may stand in for them
-        columns = {"patient": patients, **columns}
+    if examples.real_patients is not None:
+        columns = {"patient": examples.real_patients, **columns}
     return Images(
         examples=examples.subset(index),
         splits=np.array(splits)[index],

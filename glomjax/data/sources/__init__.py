@@ -84,7 +84,7 @@ def load_source(
             )
         check_own_splits("the synthetic data", folds, split_by)
         return synthetic.load(synthetic_size).with_spacing(mpp)
-    patches, read, notes = read_source(source)
+    patches, read, notes = read_source(source, adopts=not kept)
     names, class_notes = class_names({p.label for p in patches}, classes, source, exact=exact_names)
     labels = np.array([names.index(patch.label) for patch in patches], np.int32)
     grouping = grouping_columns(patches, column_name(split_by), source)
@@ -141,6 +141,7 @@ def load_source(
         labels=labels,
         read=lambda i: read(patches[i].id),
         patients=None if persons is None else tuple(getattr(p, persons) for p in patches),
+        patient_column=persons or "patient",
         columns=further_columns(patches),
         weights=_numbers(patches, "weight", np.float32),
         mpp=_numbers(patches, "mpp", np.float64),
@@ -153,10 +154,11 @@ def load_source(
 
 
 def read_source(
-    source: str,
+    source: str, *, adopts: bool = True
 ) -> tuple[list[Patch], Callable[[str], bytes | np.ndarray], list[str]]:
     """What a folder, a manifest or a TFDS data set lists, sorted by id and not divided yet; a
-    function that gives the image of an id; and notes."""
+    function that gives the image of an id; and notes. With `adopts`, columns of other names may
+    tell the split."""
     read: Callable[[str], bytes | np.ndarray]
     if source.startswith("tfds:"):
         from glomjax.data.sources.tfds import read_tfds  # loads TFDS, which takes seconds
@@ -164,7 +166,8 @@ def read_source(
         patches, read, notes = read_tfds(source.removeprefix("tfds:"))
     else:
         patches, read, notes = read_folder(pathlib.Path(source))
-    patches, more = adopt_split(sorted(patches, key=lambda patch: patch.id), f"'{source}'")
+    patches = sorted(patches, key=lambda patch: patch.id)
+    patches, more = adopt_split(patches, f"'{source}'") if adopts else (patches, [])
     return patches, read, [*notes, *more]
 
 

@@ -17,6 +17,11 @@ _SPLITS = {
 _SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names.split()}
 # In cells alone: a folder of such a name may be a class.
 _ABBREVIATED = {"tr": "train", "trn": "train", "va": "validation", "te": "test", "tst": "test"}
+# Words by which people part data, of which nobody can say which split is meant.
+_LIKE_SPLITS = re.compile(
+    "(internal|external)?(holdout|heldout|heldoutset|eval|evaluation|development|derivation"
+    "|discovery|validation|test|testing|external|internal|unseen|train|training|val)(set)?\\d?"
+)
 _SPLIT_WORD = re.compile(r"(?<=..)(set|data|split|subset|cohort|group|images?|samples?)$")
 HEADER = "path,label[,patient][,slide][,site][,split][,weight][,mpp]"
 # What a column may be called, in small letters and with underscores. Where a header has the first
@@ -47,13 +52,16 @@ _IDENTIFIER = (
     "|submitterid|번호)?"
 )
 _NEAR_SYNONYMS = {
-    "patient": "(anon|anonymized|anonymised|deidentified|bcr|study)?"
-    "(patient(en|in|innen)?|pat|pts?|case|subject|donor|participant|individual|person|proband(en)?|mrn|pid"
-    "|pazienti?|pazienta|paciente|sujet|환자|증례)s?",
-    "slide": "(slide|wsi|wholeslideimage|objekttrager|lame|슬라이드)s?",
-    "site": "(site|institution|institute?|center|centre|hospital|clinic|klinik|기관|병원)s?",
+    # The number that a hospital gives is a patient's.
+    "patient": "(anon|anonymi[sz]ed|deidentified|bcr|study|medical)?"
+    "(patient(en|in|innen)?|pat|pts?|case|subject|donor|participant|individual|person|proband(en)?"
+    "|fall|record|mrn|pid|nhs|nhc|pazient[ei]|pacientes?|sujet|환자|증례)s?"
+    f"{_IDENTIFIER}|(hospital|clinic|klinik)(nos?|nr|num|numbers?|nummer|numero|번호)",
+    "slide": f"(slide|wsi|wholeslideimage|objekttrager|lame|슬라이드)s?{_IDENTIFIER}",
+    "site": f"(site|institution|institute?|center|centre|기관|병원)s?{_IDENTIFIER}"
+    "|(hospital|clinic|klinik)s?(name)?",
 }
-_NEAR = {column: re.compile(words + _IDENTIFIER) for column, words in _NEAR_SYNONYMS.items()}
+_NEAR = {column: re.compile(words) for column, words in _NEAR_SYNONYMS.items()}
 # Words of a name that say that the column tells splits, whatever it has in it.
 _SPLIT_COLUMN = re.compile(
     r"(^|_)(splits?|partitions?)(_|$)|^(is_)?(train|test|val|validation|holdout)(ing)?(_set)?$"
@@ -70,6 +78,11 @@ def split_named(text: str, *, abbreviated: bool = False) -> str:
     word = _compact(text)
     found = _SPLIT_NAMES.get(word, "") or _SPLIT_NAMES.get(_SPLIT_WORD.sub("", word), "")
     return found or (_ABBREVIATED.get(word, "") if abbreviated else "")
+
+
+def resembles_split(text: str) -> bool:
+    """Whether a cell holds a word by which people part data."""
+    return bool(_LIKE_SPLITS.fullmatch(_compact(text))) or bool(split_named(text))
 
 
 def column_name(text: str) -> str:

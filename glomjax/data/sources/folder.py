@@ -52,9 +52,13 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
 
     images: list[str] = []
     others: list[str] = []
+    away: list[str] = []  # in a cloud
     for file in _files_below(source, set()):
         name = file.relative_to(source).as_posix()
-        (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(name)
+        if layout.is_in_cloud(file.name):
+            away.append(name)
+        else:
+            (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(name)
     manifests = [n for n in others if n.lower() in [f"manifest{s}" for s in MANIFEST_SUFFIXES]]
     if len(manifests) > 1:
         raise UserError(f"'{source}' has {' and '.join(sorted(manifests))}: keep one of them.")
@@ -106,7 +110,7 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
             f"{len(masks)} image(s) look like masks or thumbnails of others by their names and are "
             f"left out, for example '{min(masks)}'; a manifest.csv can list them."
         )
-    if away := [name for name in _hidden_files(source) if layout.is_in_cloud(name)]:
+    if away:
         notes.append(
             f"{len(away)} image(s) are in a cloud and not on this disk, and are left out, for "
             f"example '{min(away)}': download them first."
@@ -140,11 +144,9 @@ def list_images(folder: pathlib.Path) -> list[str]:
     return sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
 
 
-def _files_below(
-    folder: pathlib.Path, seen: set[str], *, hidden: bool = False
-) -> Iterator[pathlib.Path]:
-    """Every file that is not hidden, or those that are in folders that are not; links to folders
-    are followed, each folder once."""
+def _files_below(folder: pathlib.Path, seen: set[str]) -> Iterator[pathlib.Path]:
+    """Every file that is not hidden, and the stand-ins of those that are in a cloud; links to
+    folders are followed, each folder once."""
     real = os.path.realpath(folder)
     if real in seen:
         return
@@ -154,9 +156,7 @@ def _files_below(
     except OSError as error:
         raise UserError(f"Folder '{folder}' cannot be read ({error.strerror}).") from error
     for entry, is_dir in entries:
-        if layout.is_hidden(entry.name):
-            if hidden and not is_dir:
-                yield entry
+        if layout.is_hidden(entry.name) and not layout.is_in_cloud(entry.name):
             continue
         try:
             entry.name.encode()
@@ -165,14 +165,9 @@ def _files_below(
                 f"The file name {os.fsencode(entry.name)!r} in '{folder}' is not UTF-8: rename it."
             ) from error
         if is_dir:
-            yield from _files_below(entry, seen, hidden=hidden)
-        elif not hidden:
+            yield from _files_below(entry, seen)
+        else:
             yield entry
-
-
-def _hidden_files(folder: pathlib.Path) -> list[str]:
-    below = _files_below(folder, set(), hidden=True)
-    return [file.relative_to(folder).as_posix() for file in below]
 
 
 def _placed(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from glomjax.data.identities import check_spellings
+from glomjax.data.identities import check_spellings, normal_form
 from glomjax.data.sources.manifest import Patch
 from glomjax.data.splits import check_group_overlap
 from glomjax.errors import UserError, assignment, plural, quoted, shown
@@ -147,6 +147,8 @@ def divided_columns_notes(
         cells = [value_of(patch, column) for patch in patches]
         if column in grouping or any(map(_is_fraction, cells)):
             continue
+        form = {cell: normal_form(cell) if cell else "" for cell in set(cells)}
+        cells = [form[cell] for cell in cells]
         members = Counter(value for value, _ in {*zip(cells, units, strict=True)} if value)
         where: dict[str, set[str]] = {}
         for i, value in enumerate(cells):

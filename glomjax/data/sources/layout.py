@@ -28,6 +28,13 @@ _PERHAPS_TABLE = re.compile(
     r".*(csv|tsv|manifest|label|metadata|patient|clinical|annotation|split).*\.(txt|dat|json|jsonl)"
 )
 _MOST_CLASSES = 10  # that a folder of patients is expected to hold
+# Names of classes that no patient has.
+_CLASS_WORDS = frozenset(
+    [
+        *("0", "1", "neg", "pos", "negative", "positive", "yes", "no", "true", "false", "unsure"),
+        *("benign", "malignant", "normal", "abnormal", "other", "background"),
+    ]
+)
 
 
 def is_hidden(name: str) -> bool:
@@ -35,9 +42,9 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "~$")) or name.lower() in _SYSTEM
 
 
-def is_in_cloud(path: str) -> bool:
+def is_in_cloud(name: str) -> bool:
     """Whether a hidden file stands in for one that has not been downloaded."""
-    return _IN_CLOUD.fullmatch(path.rpartition("/")[2]) is not None
+    return _IN_CLOUD.fullmatch(name) is not None
 
 
 def is_table(path: str) -> bool:
@@ -106,10 +113,10 @@ def check_levels(images: Sequence[str], depth: int, source: pathlib.Path) -> Non
             "folders of the splits on top, with one folder per class in each."
         )
     # Patients are many, classes few, and most patients have most of the classes.
-    shared = sum(map(len, below.values())) / (len(below) * len(inner))
-    like_patients = len(below) > len(inner) <= _MOST_CLASSES and shared >= 0.5
-    named = any(map(is_glomerulus, inner)) and shared >= 0.5
-    if (like_patients or named) and not any(map(is_glomerulus, below)):
+    shared = sum(map(len, below.values())) / (len(below) * len(inner)) >= 0.5
+    many = len(below) >= max(2 * len(inner), 4) and len(inner) <= _MOST_CLASSES
+    named = any(map(is_glomerulus, inner)) or {name.lower() for name in inner} <= _CLASS_WORDS
+    if shared and (many or named) and not any(map(is_glomerulus, below)):
         raise UserError(
             f"'{source}' has the folders {quoted(sorted(below))} with {quoted(sorted(inner))} in "
             "each: those look like the classes, and the upper ones like patients; put one folder "

@@ -71,18 +71,18 @@ def read_manifest(
                 raise UserError(f"{manifest}, line {line}: the {column} is empty; fill it in.")
     rows = [(line, {**row, "path": _normal_id(row["path"], root)}) for line, row in rows]
 
-    repeats = [name for name, n in collections.Counter(r["path"] for _, r in rows).items() if n > 1]
-    if repeats:
-        raise UserError(f"{manifest} lists {quoted(repeats)} more than once: keep one row each.")
     missing = [row["path"] for _, row in rows if not os.path.isfile(root / row["path"])]
     spelt = _as_on_disk(missing, root)
     if labelled and (absent := [path for path in missing if path not in spelt]):
         raise UserError(f"{manifest} lists files that do not exist: {quoted(absent)}.")
     rows = [(line, {**row, "path": spelt.get(row["path"], row["path"])}) for line, row in rows]
+    repeats = [name for name, n in collections.Counter(r["path"] for _, r in rows).items() if n > 1]
+    if repeats:
+        raise UserError(f"{manifest} lists {quoted(repeats)} more than once: keep one row each.")
 
-    for column in ("patient", "split", "weight", "mpp"):
+    for column in ("patient", "split", "weight", "mpp") if labelled else ("mpp",):
         _check_all_or_none(column, rows, manifest)
-    if not any(row.get("patient") for _, row in rows):
+    if labelled and not any(row.get("patient") for _, row in rows):
         _check_all_or_none("slide", rows, manifest)
 
     labels = {row.get("label", "") for _, row in rows}
@@ -106,21 +106,24 @@ def read_manifest(
 
 
 def _as_on_disk(paths: Sequence[str], root: pathlib.Path) -> dict[str, str]:
-    """{path: the same path as its folder spells it} of those that only Unicode's forms tell apart:
-    a table from one system lists files of another."""
-    found = {}
-    for folder in {pathlib.PurePath(path).parent for path in paths}:
-        try:
-            names = os.listdir(root / folder)
-        except OSError:
-            continue
-        known = {unicodedata.normalize("NFC", name): (folder / name).as_posix() for name in names}
-        for path in paths:
-            pure = pathlib.PurePath(path)
-            name = unicodedata.normalize("NFC", pure.name)
-            if pure.parent == folder and name in known:
-                found[path] = known[name]
-    return found
+    """{path: the same path as the disk spells it} of those that only Unicode's forms tell apart: a
+    table from one system lists files of another."""
+    listed: dict[pathlib.Path, dict[str, str]] = {}  # of each folder {normal form: name}
+
+    def spelt(path: pathlib.PurePath) -> pathlib.Path | None:
+        if path == path.parent:  # a root, or nothing
+            return root / path
+        folder = spelt(path.parent)
+        if folder is None or (folder / path.name).exists():
+            return folder and folder / path.name
+        if folder not in listed:
+            names = os.listdir(folder) if folder.is_dir() else []
+            listed[folder] = {unicodedata.normalize("NFC", name): name for name in names}
+        name = listed[folder].get(unicodedata.normalize("NFC", path.name))
+        return None if name is None else folder / name
+
+    found = {path: file for path in paths if (file := spelt(pathlib.PurePath(path)))}
+    return {path: _normal_id(str(file), root) for path, file in found.items()}
 
 
 def _class_folders(paths: Sequence[str], labels: set[str]) -> dict[str, list[str]]:

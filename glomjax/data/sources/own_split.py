@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from glomjax.data.sources.columns import split_named, tells_fold, tells_split
+from glomjax.data.sources.columns import resembles_split, split_named, tells_fold, tells_split
 from glomjax.data.sources.manifest import Patch
 from glomjax.errors import UserError, first_few, quoted
 
@@ -36,7 +36,7 @@ def adopt_split(patches: Sequence[Patch], where: str) -> tuple[list[Patch], list
                     f"{cells.count('')} of {len(cells)} rows: fill it in every row, or remove it."
                 )
             told[name] = [split_named(text, abbreviated=True) for text in cells]
-        elif filled and not given and (tells_split(name) or _holds_train(filled)):
+        elif filled and not given and (tells_split(name) or _looks_like_split(filled)):
             raise UserError(
                 f"{where} has the column '{name}' with {quoted(sorted(filled))}, which are not "
                 "all names of splits: write train, validation and test into it, or remove it."
@@ -65,6 +65,11 @@ def adopt_split(patches: Sequence[Patch], where: str) -> tuple[list[Patch], list
     return [dataclasses.replace(patch, split=split) for patch, split in pairs], notes
 
 
-def _holds_train(values: set[str]) -> bool:
-    """Whether values that are not all names of splits look like some of them, one being train."""
-    return len(values) <= _MOST_SPLITS and any(split_named(text) == "train" for text in values)
+def _looks_like_split(values: set[str]) -> bool:
+    """Whether values that are not all names of splits look as if they parted the data: one is a
+    name of train, or all are words by which people part data."""
+    if len(values) > _MOST_SPLITS:
+        return False
+    return any(split_named(text) == "train" for text in values) or (
+        len(values) > 1 and all(map(resembles_split, values))
+    )

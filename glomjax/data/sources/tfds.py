@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets (TFDS), read from ArrayRecord files without TensorFlow."""
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -206,6 +207,12 @@ def _roles(name: str, info: Any, *, divided: bool) -> tuple[_Roles, list[str]]:
     image = _image_feature(name, info)
     # Spelt as the header of a manifest, and sorted: TFDS gives features in an order that varies.
     scalars = {f: column_name(f) for f, kind in sorted(info.features.items()) if kind.shape == ()}
+    twice = [name for name, n in collections.Counter(scalars.values()).items() if n > 1]
+    if twice:
+        raise UserError(
+            f"'tfds:{name}' has several features called '{twice[0]}' but for their case: export "
+            "the images to a folder with a manifest."
+        )
     columns, notes = {}, []
     # A feature `split` is not taken for the split where the image lies.
     for column in ("patient", "slide", "site", *LIMITS, *(() if divided else ("split",))):
