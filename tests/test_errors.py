@@ -26,7 +26,7 @@ from glomjax.errors import (
         (
             lambda: assignment("data.classes", ("other", "glomerulus")),
             "config.data.classes = ('other', 'glomerulus')",
-            "--config.data.classes=\"('other', 'glomerulus')\"",
+            "--config.data.classes=other,glomerulus",
         ),
         (lambda: assignment("data.mpp"), "config.data.mpp", "--config.data.mpp"),
         (lambda: argument("--workdir"), "workdir", "--workdir"),

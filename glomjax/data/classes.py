@@ -10,11 +10,21 @@ from glomjax.errors import UserError, assignment
 # Glomerulus, glomeruli, glomérule, glomérulo, glomerolo and their short forms; and in Korean.
 _GLOMERULUS = re.compile(r"[\d-]*(glom|사구체|토리)")
 
+_NEGATION = re.compile(
+    r"\b(no|non|not|without|sans|sin|senza|kein|keine|ohne|absent|minus|anti)|non?glom|^un"
+)
+
 
 def is_glomerulus(name: str) -> bool:
     """Whether the name of a class begins like glomerulus in English, German, French, Spanish,
     Italian or Korean, in singular or plural."""
     return _GLOMERULUS.match(unicodedata.normalize("NFC", normal_form(name))) is not None
+
+
+def _affirms_glomerulus(name: str) -> bool:
+    """Whether a name says glomerulus somewhere, with no word of negation before it."""
+    form = unicodedata.normalize("NFC", normal_form(name))
+    return re.search("glom|사구체|토리", form) is not None and not _NEGATION.search(form)
 
 
 def class_names(
@@ -60,9 +70,10 @@ def class_names(
         )
     names.sort(key=is_glomerulus)  # stable
     if not alike:
+        why = "the last one by the alphabet"
+        if len(affirmed := [name for name in names if _affirms_glomerulus(name)]) == 1:
+            names.sort(key=_affirms_glomerulus)
+            why = f"by the glomerulus in '{affirmed[0]}'"
         swapped = assignment("data.classes", (names[1], names[0]))
-        notes.append(
-            f"The positive class is '{names[1]}', the last one by the alphabet; {swapped} makes it "
-            f"'{names[0]}'."
-        )
+        notes.append(f"The positive class is '{names[1]}', {why}; {swapped} makes it '{names[0]}'.")
     return tuple(names), [note for note in notes if note]

@@ -7,6 +7,7 @@ tested. So all doors (manifest, folder, TFDS, arrays) ask here.
 
 import decimal
 import functools
+import html
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -19,27 +20,53 @@ from glomjax.errors import UserError, assignment, first_few, plural
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn")
 # Joiners, fillers and selectors, which Unicode counts as marks, letters and symbols.
 _ALSO_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe00-\ufe0f\uffa0]")
-_ALSO_SEPARATORS = "|~^`=\u00b4"  # which Unicode counts as symbols; all punctuation separates
-_NUMBER = re.compile(r"\+?(\d{1,99}([.,]0*)?|\d{1,99}(\.\d{1,99})?e\+?\d{1,2})")
+_ALSO_SEPARATORS = "|~^`=\u00b4\u2212"  # which Unicode counts as symbols; all punctuation separates
+_NUMBER = re.compile(r"\+?(\d{1,99}([.,]0*)?|\d{1,99}\.\d{1,99}e\+?\d{1,2}|\d{1,99}e\+\d{1,2})")
+_DECIMAL = re.compile(r"(\d+)[.,](\d+)")
 _AS_TEXT = re.compile(r"""(?:=|b)?(["'])(.*)\1""", re.DOTALL)  # ="7" of Excel, b'7' of Python
 _FILE_SUFFIX = re.compile(
-    r"\.(svs|ndpi|mrxs|scn|vsi|czi|bif|svslide|qptiff|isyntax|dcm|(ome\.)?tiff?|png|jpe?g|zip)$"
+    r"\.(svs|ndpi|mrxs|scn|vsi|czi|bif|svslide|qptiff|zvi|lif|qpdata|isyntax|dcm|(ome\.)?tiff?|png|jpe?g|zip)$"
 )
 # Said in place of a value by spreadsheets, statistics programs and people, without the signs around
 # them that `_bare` takes off.
 _MISSING = frozenset(
-    ["na", "n/a", "n.a", "n_a", "n a", "n / a", "nan", "nat", "none", "null", "nil", "nul"]
-    + ["missing", "unknown", "unk", "undefined", "undef", "unspecified", "no data", "no value"]
-    + [
-        f"not {word}"
-        for word in ("available", "applicable", "known", "recorded", "given", "specified")
+    [
+        *("na", "n/a", "n.a", "n_a", "n a", "n / a", "nan", "nat", "nil", "nul", "unk", "undef"),
+        *("1.#ind", "1.#qnan", "1.#inf", "\\n", "n.d", "k.a", "k. a", "s/d", "s.d", "n.n", "n. n"),
+        *("pd.na", "np.nan", "na_character_", "na_integer_", "na_real_", "object object", "tbd"),
     ]
-    + ["1.#ind", "1.#qnan", "1.#inf", "\\n", "n.d"]
-    + ["unbekannt", "nicht bekannt", "k.a", "keine angabe", "keine angaben", "inconnu", "inconnue"]
-    + ["desconocido", "desconocida", "sconosciuto", "sconosciuta", "미상", "없음"]
 )
+# The same of longer words, without what stands between them.
+_LACKS = (
+    "available|applicable|known|recorded|given|specified|reported|provided|stated|determined"
+    "|collected|assigned|disclosed|done|found"
+)
+_MISSING_WORDS = re.compile(
+    f"(not|non|un)({_LACKS})|(no|missing|unknown|unk)(patient|id|case|subject|slide|site|value|name"
+    "|data|info|information)?|(patient|id|case)(unknown|missing)|none|null|undefined|unspecified"
+    "|unidentified|anonymous|redacted|withheld|pending|idem|ditto"
+    "|unbekannt|nichtbekannt|keineangaben?|nichtangegeben|nichtverfugbar|entfallt|fehlt"
+    "|inconnue?|nonrenseignee?|nondisponible|desconocid[oa]|nodisponible|sindatos?"
+    "|sconosciut[oa]|nondisponibile|desconhecid[oa]|неизвестно|нетданных"
+    "|미상|없음|모름|알수없음|불명|해당없음|不明|未知|なし"
+)
+_SHEET_ERROR = re.compile(r"#(n/?a|nv|n/d|null|[a-z0-9/_]+[!?])|err:\d{3}")
+_LONGEST = 32  # characters, with what may be around a word
 # Of one class, in singular and plural, in the languages of `classes.is_glomerulus`.
-_GLOMERULUS = re.compile("gloms?|glomerul(us|uses|i|um|a|e|es|o|os)|사구체|토리")
+_GLOMERULUS = re.compile("(glomerul(uses|us|um|os|es|i|a|e|o)|gloms?|사구체|토리)$")
+_CLASS_WORDS = {
+    # Programs write classes as numbers or as truth values.
+    **{"true": "1", "yes": "1", "false": "0", "no": "0"},
+    **{"pos": "positive", "neg": "negative"},
+}
+# Letters that Unicode does not take apart, and those of other alphabets that look like Latin ones.
+_LOOKALIKES = str.maketrans(
+    {
+        **{"ł": "l", "ø": "o", "đ": "d", "ħ": "h", "æ": "ae", "œ": "oe", "\u0131": "i", "ð": "d"},
+        **dict(zip("авекмнорстухі", "abekmhopctyxi", strict=True)),
+        **dict(zip("αβεηικνορτυχ", "abehiknoptyx", strict=True)),
+    }
+)
 _LONGEST = 32  # characters, with what may be around a word
 _SHEET_ERRORS = frozenset(["na", "n/a", "ref", "value", "name", "null", "num", "div/0"])
 
@@ -52,8 +79,10 @@ def normal_form(name: str) -> str:
     separators are one, none stands between a letter and a digit, and whole numbers are written by
     their value: `7`, `007` and `7.0` are one, and so are `P_1`, `p-01` and `P1`.
     """
-    text = unicodedata.normalize("NFKC", name).casefold()
+    text = unicodedata.normalize("NFKC", html.unescape(name)).casefold()
     text = unicodedata.normalize("NFKC", _without_accents(_visible(text))).strip()
+    if not any(c.isalpha() and not c.isascii() for c in text.translate(_LOOKALIKES)):
+        text = text.translate(_LOOKALIKES)
     if quoted := _AS_TEXT.fullmatch(text):
         text = quoted[2].strip()
     text = _FILE_SUFFIX.sub("", text)
@@ -61,6 +90,10 @@ def normal_form(name: str) -> str:
         value = decimal.Decimal(text.replace(",", "."))
         if value == value.to_integral_value():
             return str(int(value))
+    if re.fullmatch(r"[-\u2212]\d{1,99}", text):
+        return f"-{int(text[1:])}"
+    if decimal_number := _DECIMAL.fullmatch(text):  # whose zeros count: 1.01 is not 1.1
+        return f"{decimal_number[1].lstrip('0') or '0'}-{decimal_number[2]}"
     text = re.sub(r"(?<=\w)\+(?=\w)", " ", text)  # a blank in the address of a page
     parts: list[tuple[str, str]] = []  # (digits or others, text), without the separators
     separated = True
@@ -93,12 +126,16 @@ def is_missing(text: str) -> bool:
     if not text.isascii():
         text = _visible(unicodedata.normalize("NFKC", text))
     text = " ".join(text.casefold().split())
-    if text in ("(blank)", "<blank>", "(empty)"):  # as pivot tables write them
+    if text in ("(blank)", "<blank>", "(empty)") or _SHEET_ERROR.fullmatch(_without_accents(text)):
         return True
     bare = text.strip("<>()[]{}'\"-?!*.,;: ")
     if not any(map(str.isalnum, bare)):
         return all(c.isspace() or unicodedata.category(c).startswith(("P", "C")) for c in bare)
-    return bare in _MISSING or (bare.startswith("#") and bare[1:] in _SHEET_ERRORS)
+    if bare in _MISSING:
+        return True
+    compact = re.sub(r"[\s_./-]+", "", unicodedata.normalize("NFC", _without_accents(bare)))
+    # `no` alone is an answer.
+    return compact != "no" and _MISSING_WORDS.fullmatch(compact) is not None
 
 
 def cell(text: str) -> str:
@@ -116,7 +153,10 @@ def name_of(value: object) -> str:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bytes):
-        return cell(value.decode(errors="backslashreplace"))
+        try:
+            return cell(value.decode())
+        except UnicodeDecodeError:
+            return cell(value.decode("latin-1"))
     if isinstance(value, float) and value.is_integer():
         if abs(value) >= 2**53:
             raise UserError(
@@ -159,13 +199,19 @@ def check_spellings(names: Iterable[str], kind: str, where: str, *, exact: bool 
 
 
 def _form(name: str, kind: str) -> str:
+    if kind != "class":
+        return normal_form(name)
+    # Copies of a folder, as file managers call them.
+    name = re.sub(r"(?i)^copy of |[ _-]+(copy|kopie)( ?\(\d+\))?$| \(\d+\)$", "", name.strip())
     form = normal_form(name)
-    if kind == "class":
-        if _GLOMERULUS.fullmatch(form):
-            return "glomerulus"
-        # Programs write classes as numbers or as truth values.
-        return {"true": "1", "yes": "1", "false": "0", "no": "0"}.get(form, form)
-    return form
+    sign = "-" if form != name and re.search(r"\w[-\u2212\u2013]$", name) else ""
+    if not any(map(str.isdigit, form)):
+        form = form.replace("-", "")
+    form = _GLOMERULUS.sub("glomerulus", form)
+    form = _CLASS_WORDS.get(form, form)
+    return (
+        form[:-1] if len(form) > 3 and form.endswith("s") and form != "glomerulus" else form
+    ) + sign
 
 
 def _shown(names: list[str]) -> list[str]:

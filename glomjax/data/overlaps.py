@@ -27,11 +27,12 @@ _PICTURES = re.compile(
     "(slide|field|fov|region|roi|section|scan|wsi|((source|parent|original|whole)_)?image)"
     "(_?(id|name|no|nr|number|file))?"
 )
-_IN_NAME = re.compile(
-    r"[\[(_,\s-]*x[=_-]?(?P<x>\d+)[,_\s-]*y[=_-]?(?P<y>\d+)"
-    r"(?:[,_\s-]*w[=_-]?(?P<w>\d+)[,_\s-]*h[=_-]?(?P<h>\d+))?[\])]?",
-    re.IGNORECASE,
-)
+_AFTER = r"(?:[,_\s-]*w[=_-]?(?P<w>\d+)[,_\s-]*h[=_-]?(?P<h>\d+))?[\])]?"
+_X, _Y = (rf"{axis}[=_-]?(?P<{axis}>\d+(?:\.\d+)?)" for axis in "xy")
+_IN_NAME = [
+    re.compile(rf"[\[(_,\s-]*{first}[,_\s-]*{second}{_AFTER}", re.IGNORECASE)
+    for first, second in ((_X, _Y), (_Y, _X))
+]
 _LEAST_SHARE = 0.05  # of the smaller patch; less may be a border
 
 
@@ -144,7 +145,8 @@ def _from_columns(
 def _from_names(ids: Sequence[str], patients: Sequence[str], stored: np.ndarray) -> _Patches | None:
     """Of names such as `S1_x512_y0.png` and `S1 [x=512,y=0,w=280,h=280].png`: what is left of the
     name of the file is the picture."""
-    matches = [_IN_NAME.search(pathlib.PurePosixPath(name).stem) for name in ids]
+    stems = [pathlib.PurePosixPath(name).stem for name in ids]
+    matches = [next(filter(None, (way.search(stem) for way in _IN_NAME)), None) for stem in stems]
     if not matches or None in matches:
         return None
     told = [match for match in matches if match is not None]

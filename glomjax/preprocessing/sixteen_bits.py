@@ -14,6 +14,7 @@ from glomjax.preprocessing.image_files import StoredImage
 
 BITS = (8, 10, 12, 14, 16)  # that cameras use of 16
 _FULL = 2**16 - 1
+_NEARLY_ALL = 99.9  # percent of the values
 
 
 def as_8_bits(file: StoredImage, *, name: str, bits: int) -> Image.Image:
@@ -87,11 +88,16 @@ def scaled(
             f"{assignment('data.bits', bits)}: train with the bits that the cameras use, or 16, or "
             "leave the image out."
         )
+    few = "no value"
+    if stored == 16 and not bits and largest >= 2**14:
+        # Single pixels of a camera are hot, whatever its range.
+        nearly = int(np.percentile(colours, _NEARLY_ALL))
+        largest, few = (nearly, "hardly a value") if 0 < nearly < 2**14 else (largest, few)
     if stored == 16 and not bits and 0 < largest < 2**14:
         used = next(n for n in BITS if largest < 2**n)
         raise UserError(
-            f"Image '{name}' is stored with 16 bits and has no value above {largest}, as of a "
-            f"camera with {used} bits: with {_FULL} as white it would be too dark. Train with "
+            f"Image '{name}' is stored with 16 bits and has {few} above {largest}, as of "
+            f"a camera with {used} bits: with {_FULL} as white it would be too dark. Train with "
             f"{assignment('data.bits', used)} (16 where {_FULL} is white), or save it as 8-bit RGB."
         )
     opaque = limit

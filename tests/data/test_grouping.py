@@ -159,7 +159,13 @@ def test_the_table_s_own_split_is_kept_whatever_it_is_called(listed, name):
 
 
 @pytest.mark.parametrize(
-    "words", [("Training set", "Validation", "TEST"), ("tr", "va", "te"), ("훈련", "검증", "시험")]
+    "words",
+    [
+        ("Training set", "Validation", "TEST"),
+        ("tr", "va", "te"),
+        ("훈련", "검증", "시험"),
+        ("训练", "验证", "测试"),
+    ],
 )
 def test_splits_are_known_by_the_words_that_people_write(listed, words):
     spelt = dict(zip(("train", "val", "test"), words, strict=True))
@@ -185,11 +191,36 @@ def test_two_columns_of_splits_agree_or_are_refused(listed):
         ("usage", lambda i: own_split(i) if i % 5 else ""),
         ("cohort", lambda i: ("development", "evaluation", "hold-out")[i // 4 % 3]),
         ("cohort", lambda i: ("discovery", "external validation")[i // 4 % 2]),
+        ("dset", lambda i: ("train_a", "train_b", "test_a")[i // 4 % 3]),
+        ("part", lambda i: ("train (70%)", "test (30%)")[i // 4 % 2]),
+        ("part", lambda i: ("trainval", "test")[i // 4 % 2]),
+        ("in_train", lambda i: i // 4 % 2),
+        ("train_or_test", lambda i: ("x", "")[i // 4 % 2]),
     ],
 )
 def test_a_split_that_is_not_understood_stops_the_run(listed, name, value):
     with pytest.raises(UserError, match=f"has the column '{name}'"):
         load_source(listed(patient=patient, **{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("status", lambda i: "valid"),
+        ("cohort", lambda i: "test"),
+        ("reader", lambda i: ("TE", "VA")[i % 2]),
+        ("set", lambda i: i % 2 + 1),
+        ("partition", lambda i: "AB"[i % 2]),
+        ("test", lambda i: ("pos", "neg")[i % 2]),
+        ("split_time", lambda i: i % 3),
+        ("group", lambda i: "AB"[i // 24]),
+        ("phase", lambda i: ("arterial", "venous")[i // 24]),
+    ],
+)
+def test_columns_that_tell_no_split_are_no_split(listed, name, value):
+    data = load_source(listed(patient=patient, **{name: value}))
+    assert [len(data[split]) for split in SPLITS] == [32, 8, 8]
+    assert name in data.train.columns
 
 
 def test_folds_of_a_table_are_told_not_to_be_read(listed):
@@ -224,6 +255,12 @@ def test_patients_and_a_column_stay_together_at_once(listed):
 def test_measured_numbers_are_no_groups(listed):
     data = load_source(listed(score=lambda i: f"0.{i // 4 + 1}", patient_age=lambda i: 50.5))
     assert data.notes == (NO_PATIENTS,)
+
+
+def test_weights_that_are_no_factors_are_told(listed):
+    data = load_source(listed(patient=patient, weight=lambda i: 60 + i))
+    assert any(note.startswith("The column 'weight' has 6") for note in data.notes)
+    assert not any("'weight'" in n for n in load_source(listed(weight=lambda i: i % 3 + 1)).notes)
 
 
 def test_a_patient_of_its_own_for_each_image_is_told(listed):

@@ -16,7 +16,7 @@ from glomjax.errors import UserError
     "spellings",
     [
         ("Case-01", "CASE_01", "case 01", "case\u00a001", "  Case--01 ", "Case\t1", "case01"),
-        ("7", "007", "7.0", "7,0", "\u0667", "7.", " 7 ", "\uff17", "7e0", "'7", '="7"', "#7"),
+        ("7", "007", "7.0", "7,0", "\u0667", "7.", " 7 ", "\uff17", "'7", '="7"', "#7"),
         ("1000", "1E+3", "1.000e3"),
         ("Zu\u0308rich", "Z\u00fcrich", "Z\u00dcRICH", "Zurich"),
         (
@@ -36,6 +36,10 @@ from glomjax.errors import UserError
         ("S1", "S1.svs", "S1.NDPI", "s1.ome.tiff"),
         ("\uc0ac\uad6c\uccb4", unicodedata.normalize("NFD", "\uc0ac\uad6c\uccb4")),
         ("Stra\u00dfe", "STRASSE"),
+        ("A1", "\u04101", "\u03911"),
+        ("\u0141\u00f3d\u017a", "Lodz"),
+        ("M&amp;M", "M&M"),
+        ("P\u22121", "P-1"),
         ("P\u3164 1", "P\ufe0f1"),
     ],
 )
@@ -71,7 +75,7 @@ def test_names_that_differ_keep_forms_of_their_own():
         "AB",
         "A-B",
     ]
-    names += ["P10", "1-10", "\u0438", "\u0439", "+"]
+    names += ["1.01", "1E1", "10", "-1", "1", "P10", "\u0438", "\u0439", "+"]
     assert len({normal_form(name) for name in names}) == len(names)
     assert check_spellings(names, "patient", "'m.csv'") == ""
     assert check_spellings(names, "patient", "'m.csv'", exact=True) == ""
@@ -95,7 +99,15 @@ def test_a_form_does_not_change_with_the_spelling_nor_when_it_is_formed_again(na
         (["non-x", "non_x", "x"], True),
         (["glomerulus", "glomeruli", "other"], True),
         (["glom\u00e9rule", "Glomerules", "autre"], True),
+        (["other", "others", "glomerulus"], True),
+        (["other", "other (1)", "glomerulus"], True),
+        (["other", "other - Copy", "glomerulus"], True),
+        (["non-glomerulus", "nonglom", "x"], True),
+        (["no glomerulus", "No_Glomeruli"], True),
+        (["neg", "negative", "positive"], True),
         (["glomerulus", "glomerulus_sclerosed", "other"], False),
+        (["-1", "1"], False),
+        (["PAS", "PAS-", "PAS+"], False),
         (["a", "b"], False),
     ],
 )
@@ -141,6 +153,21 @@ MISSING = [
     "(blank)",
     "\\N",
     "n.d.",
+    "not reported",
+    "Not_Available",
+    "#NV",
+    "#WERT!",
+    "#NOM?",
+    "Err:502",
+    "k. A.",
+    "unknown patient",
+    "no id",
+    "nicht angegeben",
+    "entf\u00e4llt",
+    "\u672a\u77e5",
+    "\uc54c \uc218 \uc5c6\uc74c",
+    "NA_character_",
+    "idem",
     "\uff2e\uff21",
 ]
 
@@ -151,7 +178,25 @@ def test_words_for_a_missing_value_are_empty_cells(text):
     assert cell(text) == ""
 
 
-@pytest.mark.parametrize("text", ["0", "+", "Nancy", "P1", "x", "other", "Nan Li", "N1", "value"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0",
+        "+",
+        "no",
+        "No1",
+        "Nonet",
+        "#7",
+        "-1",
+        "Nancy",
+        "P1",
+        "x",
+        "other",
+        "Nan Li",
+        "N1",
+        "value",
+    ],
+)
 def test_other_words_are_kept_without_the_blanks_around_them(text):
     assert cell(f" {text}\t") == text
 

@@ -35,6 +35,7 @@ def count(data):
     [
         ([f"{8000 + i}" for i in range(6)], ("0", "1")),
         (["A", "B"], CLASSES),  # their names tell
+        (["P1", "P2"], ("cortex", "medulla")),
         (["A", "B", "C"], ("neg", "pos", "unsure")),
         (["A", "B", "C", "D"], ("cortex", "medulla")),
     ],
@@ -73,6 +74,11 @@ def test_folders_of_patients_within_classes_can_be_kept_whole(tmp_path):
     assert sum(map(len, found)) == len(set.union(*found)) == 8
 
 
+def test_folders_within_classes_are_told_of_any_size(tmp_path):
+    put(tmp_path, *(f"{c}/P{p}/{i}.png" for c in CLASSES for p in range(6) for i in range(30)))
+    assert "The column 'folder' repeats over images (6 values" in load_source(tmp_path).notes[1]
+
+
 def test_splits_within_classes_are_refused(tmp_path):
     put(tmp_path, *(f"{c}/{s}/{i}.png" for c in CLASSES for s in ("train", "test") for i in "abc"))
     with pytest.raises(UserError, match="has the splits 'test', 'train' within its classes"):
@@ -109,7 +115,9 @@ def test_masks_and_thumbnails_are_left_out_and_told_unless_a_manifest_lists_them
 
 def test_only_names_beside_an_image_of_the_rest_of_the_name_are_masks():
     names = ["a/x.jpg", "a/x_mask.png", "a/y_mask.png", "b/x-seg.png", "a/x.mask.png", "a/x 2.png"]
-    assert masks(names) == {"a/x_mask.png", "a/x.mask.png"}
+    found = {"a/x_mask.png", "a/x.mask.png"}
+    found |= {"a/mask_x.png", "a/x_mask_1.png", "a/x_heatmap.png", "a/glom_masks/z.png"}
+    assert masks([*names, *found]) == found
 
 
 def test_images_that_are_in_a_cloud_alone_are_counted(flat):
@@ -124,6 +132,7 @@ def test_images_that_are_in_a_cloud_alone_are_counted(flat):
     "name",
     [
         *("manifest.csv.txt", "manifest.txt", "labels.xls", "x.ods", "x.numbers", "x.parquet"),
+        *("labels.csv.gz", "manifest.csv.bak", "manifest", "labels.yaml"),
         *("Patients.XLSX", "manifest (1).csv", "metadata.json"),
     ],
 )
@@ -182,6 +191,23 @@ def test_of_other_names_it_is_said_which_is_positive_and_how_that_changes(tmp_pa
     assert note.startswith("The positive class is 'medulla', the last one by the alphabet; ")
     assert "config.data.classes = ('medulla', 'cortex') makes it 'cortex'" in note
     assert load_source(tmp_path, classes=("medulla", "cortex")).notes == (NO_PATIENTS,)
+
+
+@pytest.mark.parametrize(
+    ("classes", "positive"),
+    [
+        (("with_glomerulus", "without_glomerulus"), "with_glomerulus"),
+        (("has_glom", "no_glom"), "has_glom"),
+        (("sclerosed glomerulus", "tubule"), "sclerosed glomerulus"),
+    ],
+)
+def test_a_glomerulus_elsewhere_in_the_name_is_positive_unless_it_is_denied(
+    tmp_path, classes, positive
+):
+    put(tmp_path, *(f"{c}/{i}.png" for c in classes for i in range(4)))
+    data = load_source(tmp_path)
+    assert data.classes[1] == positive
+    assert data.notes[0].startswith(f"The positive class is '{positive}', by the glomerulus in")
 
 
 @pytest.mark.parametrize("word", ["none", "NA", "unknown", "-"])

@@ -87,7 +87,13 @@ def test_within_a_split_patches_may_overlap():
 
 
 @pytest.mark.parametrize(
-    "name", ["S1_x{x}_y{y}.png", "other/S1 [x={x},y={y},w=100,h=100].png", "S1-X{x}-Y{y}.jpg"]
+    "name",
+    [
+        "S1_x{x}_y{y}.png",
+        "other/S1 [x={x},y={y},w=100,h=100].png",
+        "S1-X{x}-Y{y}.jpg",
+        "S1_y{y}_x{x}.0.png",
+    ],
 )
 def test_coordinates_are_read_from_names(name):
     assert "1 pair(s)" in overlap_note(named([name.format(x=x, y=0) for x in HALF]), SIZES)

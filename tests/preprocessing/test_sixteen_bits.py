@@ -170,3 +170,11 @@ def test_pillow_is_not_trusted_with_16_bit_colours(write_png):
             open_image(image, name="a")
         image.load()  # from now on they have 8 bits, which is the caller's doing
         np.testing.assert_array_equal(np.asarray(open_image(image, name="a")), COLOUR >> 8)
+
+
+def test_one_hot_pixel_does_not_hide_the_range_of_a_camera(write_tiff):
+    values = np.tile(COLOUR >> 4, (20, 20, 1))
+    values[0, 0, 0] = 65535
+    with pytest.raises(UserError, match="has hardly a value above 4.*with 12 bits"):
+        opened(write_tiff({"pixels": values}))
+    assert opened(write_tiff({"pixels": values}), bits=16).max() == 255

@@ -174,6 +174,19 @@ def test_labels_of_another_kind_are_refused_with_what_makes_numbers_of_them(labe
         load_data(default_config(), arrays(change))
 
 
+def test_patients_and_images_without_an_order_or_a_shape_are_refused():
+    def unordered(splits):
+        splits["test"].append({"A", "B", "C", "D"})
+
+    def ragged(splits):
+        splits["test"][0] = [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)] * 2
+
+    with pytest.raises(UserError, match="patients as set, which has no order"):
+        load_data(default_config(), arrays(unordered))
+    with pytest.raises(UserError, match="images or labels of different shapes"):
+        load_data(default_config(), arrays(ragged))
+
+
 def test_labels_that_leave_out_numbers_are_refused():
     def change(splits):
         for split in splits.values():

@@ -29,6 +29,8 @@ from glomjax.data.sources.own_split import adopt_split
 from glomjax.data.splits import make_splits
 from glomjax.errors import UserError
 
+_LARGE_WEIGHT = 10  # that all images have; factors of a loss are about 1
+
 
 def load_source(
     source: str | os.PathLike[str] | ArraySplits,
@@ -149,6 +151,11 @@ def load_source(
     train, validation, test = (table.subset(splits[split]) for split in SPLITS)
     if train.weights is not None and not train.weights.any():
         raise UserError(f"All training images of '{source}' have weight 0: give some a weight.")
+    if train.weights is not None and train.weights.min() >= _LARGE_WEIGHT:
+        notes.append(
+            f"The column 'weight' has {train.weights.min():g} to {train.weights.max():g} and "
+            "multiplies the loss of each image: if it is a body's weight, call it otherwise."
+        )
     divided = DataSplits(train, validation, test, classes=names, notes=tuple(notes))
     return divided.with_spacing(mpp)
 

@@ -45,7 +45,13 @@ def read_arrays(
                 f"data[{split!r}] is {type(part).__name__}; give a tuple (images, labels) or "
                 "(images, labels, patients)"
             )
-        images, labels = np.asarray(part[0]), np.asarray(part[1])
+        try:
+            images, labels = np.asarray(part[0]), np.asarray(part[1])
+        except ValueError as error:  # of lists of different lengths
+            raise UserError(
+                f"data[{split!r}] has images or labels of different shapes; give one array uint8 "
+                "[N, H, W, 3] and one of N labels"
+            ) from error
         _check_images(images, len(labels) if labels.ndim else 0, split)
         _check_labels(labels, split)
         number = max(number, int(labels.max()) + 1)
@@ -122,6 +128,11 @@ def _check_labels(labels: np.ndarray, split: str) -> None:
 
 def _patients(given: Any, count: int, split: str) -> tuple[str, ...]:
     # One by one, since an array of numbers and names would turn all of them into text.
+    if isinstance(given, (set, frozenset, Mapping)):
+        raise UserError(
+            f"data[{split!r}] has patients as {type(given).__name__}, which has no order; give a "
+            "list or an array with one for each image"
+        )
     values = given.tolist() if hasattr(given, "tolist") else given
     is_one = isinstance(values, (str, bytes)) or not isinstance(values, Iterable)
     values = [values] if is_one else list(values)

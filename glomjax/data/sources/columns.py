@@ -3,24 +3,29 @@
 import collections
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from glomjax.errors import UserError, quoted, shown
 
 # What a split may be called, as a folder or in a cell, perhaps with a word such as `set` behind.
 _SPLITS = {
-    "train": "train training entrainement apprentissage entrenamiento addestramento 훈련 학습",
-    "validation": "validation val valid validate dev tune tuning "
-    "validierung validacion validazione 검증",
-    "test": "test testing prueba 시험 테스트",
+    "train": "train training entrainement apprentissage entrenamiento addestramento treino "
+    "treinamento lernen обучение 훈련 학습 训练 訓練 学習",
+    "validation": "validation val valid validate dev tune tuning validierung validacion "
+    "validazione validacao валидация 검증 验证 検証",
+    "test": "test testing prueba teste prufung тест 시험 테스트 测试 テスト",
 }
 _SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names.split()}
 # In cells alone: a folder of such a name may be a class.
 _ABBREVIATED = {"tr": "train", "trn": "train", "va": "validation", "te": "test", "tst": "test"}
-# Words by which people part data, of which nobody can say which split is meant.
-_LIKE_SPLITS = re.compile(
-    "(internal|external)?(holdout|heldout|heldoutset|eval|evaluation|development|derivation"
-    "|discovery|validation|test|testing|external|internal|unseen|train|training|val)(set)?\\d?"
+# Words by which people part data, in a cell of which nobody can say which split is meant.
+_PARTS = frozenset(
+    [
+        *("train", "training", "trainval", "trainset", "test", "testing", "testset", "val"),
+        *("valid", "validation", "dev", "tuning", "holdout", "heldout", "eval", "evaluation"),
+        *("development", "derivation", "discovery", "learning", "learn", "fit", "modelling"),
+        *("unseen", "external", "internal"),
+    ]
 )
 _SPLIT_WORD = re.compile(r"(?<=..)(set|data|split|subset|cohort|group|images?|samples?)$")
 HEADER = "path,label[,patient][,slide][,site][,split][,weight][,mpp]"
@@ -48,15 +53,18 @@ COLUMN_SYNONYMS = {
 # The same of those by which images belong together, as people and programs write them: one of these
 # words, perhaps with one for an identifier behind it.
 _IDENTIFIER = (
-    "(ids?|identifiers?|nos?|nr|num|numbers?|nummer|numero|name|code|key|uid|uuid|pseudonym|barcode"
-    "|submitterid|번호)?"
+    "(ids?|identifiers?|nos?|nr|num|numbers?|nummer|numero|name|code|key|uid|uuid|hash|pseudonym"
+    "|barcode|submitterid|번호)*"
+)
+_BEFORE = (
+    "(id|n|no|nr|num|numero|codigo|code|anon|anonymi[sz]ed|deidentified|bcr|tcga|study|medical)?"
 )
 _NEAR_SYNONYMS = {
     # The number that a hospital gives is a patient's.
-    "patient": "(anon|anonymi[sz]ed|deidentified|bcr|study|medical)?"
+    "patient": f"{_BEFORE}"
     "(patient(en|in|innen)?|pat|pts?|case|subject|donor|participant|individual|person|proband(en)?"
-    "|fall|record|mrn|pid|nhs|nhc|pazient[ei]|pacientes?|sujet|환자|증례)s?"
-    f"{_IDENTIFIER}|(hospital|clinic|klinik)(nos?|nr|num|numbers?|nummer|numero|번호)",
+    "|fall|record|mrn|pid|nhs|nhc|pazient[ei]|pacientes?|sujet|пациент|환자|증례|患者|症例)s?"
+    f"{_IDENTIFIER}|(hospital|clinic|klinik)(nos?|nr|num|numbers?|nummer|numero|번호)|anonid",
     "slide": f"(slide|wsi|wholeslideimage|objekttrager|lame|슬라이드)s?{_IDENTIFIER}",
     "site": f"(site|institution|institute?|center|centre|기관|병원)s?{_IDENTIFIER}"
     "|(hospital|clinic|klinik)s?(name)?",
@@ -64,9 +72,16 @@ _NEAR_SYNONYMS = {
 _NEAR = {column: re.compile(words) for column, words in _NEAR_SYNONYMS.items()}
 # Words of a name that say that the column tells splits, whatever it has in it.
 _SPLIT_COLUMN = re.compile(
-    r"(^|_)(splits?|partitions?)(_|$)|^(is_)?(train|test|val|validation|holdout)(ing)?(_set)?$"
+    r"((data|set|cv|my|orig(inal)?|train|test)_?)?splits?(_?(name|set|id|type|no|nr|\d))?"
+    "|data_?partitions?"
 )
-_FOLD_COLUMN = re.compile(r"(^|_)(cv_?)?folds?(_|$)")
+# The same of columns that say yes or no.
+_FLAG_COLUMN = re.compile(
+    "(is|in|for|use)?((train|test|valid|validation|val|holdout|heldout)(ing)?(or|and)?)+"
+    "(flag|set|split|data)?|tvt"
+)
+_FLAGS = frozenset(["0", "1", "true", "false", "yes", "no", "y", "n", "x", "t", "f"])
+_FOLD_COLUMN = re.compile(r"(^|_)(k_?)?(cv_?)?folds?(_|\d*$)|^cv$")
 
 
 def split_named(text: str, *, abbreviated: bool = False) -> str:
@@ -81,8 +96,9 @@ def split_named(text: str, *, abbreviated: bool = False) -> str:
 
 
 def resembles_split(text: str) -> bool:
-    """Whether a cell holds a word by which people part data."""
-    return bool(_LIKE_SPLITS.fullmatch(_compact(text))) or bool(split_named(text))
+    """Whether a cell holds a word by which people part data: `train (70%)`, `2_val`, `hold-out`."""
+    words = re.findall(r"[a-z]+", text.casefold().replace("hold-out", "holdout"))
+    return any(word in _PARTS for word in words) or bool(split_named(text))
 
 
 def column_name(text: str) -> str:
@@ -143,9 +159,13 @@ def read_header(
     return found, notes
 
 
-def tells_split(name: str) -> bool:
-    """Whether the name of a column says that it tells splits."""
-    return _SPLIT_COLUMN.search(name) is not None
+def tells_split(name: str, values: Collection[str]) -> bool:
+    """Whether the name of a column says that it tells splits, perhaps by yes and no."""
+    if _SPLIT_COLUMN.fullmatch(name):
+        return True
+    return bool(_FLAG_COLUMN.fullmatch(_compact(name))) and all(
+        value.casefold() in _FLAGS for value in values
+    )
 
 
 def tells_fold(name: str) -> bool:

@@ -19,10 +19,10 @@ SLIDES_ONLY = (
 # A column with at least so many values, of at most so many images (or slides) each on average,
 # looks like what belongs together (fields, blocks), and not like a property (stain, subtype).
 _LEAST_VALUES, _MOST_MEMBERS = 5, 20
-# By these names it is so with any number of values.
+# By these names it is so with fewer values, and with any number of members.
 _TOGETHER = re.compile(
-    "field|fov|region|roi|block|section|level|biopsy|core|specimen|sample|scan|animal|mouse|kidney"
-    "|folder|group|batch"
+    "field|fov|region|roi|block|section|biopsy|core|specimen|sample|scan|animal|mouse|kidney|folder"
+    "|patient|case"
 )
 _MOST_VALUES = 1000  # of a column that is looked through for spellings; others number images
 _FEW_PATIENTS = 2
@@ -155,9 +155,10 @@ def divided_columns_notes(
             if value:
                 where.setdefault(value, set()).add(split_of[i])
         divided = sum(len(parts) > 1 for parts in where.values())
-        least = 2 if _TOGETHER.search(column) else _LEAST_VALUES
-        coarse = len(members) < least or sum(members.values()) > _MOST_MEMBERS * len(members)
-        if coarse or not divided:
+        named = _TOGETHER.search(column) is not None
+        many = sum(members.values()) > _MOST_MEMBERS * len(members)
+        least = 2 if named and not many else _LEAST_VALUES
+        if len(members) < least or (many and not named) or not divided:
             continue
         images = Counter(value for value in cells if value)
         notes.append(

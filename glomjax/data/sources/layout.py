@@ -14,18 +14,31 @@ _SYSTEM = frozenset(
     [
         *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "@tmp"),
         *("@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
-        *("lost+found", "system volume information", "__pycache__"),
+        *("lost+found", "system volume information", "__pycache__", "_vti_cnf", "trash"),
+        *("network trash folder", "temporary items", "@__thumb", "@appdata"),
     ]
 )
-_MASK_WORDS = "masks?|labell?ed|labels?|seg|segs|segmentations?|annot|annotations?|overlays?|gt"
-_MASK = re.compile(rf"(?P<stem>.+?)[ ._-]+({_MASK_WORDS}|thumb|thumbnail|preview)", re.IGNORECASE)
-_MASK_FOLDER = re.compile(r"[_.]?(masks?|overlays?|thumbs?|thumbnails?|previews?)", re.IGNORECASE)
+_MASK_WORDS = (
+    "masks?|maske|labell?ed|labels?|seg|segs|segmentations?|annot|annotations?|overlays?|gt"
+    "|ground[ _-]?truth|binary|contours?|outlines?|pred|preds|predictions?|heat[ _-]?maps?"
+    "|grad[ _-]?cam|cam|saliency|thumb|thumbnail|preview"
+)
+_MASK = re.compile(
+    rf"(?P<stem>.+?)[ ._-]+({_MASK_WORDS})([ ._-]*\d+)?|({_MASK_WORDS})[ ._-]+(?P<rest>.+)",
+    re.IGNORECASE,
+)
+_MASK_FOLDER = re.compile(
+    r"[_.]?(.+[ _-])?(masks?|overlays?|thumbs?|thumbnails?|previews?|heat_?maps?)([ _-].+)?",
+    re.IGNORECASE,
+)
 _IN_CLOUD = re.compile(r"\..+\.icloud")
 _TABLE = re.compile(
-    r".*\.(csv|tsv|tab|xls|xlsx|xlsm|xlsb|ods|numbers|parquet|feather|arrow|rds|sav|dta|sqlite)"
+    r".*\.(csv|tsv|tab|xls|xlsx|xlsm|xlsb|ods|numbers|parquet|feather|arrow|rds|sav|dta|sqlite|accdb"
+    r"|mdb|pkl|pickle|mat)([._-](gz|zip|bak|old|orig|tmp)|~)?"
 )
 _PERHAPS_TABLE = re.compile(
-    r".*(csv|tsv|manifest|label|metadata|patient|clinical|annotation|split).*\.(txt|dat|json|jsonl)"
+    r".*(csv|tsv|manifest|label|metadata|patient|clinical|annotation|split|slides).*"
+    r"\.(txt|dat|json|jsonl|xml|yaml|yml|db|h5|hdf5|docx?|geojson)|manifest"
 )
 _MOST_CLASSES = 10  # that a folder of patients is expected to hold
 # Names of classes that no patient has.
@@ -67,7 +80,8 @@ def masks(images: Iterable[str]) -> set[str]:
     for name in images:
         folder, _, file = name.rpartition("/")
         match = _MASK.fullmatch(file.rpartition(".")[0])
-        beside = match is not None and f"{folder}/{match['stem']}".lstrip("/") in stems
+        of = match and f"{folder}/{match['stem'] or match['rest']}".lstrip("/")
+        beside = of in stems
         if beside or any(map(is_mask_folder, folder.split("/"))):
             found.add(name)
     return found
@@ -116,9 +130,18 @@ def check_levels(images: Sequence[str], depth: int, source: pathlib.Path) -> Non
     shared = sum(map(len, below.values())) / (len(below) * len(inner)) >= 0.5
     many = len(below) >= max(2 * len(inner), 4) and len(inner) <= _MOST_CLASSES
     named = any(map(is_glomerulus, inner)) or {name.lower() for name in inner} <= _CLASS_WORDS
-    if shared and (many or named) and not any(map(is_glomerulus, below)):
+    numbered = _one_stem(below) and not _one_stem(inner)
+    if shared and (many or named or numbered) and not any(map(is_glomerulus, below)):
         raise UserError(
             f"'{source}' has the folders {quoted(sorted(below))} with {quoted(sorted(inner))} in "
             "each: those look like the classes, and the upper ones like patients; put one folder "
             "per class on top, with the patients in it, or give a manifest with a 'patient' column."
         )
+
+
+def _one_stem(names: Iterable[str]) -> bool:
+    """Whether names differ in their numbers alone, as those of patients do."""
+    names = list(names)
+    return len({re.sub(r"\d+", "", name) for name in names}) == 1 and any(
+        any(map(str.isdigit, name)) for name in names
+    )

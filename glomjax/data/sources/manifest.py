@@ -16,7 +16,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from glomjax.data.identities import cell, is_missing
-from glomjax.data.sources.columns import COLUMN_SYNONYMS, column_name, read_header, split_named
+from glomjax.data.sources.columns import (
+    COLUMN_SYNONYMS,
+    column_name,
+    read_header,
+    resembles_split,
+    split_named,
+)
 from glomjax.errors import UserError, quoted
 
 MANIFEST_SUFFIXES = (".csv", ".tsv")
@@ -177,6 +183,10 @@ def _rows(
         for n, name in enumerate(names)
     ]
     header, notes = read_header(filled, str(manifest), required)
+    if "split" in header and column_name(filled[header.index("split")]) != "split":
+        at = header.index("split")
+        if not any(resembles_split(cell) for _, c in lines for cell in c[at : at + 1]):
+            header[at] = column_name(filled[at])  # a set or a partition of something else
     if not lines:
         raise UserError(f"{manifest} lists no image: add one row per image.")
     rows = []

@@ -29,14 +29,16 @@ def adopt_split(patches: Sequence[Patch], where: str) -> tuple[list[Patch], list
     for name in sorted({name for patch in patches for name in patch.further}):
         cells = [patch.further.get(name, "") for patch in patches]
         filled = {text for text in cells if text}
-        if filled and all(split_named(text, abbreviated=True) for text in filled):
+        named = {split_named(text, abbreviated=True) for text in filled}
+        # A column with one word, such as `valid`, says something else.
+        if "" not in named and "train" in named and len(named) > 1:
             if "" in cells:
                 raise UserError(
                     f"{where} has the column '{name}', which names splits, but is empty in "
                     f"{cells.count('')} of {len(cells)} rows: fill it in every row, or remove it."
                 )
             told[name] = [split_named(text, abbreviated=True) for text in cells]
-        elif filled and not given and (tells_split(name) or _looks_like_split(filled)):
+        elif filled and not given and (tells_split(name, filled) or _looks_like_split(filled)):
             raise UserError(
                 f"{where} has the column '{name}' with {quoted(sorted(filled))}, which are not "
                 "all names of splits: write train, validation and test into it, or remove it."
