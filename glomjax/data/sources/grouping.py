@@ -26,6 +26,7 @@ _TOGETHER = re.compile(
 )
 _MOST_VALUES = 1000  # of a column that is looked through for spellings; others number images
 _FEW_PATIENTS = 2
+_FOLDS = 5
 _FEW = {
     "validation": "few to decide when training stops and which weights are kept",
     "test": "too few to tell how far the result holds for others",
@@ -184,7 +185,9 @@ def few_patients_notes(
         names = {value_of(patches[i], column) for i in splits[split]}
         if len(names) <= _FEW_PATIENTS:
             kind = column if len(names) == 1 else plural(column)
-            folds = f"; {assignment('data.folds', 5)} tests each {column} once" if drawn else ""
+            folds = ""
+            if drawn and len({value_of(patch, column) for patch in patches}) >= _FOLDS:
+                folds = f"; {assignment('data.folds', _FOLDS)} tests each {column} once"
             notes.append(f"The {split} split has {len(names)} {kind}, {meaning}{folds}.")
     return notes
 
