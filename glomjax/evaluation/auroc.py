@@ -88,6 +88,8 @@ def auroc_interval(
     Raises:
       UserError: as `auroc`, or the number of groups is not that of the examples.
     """
+    if not isinstance(level, (int, float)) or not 0 < level < 1:
+        raise UserError(f"level is {level!r}; it is a share between 0 and 1, such as 0.95")
     positive, scores = _checked_binary(labels, scores)
     if positive.all() or not positive.any():
         return Interval(math.nan, math.nan, "none", "only one class is present")
@@ -189,7 +191,15 @@ def _sigmoid(x: float) -> float:
 
 def _checked_binary(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Labels as bool [N] and scores as float64 [N]."""
-    y, s = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    try:
+        y, raw = np.asarray(labels), np.asarray(scores)
+        if raw.dtype.kind not in "biuf":
+            raise ValueError(f"they are of {raw.dtype}")
+    except ValueError as error:  # texts, complex numbers, or rows of several lengths
+        raise UserError(
+            f"labels and scores are no arrays of numbers ({error}); give int [N] and float [N]"
+        ) from error
+    s = raw.astype(np.float64)
     if y.ndim != 1 or y.shape != s.shape:
         raise UserError(f"labels {y.shape} and scores {s.shape} differ in shape; give [N] and [N]")
     if not np.isin(y, (0, 1)).all():

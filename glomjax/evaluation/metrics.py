@@ -80,7 +80,7 @@ def metrics_of_network(
     """`classification_metrics` of what a network has just given, and so of logits, whatever their
     values: a run must not end over an epoch in which they happen to look like probabilities."""
     predicted = probabilities(logits)  # [N, C]
-    targets = _checked_labels(labels, predicted, classes)
+    targets = checked_labels(labels, predicted, classes)
     log_odds = _log_odds(np.asarray(logits, dtype=np.float64))  # [N, C]
     n, class_count = predicted.shape
     if groups is not None and np.shape(groups) != (n,):
@@ -190,6 +190,8 @@ def _refuse_probabilities(z: np.ndarray) -> None:
 
 def _checked_logits(logits: ArrayLike) -> np.ndarray:
     try:
+        if np.iscomplexobj(logits):
+            raise ValueError("they are complex")
         z = np.asarray(logits, dtype=np.float64)
     except (TypeError, ValueError) as error:  # texts, or rows of several lengths
         raise UserError(
@@ -206,9 +208,15 @@ def _checked_logits(logits: ArrayLike) -> np.ndarray:
     return z
 
 
-def _checked_labels(labels: ArrayLike, predicted: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+def checked_labels(labels: ArrayLike, predicted: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Labels as int64 [N], the indices of `classes`, for predictions [N, C].
+
+    Raises:
+      UserError: they are of another kind, or do not fit the predictions or the classes.
+    """
     n, class_count = predicted.shape
-    if isinstance(classes, str) or not hasattr(classes, "__len__"):
+    # A set has no order.
+    if not isinstance(classes, (Sequence, np.ndarray)) or isinstance(classes, str):
         raise UserError(f"classes is {classes!r}; it is a name for each class, negative first")
     if len(classes) != class_count:
         raise UserError(

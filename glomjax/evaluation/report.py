@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from glomjax.errors import UserError
-from glomjax.evaluation.metrics import probabilities
+from glomjax.evaluation.metrics import checked_labels, probabilities
 from glomjax.files import csv_text, jsonable, write_file
 
 
@@ -49,10 +49,12 @@ def write_report(
         written.
     """
     predicted = probabilities(logits)  # [N, C]
-    truth = np.asarray(labels).tolist()
-    names = [""] * len(ids) if patients is None else patients
     further = dict(columns or {})
-    lengths = {"ids": len(ids), "labels": len(truth), "patients": len(names)}
+    for what, given in (("ids", ids), ("patients", patients if patients is not None else ())):
+        if isinstance(given, str) or not hasattr(given, "__len__"):
+            raise UserError(f"{what} is of type {type(given).__name__}; give a list of names")
+    names = [""] * len(ids) if patients is None else patients
+    lengths = {"ids": len(ids), "labels": np.size(labels), "patients": len(names)}
     lengths |= {f"cells of column '{name}'": len(cells) for name, cells in further.items()}
     wrong = [f"{count} {what}" for what, count in lengths.items() if count != len(predicted)]
     if wrong or len(classes) != predicted.shape[1]:
@@ -61,6 +63,7 @@ def write_report(
             f"{predicted.shape}; give one per example, and one class name per column"
         )
 
+    truth = checked_labels(labels, predicted, classes).tolist()
     raw = np.asarray(logits, dtype=np.float64)  # [N, K]
     scores = [f"probability_{name}" for name in classes]
     scores += ["logit"] if raw.shape[1] == 1 else [f"logit_{name}" for name in classes]

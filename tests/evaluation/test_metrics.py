@@ -279,6 +279,18 @@ def test_auroc_refuses_other_labels_and_scores_that_are_not_finite():
         auroc([0, 1], [0.1, math.nan])
 
 
+@pytest.mark.parametrize("scores", [["a", "b"], [[1], [2, 3]], [1j, 2j], None])
+def test_scores_that_are_no_numbers_are_refused(scores):
+    with pytest.raises(UserError, match="no arrays of numbers"):
+        auroc([0, 1], scores)
+
+
+@pytest.mark.parametrize("level", [95, 0, 1, "a", None])
+def test_a_level_that_is_no_share_is_refused(level):
+    with pytest.raises(UserError, match="level is .*; it is a share between 0 and 1"):
+        auroc_interval([0, 1], [0.0, 1.0], level=level)
+
+
 SPREAD = np.array([[0.1], [0.8], [0.3], [0.9]])  # probabilities, or logits that look like them
 LABELS = np.array([0, 1, 0, 1])
 

@@ -141,3 +141,22 @@ def test_every_name_comes_back_as_it_was(tmp_path, name):
     row = _rows(tmp_path)[0]
     assert (row["id"], row["patient"], row["slide"]) == (name, name, name)
     assert len(_rows(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["a", "b", "b"]}, "labels are of <U1"),
+        ({"labels": [0, 1, -1]}, "labels run from -1 to 1"),
+        ({"labels": [0, 1, 5]}, "labels run from 0 to 5"),
+        ({"ids": None}, "ids is of type NoneType; give a list of names"),
+        ({"patients": "abc"}, "patients is of type str; give a list of names"),
+        ({"classes": {"a", "b"}}, "it is a name for each class"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_before_anything_is_written(
+    tmp_path, change, message
+):
+    with pytest.raises(UserError, match=message):
+        _write(tmp_path, **change)
+    assert list(tmp_path.iterdir()) == []
