@@ -51,7 +51,7 @@ def write_report(
     predicted = probabilities(logits)  # [N, C]
     further = dict(columns or {})
     for what, given in (("ids", ids), ("patients", patients if patients is not None else ())):
-        if isinstance(given, str) or not hasattr(given, "__len__"):
+        if not hasattr(given, "__len__"):
             raise UserError(f"{what} is of type {type(given).__name__}; give a list of names")
     names = [""] * len(ids) if patients is None else patients
     lengths = {"ids": len(ids), "labels": np.size(labels), "patients": len(names)}

@@ -150,7 +150,7 @@ def test_every_name_comes_back_as_it_was(tmp_path, name):
         ({"labels": [0, 1, -1]}, "labels run from -1 to 1"),
         ({"labels": [0, 1, 5]}, "labels run from 0 to 5"),
         ({"ids": None}, "ids is of type NoneType; give a list of names"),
-        ({"patients": "abc"}, "patients is of type str; give a list of names"),
+        ({"patients": iter("abc")}, "patients is of type str_.*; give a list of names"),
         ({"classes": {"a", "b"}}, "it is a name for each class"),
     ],
 )
