@@ -27,8 +27,7 @@ _AS_TEXT = re.compile(r"""(?:=|b)?(["'])(.*)\1""", re.DOTALL)  # ="7" of Excel, 
 _FILE_SUFFIX = re.compile(
     r"\.(svs|ndpi|mrxs|scn|vsi|czi|bif|svslide|qptiff|zvi|lif|qpdata|isyntax|dcm|(ome\.)?tiff?|png|jpe?g|zip)$"
 )
-# Said in place of a value by spreadsheets, statistics programs and people, without the signs around
-# them that `_bare` takes off.
+# Said in place of a value by statistics programs, databases and people, without signs around them.
 _MISSING = frozenset(
     [
         *("na", "n/a", "n.a", "n_a", "n a", "n / a", "nan", "nat", "nil", "nul", "unk", "undef"),
@@ -67,8 +66,6 @@ _LOOKALIKES = str.maketrans(
         **dict(zip("αβεηικνορτυχ", "abehiknoptyx", strict=True)),
     }
 )
-_LONGEST = 32  # characters, with what may be around a word
-_SHEET_ERRORS = frozenset(["na", "n/a", "ref", "value", "name", "null", "num", "div/0"])
 
 
 def normal_form(name: str) -> str:
