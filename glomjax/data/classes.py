@@ -1,15 +1,13 @@
 """The names of the classes, and which of two is the positive one."""
 
 import re
-import unicodedata
 from collections.abc import Collection, Sequence
 
 from glomjax.data.identities import check_spellings, is_missing, normal_form
 from glomjax.errors import UserError, assignment
 
 # Glomerulus, glomeruli, glomérule, glomérulo, glomerolo and their short forms; and in Korean.
-_GLOMERULUS = re.compile(r"[\d-]*(glom|사구체|토리)")
-
+_GLOMERULUS = re.compile("glom|사구체|토리")
 _NEGATION = re.compile(
     r"\b(no|non|not|without|sans|sin|senza|kein|keine|ohne|absent|minus|anti)|non?glom|^un"
 )
@@ -18,13 +16,14 @@ _NEGATION = re.compile(
 def is_glomerulus(name: str) -> bool:
     """Whether the name of a class begins like glomerulus in English, German, French, Spanish,
     Italian or Korean, in singular or plural."""
-    return _GLOMERULUS.match(unicodedata.normalize("NFC", normal_form(name))) is not None
+    unnumbered = normal_form(name).lstrip("0123456789-")  # `1_glomerulus`
+    return _GLOMERULUS.match(unnumbered) is not None
 
 
 def _affirms_glomerulus(name: str) -> bool:
     """Whether a name says glomerulus somewhere, with no word of negation before it."""
-    form = unicodedata.normalize("NFC", normal_form(name))
-    return re.search("glom|사구체|토리", form) is not None and not _NEGATION.search(form)
+    form = normal_form(name)
+    return _GLOMERULUS.search(form) is not None and not _NEGATION.search(form)
 
 
 def class_names(

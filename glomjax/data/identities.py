@@ -10,7 +10,7 @@ import functools
 import html
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -52,8 +52,8 @@ _MISSING_WORDS = re.compile(
 _SHEET_ERROR = re.compile(r"#(n/?a|nv|n/d|null|[a-z0-9/_]+[!?])|err:\d{3}")
 _LONGEST = 32  # characters, with what may be around a word
 # Of one class, in singular and plural, in the languages of `classes.is_glomerulus`.
-_GLOMERULUS = re.compile("(glomerul(uses|us|um|os|es|i|a|e|o)|gloms?|사구체|토리)$")
-_CLASS_WORDS = {
+_WORD_FOR_GLOMERULUS = re.compile("(glomerul(uses|us|um|os|es|i|a|e|o)|gloms?|사구체|토리)$")
+_SYNONYMS_OF_CLASSES = {
     # Programs write classes as numbers or as truth values.
     **{"true": "1", "yes": "1", "false": "0", "no": "0"},
     **{"pos": "positive", "neg": "negative"},
@@ -78,8 +78,9 @@ def normal_form(name: str) -> str:
     """
     text = unicodedata.normalize("NFKC", html.unescape(name)).casefold()
     text = unicodedata.normalize("NFKC", _without_accents(_visible(text))).strip()
-    if not any(c.isalpha() and not c.isascii() for c in text.translate(_LOOKALIKES)):
-        text = text.translate(_LOOKALIKES)
+    latin = text.translate(_LOOKALIKES)
+    if not any(c.isalpha() and not c.isascii() for c in latin):
+        text = latin
     if quoted := _AS_TEXT.fullmatch(text):
         text = quoted[2].strip()
     text = _FILE_SUFFIX.sub("", text)
@@ -179,20 +180,30 @@ def check_spellings(names: Iterable[str], kind: str, where: str, *, exact: bool 
     Raises:
       UserError: two spellings of one name.
     """
+    alike = spelt_alike(names, kind)
+    if not alike:
+        return ""
+    if exact:
+        return f"As data.exact_names asks, these are different {plural(kind)}: {first_few(alike)}."
+    raise UserError(
+        f"{where} has {in_several_spellings(alike, kind)}; write each in one way, or, where they "
+        f"are different ones, {assignment('data.exact_names', True)}."
+    )
+
+
+def spelt_alike(names: Iterable[str], kind: str) -> list[str]:
+    """The names that are there in several spellings, as in `'PAS' = 'pas'`; see
+    `check_spellings`."""
     spellings: dict[str, list[str]] = {}
     for name in sorted({name for name in names if name}):
         spellings.setdefault(_form(name, kind), []).append(name)
-    alike = [same for same in spellings.values() if len(same) > 1]
-    if not alike:
-        return ""
-    listed = first_few([" = ".join(_shown(same)) for same in alike])
-    if exact:
-        return f"As data.exact_names asks, these are different {plural(kind)}: {listed}."
-    raise UserError(
-        f"{where} has {len(alike)} {kind if len(alike) == 1 else plural(kind)} in several "
-        f"spellings: {listed}; write each in one way, or, where they are different ones, "
-        f"{assignment('data.exact_names', True)}."
-    )
+    return [" = ".join(_shown(same)) for same in spellings.values() if len(same) > 1]
+
+
+def in_several_spellings(alike: Sequence[str], kind: str) -> str:
+    """What a message says of the names that `spelt_alike` found, at least one."""
+    several = kind if len(alike) == 1 else plural(kind)
+    return f"{len(alike)} {several} in several spellings: {first_few(alike)}"
 
 
 def _form(name: str, kind: str) -> str:
@@ -204,8 +215,8 @@ def _form(name: str, kind: str) -> str:
     sign = "-" if form != name and re.search(r"\w[-\u2212\u2013]$", name) else ""
     if not any(map(str.isdigit, form)):
         form = form.replace("-", "")
-    form = _GLOMERULUS.sub("glomerulus", form)
-    form = _CLASS_WORDS.get(form, form)
+    form = _WORD_FOR_GLOMERULUS.sub("glomerulus", form)
+    form = _SYNONYMS_OF_CLASSES.get(form, form)
     return (
         form[:-1] if len(form) > 3 and form.endswith("s") and form != "glomerulus" else form
     ) + sign

@@ -58,9 +58,9 @@ def overlap_note(splits: Mapping[str, Examples], sizes: Mapping[str, np.ndarray]
         name: [cell for split in SPLITS for cell in splits[split].columns.get(name, ())]
         for name in splits["train"].columns
     }
-    patients = [name for split in SPLITS for name in splits[split].patients or ()]
-    if len(set(patients)) == len(patients):
-        patients = []  # there are none, or they number images
+    names = [name for split in SPLITS for name in splits[split].patients or ()]
+    # Patients of one image each number the images, and tell nothing of where they come from.
+    patients = [names] if len(set(names)) < len(names) else []
     patches = _from_columns(columns, patients, stored) or _from_names(ids, patients, stored)
     if patches is None:
         return ""
@@ -122,7 +122,7 @@ def overlapping(
 
 
 def _from_columns(
-    columns: Mapping[str, Sequence[str]], patients: Sequence[str], stored: np.ndarray
+    columns: Mapping[str, Sequence[str]], patients: Sequence[Sequence[str]], stored: np.ndarray
 ) -> _Patches | None:
     numbers: list[np.ndarray | None] = []
     for names in _NAMES:
@@ -135,14 +135,12 @@ def _from_columns(
     if left is None or top is None:
         return None
     pictures = [cells for name, cells in columns.items() if _PICTURES.fullmatch(name)]
-    of_one = [patients, *pictures] if patients else pictures
-    if not of_one and not _are_distinct(left, top):
-        return None
-    picture = ["|".join(cells) for cells in zip(*of_one, strict=True)] or [""] * len(left)
-    return _placed(picture, left, top, width, height, stored)
+    return _placed([*patients, *pictures], left, top, width, height, stored)
 
 
-def _from_names(ids: Sequence[str], patients: Sequence[str], stored: np.ndarray) -> _Patches | None:
+def _from_names(
+    ids: Sequence[str], patients: Sequence[Sequence[str]], stored: np.ndarray
+) -> _Patches | None:
     """Of names such as `S1_x512_y0.png` and `S1 [x=512,y=0,w=280,h=280].png`: what is left of the
     name of the file is the picture."""
     stems = [pathlib.PurePosixPath(name).stem for name in ids]
@@ -152,25 +150,25 @@ def _from_names(ids: Sequence[str], patients: Sequence[str], stored: np.ndarray)
     told = [match for match in matches if match is not None]
     picture = [match.string[: match.start()] + match.string[match.end() :] for match in told]
     left, top = (np.array([float(match[side]) for match in told]) for side in "xy")
-    if not patients and not any(picture) and not _are_distinct(left, top):
-        return None
-    if patients:
-        picture = ["|".join(pair) for pair in zip(patients, picture, strict=True)]
     sized = all(match["w"] for match in told)
     width, height = (
         np.array([float(match[side]) for match in told]) if sized else None for side in "wh"
     )
-    return _placed(picture, left, top, width, height, stored)
+    named_by = [*patients, picture] if any(picture) else patients
+    return _placed(named_by, left, top, width, height, stored)
 
 
 def _placed(
-    picture: Sequence[str],
+    named_by: Sequence[Sequence[str]],
     left: np.ndarray,
     top: np.ndarray,
     width: np.ndarray | None,
     height: np.ndarray | None,
     stored: np.ndarray,
 ) -> _Patches | None:
+    """Patches of one picture are those that are alike in all of `named_by`, each [N]."""
+    if not named_by and not _are_distinct(left, top):
+        return None
     if all(map(_are_numbers_of_tiles, (left, top))):
         return None
     width = stored[:, 1] if width is None else width
@@ -178,6 +176,7 @@ def _placed(
     boxes = np.stack([left, top, width, height], axis=1).astype(np.float64)
     if not np.isfinite(boxes).all() or (boxes[:, 2:] <= 0).any():
         return None
+    picture = ["|".join(cells) for cells in zip(*named_by, strict=True)] or [""] * len(left)
     return _Patches(np.array(picture), boxes)
 
 

@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from glomjax.data.identities import check_spellings, normal_form
+from glomjax.data.identities import (
+    check_spellings,
+    in_several_spellings,
+    normal_form,
+    spelt_alike,
+)
 from glomjax.data.sources.manifest import Patch
 from glomjax.data.splits import check_group_overlap
 from glomjax.errors import UserError, assignment, plural, quoted, shown
@@ -81,11 +86,10 @@ def check_names(
         notes.append(check_spellings(names, column, where, exact=exact))
     for column in patches[0].further:
         values = {value_of(patch, column) for patch in patches}
-        if column not in grouping and len(values) <= _MOST_VALUES:
-            try:
-                check_spellings(values, column, where)
-            except UserError as error:
-                notes.append(str(error).partition("; write")[0] + ".")
+        if column in grouping or len(values) > _MOST_VALUES:
+            continue
+        if alike := spelt_alike(values, column):
+            notes.append(f"{where} has {in_several_spellings(alike, column)}.")
     return [note for note in notes if note]
 
 

@@ -29,15 +29,16 @@ def adopt_split(patches: Sequence[Patch], where: str) -> tuple[list[Patch], list
     for name in sorted({name for patch in patches for name in patch.further}):
         cells = [patch.further.get(name, "") for patch in patches]
         filled = {text for text in cells if text}
-        named = {split_named(text, abbreviated=True) for text in filled}
+        named = {text: split_named(text, abbreviated=True) for text in filled}
         # A column with one word, such as `valid`, says something else.
-        if "" not in named and "train" in named and len(named) > 1:
+        parts = set(named.values())
+        if "" not in parts and "train" in parts and len(parts) > 1:
             if "" in cells:
                 raise UserError(
                     f"{where} has the column '{name}', which names splits, but is empty in "
                     f"{cells.count('')} of {len(cells)} rows: fill it in every row, or remove it."
                 )
-            told[name] = [split_named(text, abbreviated=True) for text in cells]
+            told[name] = [named[text] for text in cells]
         elif filled and not given and (tells_split(name, filled) or _looks_like_split(filled)):
             raise UserError(
                 f"{where} has the column '{name}' with {quoted(sorted(filled))}, which are not "
