@@ -3,8 +3,8 @@
 import re
 from collections.abc import Collection, Sequence
 
-from glomjax.data.identities import check_spellings, is_missing, normal_form
-from glomjax.errors import UserError, assignment
+from glomjax.data.identities import check_spellings, form_of, is_missing, normal_form
+from glomjax.errors import UserError, argument, assignment, quoted
 
 # Glomerulus, glomeruli, glomérule, glomérulo, glomerolo and their short forms; and in Korean.
 _GLOMERULUS = re.compile("glom|사구체|토리")
@@ -76,3 +76,71 @@ def class_names(
         swapped = assignment("data.classes", (names[1], names[0]))
         notes.append(f"The positive class is '{names[1]}', {why}; {swapped} makes it '{names[0]}'.")
     return tuple(names), [note for note in notes if note]
+
+
+def match_classes(
+    labels: Collection[str],
+    classes: Sequence[str],
+    rename: Sequence[tuple[str, str]],
+    source: str,
+) -> tuple[dict[str, str], list[str]]:
+    """Which of a network's classes each label of other data is.
+
+    A label is the network's class of that name, or of that name in another spelling, or what
+    `rename` says. A pair of it may be given either way round; where both of its names are the
+    network's and the data's, it alone does not say which takes which place.
+
+    Args:
+      labels: of the data.
+      classes: of the network.
+      rename: pairs of a label and the class that it is.
+      source: for messages.
+
+    Returns:
+      {label: class}, and notes.
+
+    Raises:
+      UserError: a label that is none of the classes, or pairs that do not say what is meant.
+    """
+    flag = argument("--rename")
+    names = sorted(labels)
+    both = f"the network has {quoted(classes)}, and '{source}' has {quoted(names)}"
+    meant: dict[str, str] = {}
+    for first, second in rename:
+        forward = first in labels and second in classes
+        backward = second in labels and first in classes
+        if not forward and not backward:
+            raise UserError(
+                f"{flag} {first}={second} names no class of the data and of the network: {both}"
+            )
+        if forward and backward and first != second and (second, first) not in rename:
+            raise UserError(
+                f"{flag} {first}={second} can be meant in two ways, since {both}; to exchange "
+                f"them, give {second}={first} as well"
+            )
+        label, name = (first, second) if forward else (second, first)
+        if meant.setdefault(label, name) != name:
+            raise UserError(f"{flag} makes '{label}' both '{meant[label]}' and '{name}'; say one")
+    for label in names:
+        alike = [name for name in classes if form_of(name, "class") == form_of(label, "class")]
+        if label in classes:
+            meant.setdefault(label, label)
+        elif len(alike) == 1:
+            meant.setdefault(label, alike[0])
+    if unknown := [label for label in names if label not in meant]:
+        raise UserError(
+            f"{both}; say what '{unknown[0]}' is, as in {flag} '{unknown[0]}={classes[0]}'"
+        )
+    if rename and len(names) > 1 and len(set(meant.values())) == 1:
+        raise UserError(
+            f"{flag} makes all classes of the data '{meant[names[0]]}', so that there is nothing "
+            f"to tell apart: {both}"
+        )
+    notes = [
+        f"The class '{label}' of the data is taken for the network's '{name}'."
+        for label, name in sorted(meant.items())
+        if label != name
+    ]
+    if absent := [name for name in classes if name not in meant.values()]:
+        notes.append(f"The data has no image of the network's class {quoted(absent)}.")
+    return meant, notes

@@ -28,7 +28,7 @@ MIN_SPREAD = 4
 
 _SIZE = 32  # the image is shrunk to _SIZE x _SIZE
 _KEPT = 16  # coefficients in each direction
-_WORDS = _KEPT * _KEPT // 64
+WORDS = _KEPT * _KEPT // 64  # of a hash, 64 bits each
 # Whole numbers make the coefficients exact, so that a sign never depends on the machine.
 _COSINES = np.rint(
     4096 * np.cos(np.pi / _SIZE * np.outer(np.arange(_KEPT), np.arange(_SIZE) + 0.5))
@@ -83,7 +83,7 @@ def perceptual_hash(image: np.ndarray) -> np.ndarray:
     )
     low, high = np.percentile(grey, (25, 75))
     if high - low < MIN_SPREAD:
-        return np.zeros(_WORDS, np.uint64)
+        return np.zeros(WORDS, np.uint64)
     return _packed(_COSINES @ grey.astype(np.int64) @ _COSINES.T > 0)  # bits [16, 16]
 
 
@@ -126,10 +126,10 @@ def near_duplicates(
     perceptual = np.asarray(perceptual_hashes, np.uint64)
     content = np.asarray(content_hashes, np.uint64)
     names, split_of = np.unique(np.asarray(splits), return_inverse=True)
-    if perceptual.shape != (len(content), _WORDS) or split_of.shape != content.shape:
+    if perceptual.shape != (len(content), WORDS) or split_of.shape != content.shape:
         raise ValueError(
             f"shapes {perceptual.shape}, {content.shape} and {split_of.shape} are not [N, "
-            f"{_WORDS}], [N] and [N]"
+            f"{WORDS}], [N] and [N]"
         )
     hashed = perceptual.any(axis=1)
     members = [np.flatnonzero(hashed & (split_of == s)) for s in range(len(names))]
@@ -163,7 +163,7 @@ def _near(
         for turned in few:
             # At most 255, since bit 0 is set in both: the sum fits uint8.
             distance = np.bitwise_count(many[0] ^ turned[0])
-            for word in range(1, _WORDS):
+            for word in range(1, WORDS):
                 distance += np.bitwise_count(many[word] ^ turned[word])
             np.minimum(least, distance, out=least)
         b, a = np.nonzero(least <= NEAR_DISTANCE)

@@ -165,7 +165,9 @@ def name_of(value: object) -> str:
     return cell(str(value))
 
 
-def check_spellings(names: Iterable[str], kind: str, where: str, *, exact: bool = False) -> str:
+def check_spellings(
+    names: Iterable[str], kind: str, where: str, *, exact: bool = False, keeping: str = ""
+) -> str:
     """Sees to it that no name is there in two spellings.
 
     Args:
@@ -173,6 +175,7 @@ def check_spellings(names: Iterable[str], kind: str, where: str, *, exact: bool 
       kind: what they name: "patient", "slide", "site", "class" or a column.
       where: what has them, for the message.
       exact: names that are spelt alike are different ones, as the user says.
+      keeping: how the user says so, by default in the configuration.
 
     Returns:
       With `exact`, a note on the names that are kept apart by it, else "".
@@ -184,10 +187,11 @@ def check_spellings(names: Iterable[str], kind: str, where: str, *, exact: bool 
     if not alike:
         return ""
     if exact:
-        return f"As data.exact_names asks, these are different {plural(kind)}: {first_few(alike)}."
+        asked = "exact names are asked for" if keeping else "data.exact_names asks"
+        return f"As {asked}, these are different {plural(kind)}: {first_few(alike)}."
     raise UserError(
         f"{where} has {in_several_spellings(alike, kind)}; write each in one way, or, where they "
-        f"are different ones, {assignment('data.exact_names', True)}."
+        f"are different ones, {keeping or assignment('data.exact_names', True)}."
     )
 
 
@@ -196,7 +200,7 @@ def spelt_alike(names: Iterable[str], kind: str) -> list[str]:
     `check_spellings`."""
     spellings: dict[str, list[str]] = {}
     for name in sorted({name for name in names if name}):
-        spellings.setdefault(_form(name, kind), []).append(name)
+        spellings.setdefault(form_of(name, kind), []).append(name)
     return [" = ".join(_shown(same)) for same in spellings.values() if len(same) > 1]
 
 
@@ -206,7 +210,8 @@ def in_several_spellings(alike: Sequence[str], kind: str) -> str:
     return f"{len(alike)} {several} in several spellings: {first_few(alike)}"
 
 
-def _form(name: str, kind: str) -> str:
+def form_of(name: str, kind: str) -> str:
+    """What is equal for all spellings of one name of this kind; see `check_spellings`."""
     if kind != "class":
         return normal_form(name)
     # Copies of a folder, as file managers call them.

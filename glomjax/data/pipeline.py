@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from glomjax.data.anomalies import Anomalies, find_anomalies
+from glomjax.data.duplicates import WORDS, perceptual_hash
 from glomjax.data.examples import Examples
 from glomjax.data.threads import THREADS, map_ordered
 from glomjax.errors import UserError
 from glomjax.logs import logging_left_to_scripts
+from glomjax.preprocessing import appearance
 from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
 
 with logging_left_to_scripts():
@@ -169,6 +171,8 @@ class DecodedImages:
 
     Attributes:
       sizes: int32 [N, 2], (height, width) of each image as it is stored, 0 until it was decoded.
+      hashes: uint64 [N, 4], `perceptual_hash` of each image as it is stored, 0 until then.
+      measures: float64 [N, K], of each image as it is stored, as `appearance.measure` gives them.
       anomalies: {index: what is unusual} of the images that were decoded.
     """
 
@@ -183,6 +187,8 @@ class DecodedImages:
         self.examples = examples
         self.shape = (*image_size, 3)
         self.sizes = np.zeros((len(examples), 2), np.int32)
+        self.hashes = np.zeros((len(examples), WORDS), np.uint64)
+        self.measures = np.zeros((len(examples), appearance.MEASURES))
         self.anomalies: dict[int, Anomalies] = {}
         self._preprocessing = preprocessing
         self._room = cache_bytes // (image_size[0] * image_size[1] * 3)
@@ -225,6 +231,8 @@ class DecodedImages:
         image = self._preprocessing.open(self.examples.read(index), name=name)
         if index not in self.anomalies:
             self.anomalies[index] = find_anomalies(image)
-        self.sizes[index] = image.height, image.width
+            self.sizes[index] = image.height, image.width
+            self.hashes[index] = perceptual_hash(np.asarray(image))
+            self.measures[index] = appearance.measure(appearance.thumbnail(image))
         mpp = None if self.examples.mpp is None else float(self.examples.mpp[index])
         return self._preprocessing.prepare(image, self.shape[:2], mpp)

@@ -55,6 +55,7 @@ def prepare_data(
     target_mpp: float = 0.0,
     stain: str = "none",
     standardize: bool = False,
+    normalization: Preprocessing = IMAGENET,
     bits: int = 0,
     decoding: int = DECODING_VERSION,
     cache_bytes: int = 0,
@@ -70,7 +71,8 @@ def prepare_data(
       resize: as in `fit_image`.
       target_mpp: microns per pixel to which images are resampled; 0 resamples none.
       stain: "none", or the method of the stain normalisation that is fitted on training images.
-      standardize: take mean and deviation from the training images, and not ImageNet's.
+      standardize: take mean and deviation from the training images.
+      normalization: whose mean and deviation are taken otherwise.
       bits, decoding: as in `Preprocessing`.
       cache_bytes: memory for decoded images.
       skip_unreadable: leave images out that cannot be read, and say so.
@@ -85,8 +87,14 @@ def prepare_data(
             f"target_mpp is {target_mpp}, but the data does not give the spacing of its images: "
             f"set {assignment('data.mpp')}, or fill in an 'mpp' column"
         )
-    preprocessing = dataclasses.replace(
-        IMAGENET, resize=resize, target_mpp=target_mpp or None, bits=bits, decoding=decoding
+    preprocessing = Preprocessing(
+        normalization.name,
+        normalization.mean,
+        normalization.std,
+        resize=resize,
+        target_mpp=target_mpp or None,
+        bits=bits,
+        decoding=decoding,
     )
     images = {
         split: DecodedImages(
@@ -104,7 +112,8 @@ def prepare_data(
     messages = [f"read {count} images in {seconds:.1f} s, {count / seconds:.0f} images/s"]
     if found.unreadable:
         if not skip_unreadable:
-            raise UserError(unreadable_message(found, count))
+            skipping = assignment("data.skip_unreadable", True)
+            raise UserError(unreadable_message(found.unreadable, count, skipping))
         del images  # and what they keep in memory
         prepared = prepare_data(
             without_unreadable(splits, found),
@@ -113,6 +122,7 @@ def prepare_data(
             target_mpp=target_mpp,
             stain=stain,
             standardize=standardize,
+            normalization=normalization,
             bits=bits,
             decoding=decoding,
             cache_bytes=cache_bytes,

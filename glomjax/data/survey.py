@@ -24,8 +24,10 @@ class Survey:
     Attributes:
       unreadable: {id: the sentence that says why} of the images that cannot be read.
       contents: {split: uint64 [N]}, equal for equal pixels, 0 for blank images; see `content_hash`.
-      hashes: {split: uint64 [N, 4]}, near for images that look alike; see `perceptual_hash`.
+      hashes: {split: uint64 [N, 4]}, near for images that look alike as they are stored; see
+        `perceptual_hash`.
       sizes: {split: int [N, 2]}, (height, width) as stored.
+      measures: {split: float64 [N, K]}, what they look like as a whole; see `appearance.measure`.
       stains: float64 [N, K] of the training images, as `stain_normalization.fit` takes them.
       anomalies: {id: what is unusual} of images in which something is.
     """
@@ -34,6 +36,7 @@ class Survey:
     contents: dict[str, np.ndarray]
     hashes: dict[str, np.ndarray]
     sizes: dict[str, np.ndarray]
+    measures: dict[str, np.ndarray]
     stains: np.ndarray
     anomalies: Mapping[str, Anomalies] = dataclasses.field(default_factory=dict)
 
@@ -62,45 +65,48 @@ def survey(
     """
     which, of = shard
     reasons: dict[str, str] = {}
-    unreadable, contents, hashes, sizes = {}, {}, {}, {}
+    unreadable, contents, hashes, sizes, measures = {}, {}, {}, {}, {}
     unusual: dict[str, Anomalies] = {}
     stains = np.zeros((len(images["train"]), 0))
     for split, part in images.items():
         method = stain if split == "train" else "none"
 
-        def look(image: np.ndarray, method: str = method) -> tuple[np.ndarray, np.ndarray]:
-            content = np.array([duplicates.content_hash(image)], np.uint64)
-            words = np.concatenate([content, duplicates.perceptual_hash(image)])
+        def look(image: np.ndarray, method: str = method) -> tuple[int, np.ndarray]:
+            content = duplicates.content_hash(image)
             if method == "none":
-                return words, np.zeros(0)
-            return words, stain_normalization.image_statistics(method, image)
+                return content, np.zeros(0)
+            return content, stain_normalization.image_statistics(method, image)
 
         columns = 0 if method == "none" else len(stain_normalization.STATISTICS[method])
         bad = np.zeros(len(part))
-        words = np.zeros((len(part), 5), np.uint64)
+        content = np.zeros((len(part), 1), np.uint64)
         statistics = np.zeros((len(part), columns))
         for index, seen in part.scan(range(which, len(part), of), look):
             if isinstance(seen, UserError):
                 bad[index] = 1
                 reasons[part.examples.ids[index]] = str(seen)
             else:
-                words[index], statistics[index] = seen
+                content[index], statistics[index] = seen
         # 64 bits as two numbers that float64 holds, so that processes can add what each has seen.
-        halves = words.view(np.uint32)
-        seen_here = anomalies.as_numbers(part.anomalies, len(part))
-        table = np.concatenate([bad[:, None], part.sizes, halves, seen_here, statistics], axis=1)
+        halves = np.concatenate([content, part.hashes], axis=1).view(np.uint32)
+        unusual_here = anomalies.as_numbers(part.anomalies, len(part))
+        parts: list[np.ndarray] = [bad[:, None], part.sizes, halves, unusual_here]
+        parts += [part.measures, statistics]
+        table = np.concatenate(parts, axis=1)
         table = total(table.reshape(-1).astype(np.float64)).reshape(table.shape)
-        for index in np.flatnonzero(table[:, 0]).tolist():
+        ends = np.cumsum([column.shape[1] for column in parts])[:-1]
+        bad, stored, halves, numbers, measures[split], statistics = np.split(table, ends, axis=1)
+        for index in np.flatnonzero(bad).tolist():
             name = part.examples.ids[index]
             unreadable[name] = reasons.get(name, f"Image '{name}' cannot be read.")
-        sizes[split] = table[:, 1:3].astype(np.int64)
-        joined = np.ascontiguousarray(table[:, 3:13].astype(np.uint32)).view(np.uint64)
+        sizes[split] = stored.astype(np.int64)
+        joined = np.ascontiguousarray(halves.astype(np.uint32)).view(np.uint64)
         contents[split], hashes[split] = joined[:, 0], joined[:, 1:]
-        found = anomalies.from_numbers(table[:, 13:16], part.anomalies)
+        found = anomalies.from_numbers(numbers, part.anomalies)
         unusual |= {part.examples.ids[index]: anomaly for index, anomaly in found.items()}
         if columns:
-            stains = table[:, 16:]
-    return Survey(unreadable, contents, hashes, sizes, stains, unusual)
+            stains = statistics
+    return Survey(unreadable, contents, hashes, sizes, measures, stains, unusual)
 
 
 def without_unreadable(splits: DataSplits, found: Survey) -> DataSplits:
@@ -129,14 +135,20 @@ def without_unreadable(splits: DataSplits, found: Survey) -> DataSplits:
     return dataclasses.replace(left, notes=(*splits.notes, note))
 
 
-def unreadable_message(found: Survey, count: int) -> str:
-    """The sentence that ends a run over its unreadable images, one line each."""
-    lines = list(found.unreadable.values())
+def unreadable_message(unreadable: Mapping[str, str], count: int, skipping: str) -> str:
+    """The sentence that refuses data over its unreadable images, one line each.
+
+    Args:
+      unreadable: {id: why}.
+      count: of all images.
+      skipping: what leaves them out, as it is written.
+    """
+    lines = list(unreadable.values())
     rest = [f"and {len(lines) - 100} more"] if len(lines) > 100 else []
     return "\n  ".join(
         [
             f"{len(lines)} of {count} images cannot be read; restore them, remove them, or leave "
-            f"them out with {assignment('data.skip_unreadable', True)}:",
+            f"them out with {skipping}:",
             *lines[:100],
             *rest,
         ]

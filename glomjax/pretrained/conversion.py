@@ -56,4 +56,5 @@ def convert_weights(source: str | os.PathLike[str], out: str | os.PathLike[str])
         f"wrote {out}: {len(params)} tensors, {count:,} parameters of {source} "
         f"(model {info.model or 'unnamed'}, preset {info.preset or 'unnamed'}, "
         f"sha256 {written.sha256[:12]})"
+        + (f"; {info.unfinished} were written" if info.unfinished else "")
     )

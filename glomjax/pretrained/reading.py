@@ -49,6 +49,16 @@ class SourceInfo:
     unknown: tuple[str, ...] = ()
 
     @property
+    def unfinished(self) -> str:
+        """A clause where the weights are the best so far of a run that has not finished, else
+        ""."""
+        run = self.path.absolute().parent.parent
+        if not (self.path.is_dir() and (run / "config.json").is_file()):
+            return ""
+        finished = (run / "test_metrics.json").is_file()
+        return "" if finished else f"the run in '{run}' has not finished; its best weights so far"
+
+    @property
     def model(self) -> str:
         """The network's name; "" where the source names none."""
         return self.spec.architecture

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from glomjax.data.identities import normal_form
 from glomjax.errors import UserError
 from glomjax.files import as_tuples, jsonable
 from glomjax.models import create_model
+from glomjax.preprocessing.appearance import Appearance
 from glomjax.preprocessing.preprocessing import Preprocessing
 
 # Format 1 had a few of these facts side by side and no spec; 2 is the first with one.
 FORMAT = 2
+HASHED = "stored"  # images are hashed as their files hold them
 # Interactive-log-in parameters of scrypt (RFC 7914): some 25 ms and 16 MiB a name, so that guessing
 # who was trained on takes a lifetime of tries and asking for one's own patients does not.
 _SCRYPT = {"n": 2**14, "r": 8, "p": 1, "maxmem": 2**26, "dklen": 16}
@@ -35,7 +38,8 @@ class SplitRecord:
 
     Attributes:
       images, patients, slides: how many; None where the data does not know them.
-      patient_digests: of each patient, hexadecimal, as `patient_digests` gives them, sorted.
+      patient_digests: of each patient, hexadecimal, as `name_digests` gives them, sorted.
+      slide_digests: the same of slides.
       image_hashes: base64 of uint64 [N, 4], little-endian: `perceptual_hash` of each image that is
         not blank, sorted, so that their order says nothing.
     """
@@ -44,6 +48,7 @@ class SplitRecord:
     patients: int | None = None
     slides: int | None = None
     patient_digests: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    slide_digests: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     image_hashes: str = dataclasses.field(default="", repr=False)
 
     def hashes(self) -> np.ndarray:
@@ -56,7 +61,7 @@ class TrainingRecord:
     """On what a network was trained and validated, in a form that names nobody.
 
     Attributes:
-      salt: of the patients' digests, hexadecimal; "" where no patients are known.
+      salt: of the digests, hexadecimal; "" where neither patients nor slides are known.
       train, validation: the two splits that its weights have seen.
       regime: what trained: `freeze.regime`, and the thaws behind it.
       augmentation: {effect: strength} of the training images.
@@ -65,6 +70,8 @@ class TrainingRecord:
       license, citation: of the initial weights.
       ancestors: the records of the networks that these weights were trained as before, the last one
         first: what they have seen, this network has seen.
+      images_hashed_as: `HASHED`, or "prepared" where an earlier version hashed images as the
+        network sees them.
       glomjax_version: that trained it.
     """
 
@@ -77,6 +84,7 @@ class TrainingRecord:
     license: str = ""
     citation: str = ""
     ancestors: tuple["TrainingRecord", ...] = ()
+    images_hashed_as: str = "prepared"
     glomjax_version: str = ""
 
 
@@ -92,6 +100,9 @@ class NetworkSpec:
         weights that belong to no named classes.
       image_size: (height, width) that the network sees.
       source_size: (height, width) of the training images as stored, the median; None if unknown.
+      source_sizes: the least and the largest height and width of these.
+      appearance: what they look like, and which images look otherwise; None where they were too
+        few, or where an earlier version trained the network.
       preprocessing: from stored pixels to what the network sees.
       precision: float32 or bfloat16.
       native: the setting of `ops.native` under which its results were computed.
@@ -107,6 +118,8 @@ class NetworkSpec:
     image_size: tuple[int, int]
     preprocessing: Preprocessing
     source_size: tuple[int, int] | None = None
+    source_sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
+    appearance: Appearance | None = None
     precision: str = "float32"
     native: str = "auto"
     symmetries: bool = False
@@ -124,7 +137,8 @@ class NetworkSpec:
         plain |= {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         record = self.trained_on
         plain["preprocessing"] = self.preprocessing.to_dict()
-        plain["trained_on"] = None if record is None else dataclasses.asdict(record)
+        plain["appearance"] = None if self.appearance is None else asdict(self.appearance)
+        plain["trained_on"] = None if record is None else asdict(record)
         return jsonable(plain)
 
     @classmethod
@@ -146,9 +160,11 @@ class NetworkSpec:
             fields = _known(cls, stored)
             fields["preprocessing"] = Preprocessing.from_dict(fields["preprocessing"])
             fields["options"] = {key: as_tuples(value) for key, value in fields["options"].items()}
-            for key in ("classes", "image_size", "source_size"):
+            for key in ("classes", "image_size", "source_size", "source_sizes"):
                 if fields.get(key) is not None:
-                    fields[key] = tuple(fields[key])
+                    fields[key] = as_tuples(fields[key])
+            if appearance := fields.get("appearance"):
+                fields["appearance"] = Appearance.from_dict(appearance)
             if record := fields.get("trained_on"):
                 fields["trained_on"] = _record(record)
             return cls(**fields)
@@ -189,37 +205,43 @@ def record_split(
       slides: of each image [N], "" for those of which none is known, or None.
       hashes: uint64 [N, 4], `perceptual_hash` of each image.
       contents: uint64 [N], `content_hash` of each image, 0 for blank ones, which resemble others.
-      salt: of the patients' digests.
+      salt: of the digests.
     """
-    distinct = np.unique(hashes[contents != 0], axis=0)
-    digests = () if patients is None else patient_digests(patients, salt)
+    distinct = np.unique(hashes[(contents != 0) & hashes.any(axis=1)], axis=0)
     return SplitRecord(
         images=len(hashes),
-        patients=None if patients is None else len(digests),
+        patients=None if patients is None else len(set(map(normal_form, patients))),
         slides=None if slides is None else len({normal_form(name) for name in slides if name}),
-        patient_digests=digests,
+        patient_digests=() if patients is None else name_digests(patients, salt),
+        slide_digests=name_digests([name for name in slides or () if name], salt),
         image_hashes=base64.b64encode(distinct.astype("<u8").tobytes()).decode(),
     )
 
 
-def patient_digests(patients: Iterable[str], salt: str) -> tuple[str, ...]:
-    """A slow salted hash (scrypt, RFC 7914) of the normal form of each patient, sorted, each once:
-    whoever has a list of patients can ask whether they are among them, nobody can list them."""
-    names = sorted({normal_form(name) for name in patients})
+def name_digests(names: Iterable[str], salt: str) -> tuple[str, ...]:
+    """`digests_of` the normal forms of names, sorted, each once: whoever has a list of patients can
+    ask whether they are among them, nobody can list them."""
+    return tuple(sorted(digests_of({normal_form(name) for name in names}, salt).values()))
+
+
+def digests_of(forms: Iterable[str], salt: str) -> dict[str, str]:
+    """{normal form of a name: its slow salted hash (scrypt, RFC 7914)}."""
+    forms = sorted(set(forms))
     # The hash leaves Python's lock, so threads share the work.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(
-            lambda name: hashlib.scrypt(name.encode(), salt=bytes.fromhex(salt), **_SCRYPT).hex(),
-            names,
+            lambda form: hashlib.scrypt(form.encode(), salt=bytes.fromhex(salt), **_SCRYPT).hex(),
+            forms,
         )
-        return tuple(sorted(found))
+        return dict(zip(forms, found, strict=True))
 
 
 def _record(stored: Mapping[str, Any]) -> TrainingRecord:
     fields = _known(TrainingRecord, stored)
     for split in ("train", "validation"):
         part = _known(SplitRecord, fields.get(split, {}))
-        part["patient_digests"] = tuple(part.get("patient_digests", ()))
+        for kind in ("patient_digests", "slide_digests"):
+            part[kind] = tuple(part.get(kind, ()))
         fields[split] = SplitRecord(**part)
     fields["ancestors"] = tuple(map(_record, fields.get("ancestors", ())))
     return TrainingRecord(**fields)

@@ -70,9 +70,15 @@ def check(
     return spec or NetworkSpec.from_dict(about["spec"], f"weight file {path}"), origin
 
 
-def _digest(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+def tensor_digest(tensors: Mapping[str, np.ndarray], begun: bytes = b"") -> "hashlib._Hash":
+    """SHA-256 of names, shapes and values, in the order of the names, behind what is given."""
+    digest = hashlib.sha256(begun)
     for name in sorted(tensors):
-        digest.update(f"\0{name}\0{tensors[name].shape}\0".encode())
-        digest.update(tensors[name].tobytes())
-    return digest.hexdigest()
+        value = np.ascontiguousarray(tensors[name])
+        digest.update(f"\0{name}\0{value.shape}\0".encode())
+        digest.update(value.tobytes())
+    return digest
+
+
+def _digest(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    return tensor_digest(tensors, json.dumps(about, sort_keys=True).encode()).hexdigest()

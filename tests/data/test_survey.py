@@ -59,7 +59,7 @@ def test_different_images_give_no_note():
 
 def test_all_unreadable_images_are_listed_each_with_its_reason():
     splits = data_set(train1=b"", test2=b"no image", validation0=jpeg(tissue(0))[:200])
-    message = unreadable_message(surveyed(splits), 12)
+    message = unreadable_message(surveyed(splits).unreadable, 12, "skip")
     assert message.startswith("3 of 12 images cannot be read")
     lines = message.splitlines()[1:]
     assert [line.split("'")[1] for line in lines] == ["train1", "validation0", "test2"]

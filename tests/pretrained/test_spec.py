@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from glomjax.errors import UserError
 from glomjax.models import MODELS, settled_options
+from glomjax.preprocessing.appearance import Appearance
 from glomjax.preprocessing.preprocessing import IMAGENET, Preprocessing
 from glomjax.preprocessing.stain_normalization import STATISTICS, StainNormalizer
 from glomjax.pretrained.spec import (
@@ -18,7 +19,7 @@ from glomjax.pretrained.spec import (
     NetworkSpec,
     SplitRecord,
     TrainingRecord,
-    patient_digests,
+    name_digests,
     record_split,
 )
 
@@ -48,11 +49,22 @@ FIELDS = {
         "bits": st.sampled_from([0, 8, 10, 12, 14, 16]),
         "decoding": st.sampled_from([1, 2]),
     },
+    Appearance: {
+        "mean": triples,
+        "precision": st.tuples(triples, triples, triples),
+        "hues": st.lists(triples, max_size=3).map(tuple),
+        "hue_deviations": triples,
+        "units": st.tuples(numbers, numbers),
+        "false_alarms": numbers,
+        "groups": st.integers(3, 100),
+        "kind": st.sampled_from(["patient", "slide", "image"]),
+    },
     SplitRecord: {
         "images": st.integers(0, 10**6),
         "patients": counts,
         "slides": counts,
         "patient_digests": st.lists(texts, max_size=3).map(tuple),
+        "slide_digests": st.lists(texts, max_size=3).map(tuple),
         "image_hashes": texts,
     },
 }
@@ -67,6 +79,7 @@ FIELDS[TrainingRecord] = {
     "license": texts,
     "citation": texts,
     "glomjax_version": texts,
+    "images_hashed_as": st.sampled_from(["stored", "prepared"]),
 }
 FIELDS[TrainingRecord]["ancestors"] = st.lists(
     st.builds(TrainingRecord, **FIELDS[TrainingRecord]), max_size=2
@@ -81,6 +94,8 @@ FIELDS[NetworkSpec] = {
     "image_size": sizes,
     "preprocessing": st.builds(Preprocessing, **FIELDS[Preprocessing]),
     "source_size": st.none() | sizes,
+    "source_sizes": st.none() | st.tuples(sizes, sizes),
+    "appearance": st.none() | st.builds(Appearance, **FIELDS[Appearance]),
     "precision": st.sampled_from(["float32", "bfloat16"]),
     "native": st.sampled_from(["auto", "off"]),
     "symmetries": st.booleans(),
@@ -153,11 +168,11 @@ def test_every_option_of_a_network_is_settled(name):
 
 
 def test_a_patient_can_be_asked_for_and_not_listed():
-    digests = patient_digests(["Case 7", "case-7", "P1", "7", "007", "7.0"], SALT)
+    digests = name_digests(["Case 7", "case-7", "P1", "7", "007", "7.0"], SALT)
     assert len(digests) == 3
-    assert set(patient_digests(["CASE_7"], SALT)) < set(digests)
-    assert not set(patient_digests(["P2"], SALT)) & set(digests)
-    assert not set(patient_digests(["P1"], SALT[::-1])) & set(digests)
+    assert set(name_digests(["CASE_7"], SALT)) < set(digests)
+    assert not set(name_digests(["P2"], SALT)) & set(digests)
+    assert not set(name_digests(["P1"], SALT[::-1])) & set(digests)
     # It is none of the hashes that a list of names could be run through in a moment.
     fast = {
         hashlib.new(algorithm, (start + name).encode()).hexdigest()[:32]

@@ -150,11 +150,5 @@ def _listed(source: str) -> _Table:
     """What a source lists, whether it can be divided or not."""
     patches, read, _ = sources.read_source(source)
     classes = sorted({patch.label for patch in patches}, key=lambda n: (is_glomerulus(n), n))
-    examples = Examples(
-        ids=tuple(patch.id for patch in patches),
-        labels=np.array([classes.index(patch.label) for patch in patches], np.int32),
-        read=lambda i: read(patches[i].id),
-        patients=tuple(p.patient for p in patches) if patches[0].patient else None,
-        columns=sources.further_columns(patches),
-    )
+    examples = sources.examples_of(patches, read, classes)
     return tuple(classes), examples, tuple(patch.split or NO_SPLIT for patch in patches)

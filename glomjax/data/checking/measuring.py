@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from glomjax.data.anomalies import Anomalies
-from glomjax.data.duplicates import content_hash, perceptual_hash
+from glomjax.data.duplicates import content_hash
 from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.data.pipeline import DecodedImages
 from glomjax.data.survey import Survey
@@ -119,7 +119,7 @@ class Images:
             {split: array[rows[split]] for split in SPLITS}
             for array in (self.contents, self.sizes, np.zeros_like(self.hashes))
         )
-        survey = Survey({}, contents, hashes, sizes, stains=np.empty((0, 0)))
+        survey = Survey({}, contents, hashes, sizes, measures={}, stains=np.empty((0, 0)))
         return DataSplits(train, validation, test, classes), survey
 
 
@@ -144,8 +144,8 @@ def measure(
         files[i] = file_properties(encoded)
         return encoded
 
-    def look(image: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-        return content_hash(image), perceptual_hash(image), image_statistics(image)
+    def look(image: np.ndarray) -> tuple[int, np.ndarray]:
+        return content_hash(image), image_statistics(image)
 
     if examples.mpp is None:
         preprocessing = dataclasses.replace(preprocessing, target_mpp=None)
@@ -159,7 +159,7 @@ def measure(
     unreadable = {examples.ids[i]: str(e) for i, e in seen.items() if isinstance(e, UserError)}
     found = {i: row for i, row in seen.items() if not isinstance(row, UserError)}
     index = list(found)
-    contents, hashes, statistics = ([row[n] for row in found.values()] for n in range(3))
+    contents, statistics = ([row[n] for row in found.values()] for n in range(2))
     properties = {"image size": [f"{h} x {w}" for h, w in decoded.sizes[index]]}
     for name in ("file format", "pixel mode", "JPEG quality"):
         properties[name] = [files[i].get(name, "") for i in index]
@@ -177,7 +177,7 @@ def measure(
         columns={name: np.array(cells)[index] for name, cells in columns.items()},
         properties={name: np.array(cells) for name, cells in properties.items() if any(cells)},
         contents=np.array(contents, np.uint64),
-        hashes=np.array(hashes, np.uint64),
+        hashes=decoded.hashes[index],
         sizes=decoded.sizes[index],
         statistics=np.array(statistics),
         anomalies={

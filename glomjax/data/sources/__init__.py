@@ -128,26 +128,17 @@ def load_source(
                 )
             splits = given | {split: left[made[split]] for split in parts}
         check_splits(splits, patches, grouping)
+        _check_classes_in_splits(splits, labels, names, source)
     except UserError as error:
-        of = "By the splits.csv of the run that goes on here: " if kept else ""
+        of = "By the splits.csv of the run in this folder: " if kept else ""
         raise UserError(" ".join([f"{of}{error}", *shared])) from error
     notes += shared
-    _check_classes_in_splits(splits, labels, names, source)
     notes += divided_columns_notes(splits, patches, grouping)
     if persons:
         notes += numbered_note(patches, persons)
         notes += few_patients_notes(splits, patches, persons, drawn=drawn and not folds)
 
-    table = Examples(
-        ids=tuple(patch.id for patch in patches),
-        labels=labels,
-        read=lambda i: read(patches[i].id),
-        patients=None if persons is None else tuple(getattr(p, persons) for p in patches),
-        patient_column=persons or "patient",
-        columns=further_columns(patches),
-        weights=_numbers(patches, "weight", np.float32),
-        mpp=_numbers(patches, "mpp", np.float64),
-    )
+    table = examples_of(patches, read, names)
     train, validation, test = (table.subset(splits[split]) for split in SPLITS)
     if train.weights is not None and not train.weights.any():
         raise UserError(f"All training images of '{source}' have weight 0: give some a weight.")
@@ -163,10 +154,14 @@ def load_source(
 def read_source(
     source: str, *, adopts: bool = True
 ) -> tuple[list[Patch], Callable[[str], bytes | np.ndarray], list[str]]:
-    """What a folder, a manifest or a TFDS data set lists, sorted by id and not divided yet; a
-    function that gives the image of an id; and notes. With `adopts`, columns of other names may
-    tell the split."""
+    """What a folder, a manifest, a TFDS data set or "synthetic" (the small embedded data) lists,
+    sorted by id and not divided yet; a function that gives the image of an id; and notes. With
+    `adopts`, columns of other names may tell the split."""
     read: Callable[[str], bytes | np.ndarray]
+    if not source:
+        raise UserError("the data is an empty path; name a folder, a manifest or tfds:NAME")
+    if source == "synthetic":
+        return _patches_of(synthetic.load())
     if source.startswith("tfds:"):
         from glomjax.data.sources.tfds import read_tfds  # loads TFDS, which takes seconds
 
@@ -178,6 +173,23 @@ def read_source(
     return patches, read, [*notes, *more]
 
 
+def examples_of(
+    patches: Sequence[Patch], read: Callable[[str], bytes | np.ndarray], classes: Sequence[str]
+) -> Examples:
+    """All patches that a source lists as one table, whose labels are indices of `classes`."""
+    persons = patient_column(patches)
+    return Examples(
+        ids=tuple(patch.id for patch in patches),
+        labels=np.array([classes.index(patch.label) for patch in patches], np.int32),
+        read=lambda i: read(patches[i].id),
+        patients=None if persons is None else tuple(getattr(p, persons) for p in patches),
+        patient_column=persons or "patient",
+        columns=further_columns(patches),
+        weights=_numbers(patches, "weight", np.float32),
+        mpp=_numbers(patches, "mpp", np.float64),
+    )
+
+
 def check_own_splits(source: str, folds: int, split_by: str = "patient") -> None:
     """Raises UserError where other splits are asked for than those that a source has."""
     if folds or split_by != "patient":
@@ -185,11 +197,35 @@ def check_own_splits(source: str, folds: int, split_by: str = "patient") -> None
         raise UserError(f"{asked}, but {source} has splits of its own, which are kept.")
 
 
+def _patches_of(
+    splits: DataSplits,
+) -> tuple[list[Patch], Callable[[str], bytes | np.ndarray], list[str]]:
+    """As `read_source` gives them, of data that is divided."""
+    patches, places = [], {}
+    for split in SPLITS:
+        part = splits[split]
+        for i, name in enumerate(part.ids):
+            patient = "" if part.patients is None else part.patients[i]
+            patches.append(Patch(name, splits.classes[part.labels[i]], split, patient))
+            places[name] = part, i
+
+    def read(name: str) -> bytes | np.ndarray:
+        part, i = places[name]
+        return part.read(i)
+
+    return sorted(patches, key=lambda patch: patch.id), read, list(splits.notes)
+
+
 def _kept_splits(
     ids: Sequence[str], groups: Sequence[str], kept: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
     """The splits of an earlier division, as indices. An image that it left out, since it could not
     be read, goes where its patient is, so that it leaks nothing if it has come back."""
+    if not any(name in kept for name in ids):
+        raise UserError(
+            f"none of these images, such as '{ids[0]}', is listed there: they are other data, or "
+            "their files have other names."
+        )
     of_group = {group: kept[i] for i, group in zip(ids, groups, strict=True) if i in kept}
     named = [
         kept.get(i, of_group.get(group, "train")) for i, group in zip(ids, groups, strict=True)

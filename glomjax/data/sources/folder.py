@@ -3,12 +3,13 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from glomjax.data.sources import layout
 from glomjax.data.sources.manifest import MANIFEST_SUFFIXES, Patch, read_manifest
 from glomjax.errors import UserError, quoted
 
+_OTHER_SUFFIXES = (".gif", ".jp2", ".j2k", ".jpx", ".heic", ".heif", ".avif", ".ppm", ".pgm")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
 
 
@@ -50,15 +51,7 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
             )
         return read_manifest(source, source.parent)
 
-    images: list[str] = []
-    others: list[str] = []
-    away: list[str] = []  # in a cloud
-    for file in _files_below(source, set()):
-        name = file.relative_to(source).as_posix()
-        if layout.is_in_cloud(file.name):
-            away.append(name)
-        else:
-            (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(name)
+    images, others, away = _sorted_files(source)
     manifests = [n for n in others if n.lower() in [f"manifest{s}" for s in MANIFEST_SUFFIXES]]
     if len(manifests) > 1:
         raise UserError(f"'{source}' has {' and '.join(sorted(manifests))}: keep one of them.")
@@ -95,10 +88,7 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
 
     foreign = [name for name in others if name.count("/") >= depth and name not in listed]
     if foreign:
-        notes.append(
-            f"{len(foreign)} file(s) among the patches are no images and are left out, for "
-            f"example '{min(foreign)}'."
-        )
+        notes.append(_left_out(foreign))
     outside = [n for n in images if n.count("/") < depth and n not in listed and n not in masks]
     if outside:
         notes.append(
@@ -111,10 +101,7 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
             f"left out, for example '{min(masks)}'; a manifest.csv can list them."
         )
     if away:
-        notes.append(
-            f"{len(away)} image(s) are in a cloud and not on this disk, and are left out, for "
-            f"example '{min(away)}': download them first."
-        )
+        notes.append(_left_out_in_cloud(away))
     tables = [name for name in others if layout.is_table(name)]
     if not manifests and tables:
         notes.append(
@@ -138,10 +125,43 @@ def _of_folders(names: set[str], depth: int, split_folders: dict[str, str]) -> l
     return [dataclasses.replace(patch, further={}) for patch in patches]
 
 
-def list_images(folder: pathlib.Path) -> list[str]:
-    """The paths of all images below a folder, relative to it with `/`, sorted."""
-    names = [file.relative_to(folder).as_posix() for file in _files_below(folder, set())]
-    return sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+def list_images(folder: pathlib.Path) -> tuple[list[str], list[str]]:
+    """The paths of all images below a folder, relative to it with `/`, sorted; and notes on files
+    that are left out."""
+    images, others, away = _sorted_files(folder)
+    # Pictures in a format that is not read are images that cannot be read, and not left out.
+    images += [name for name in others if name.lower().endswith(_OTHER_SUFFIXES)]
+    others = [name for name in others if name not in images and not layout.is_table(name)]
+    notes = [_left_out(others)] if others else []
+    return sorted(images), [*notes, *([_left_out_in_cloud(away)] if away else [])]
+
+
+def _sorted_files(folder: pathlib.Path) -> tuple[list[str], list[str], list[str]]:
+    """The images below a folder, the other files, and the images that are in a cloud."""
+    images: list[str] = []
+    others: list[str] = []
+    away: list[str] = []
+    for file in _files_below(folder, set()):
+        name = file.relative_to(folder).as_posix()
+        if layout.is_in_cloud(file.name):
+            away.append(name)
+        else:
+            (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(name)
+    return images, others, away
+
+
+def _left_out(names: Sequence[str]) -> str:
+    return (
+        f"{len(names)} file(s) among the patches are no images and are left out, for example "
+        f"'{min(names)}'."
+    )
+
+
+def _left_out_in_cloud(names: Sequence[str]) -> str:
+    return (
+        f"{len(names)} image(s) are in a cloud and not on this disk, and are left out, for "
+        f"example '{min(names)}': download them first."
+    )
 
 
 def _files_below(folder: pathlib.Path, seen: set[str]) -> Iterator[pathlib.Path]:

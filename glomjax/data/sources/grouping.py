@@ -72,7 +72,12 @@ def grouping_columns(patches: Sequence[Patch], split_by: str, source: str) -> tu
 
 
 def check_names(
-    patches: Sequence[Patch], grouping: Sequence[str], where: str, *, exact: bool
+    patches: Sequence[Patch],
+    grouping: Sequence[str],
+    where: str,
+    *,
+    exact: bool,
+    keeping: str = "",
 ) -> list[str]:
     """Notes on names that are spelt alike; further columns are not refused for it.
 
@@ -83,7 +88,7 @@ def check_names(
     notes = []
     for column in dict.fromkeys([*NAMED, *grouping]):
         names = [value_of(patch, column) for patch in patches]
-        notes.append(check_spellings(names, column, where, exact=exact))
+        notes.append(check_spellings(names, column, where, exact=exact, keeping=keeping))
     for column in patches[0].further:
         values = {value_of(patch, column) for patch in patches}
         if column in grouping or len(values) > _MOST_VALUES:

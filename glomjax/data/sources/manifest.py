@@ -80,7 +80,10 @@ def read_manifest(
     missing = [row["path"] for _, row in rows if not os.path.isfile(root / row["path"])]
     spelt = _as_on_disk(missing, root)
     if labelled and (absent := [path for path in missing if path not in spelt]):
-        raise UserError(f"{manifest} lists files that do not exist: {quoted(absent)}.")
+        raise UserError(
+            f"{manifest} lists files that do not exist: {quoted(absent)}; restore them, or remove "
+            "their rows."
+        )
     rows = [(line, {**row, "path": spelt.get(row["path"], row["path"])}) for line, row in rows]
     repeats = [name for name, n in collections.Counter(r["path"] for _, r in rows).items() if n > 1]
     if repeats:
