@@ -136,6 +136,17 @@ def restore(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     return _restore(found)
 
 
+def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
+    """The metadata of the checkpoint in `folder`, without its arrays; errors as of `restore`."""
+    found = _newest(folder)
+    if found is None:
+        raise UserError(f"'{folder}' holds no checkpoint")
+    file = found / "metadata.json"
+    if not file.is_file() or _manifest(found).get(file.name) != _digest(file):
+        raise _damaged(found, file.name)
+    return json.loads(file.read_text())
+
+
 def params_of(arrays: Arrays) -> dict[str, Any]:
     """{path: parameter} of what a checkpoint of a run holds."""
     return {

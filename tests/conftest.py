@@ -9,9 +9,11 @@ import hypothesis
 import jax
 import pytest
 from flax import nnx
+from small_runs import config_for, write_patches
 
 from glomjax.files import cache_dir
 from glomjax.models import create_model, googlenet
+from glomjax.training import train_and_evaluate
 
 # How long an example takes says nothing on a shared machine.
 hypothesis.settings.register_profile("glomjax", deadline=None)
@@ -37,6 +39,16 @@ def real_data() -> pathlib.Path:
     if not folder:
         pytest.skip("GLOMJAX_REAL_DATA is not set")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """(a folder of patches, a run of two epochs on it, which its limit has ended); not to be
+    changed."""
+    folder = tmp_path_factory.mktemp("small")
+    patches = write_patches(folder / "patches")
+    train_and_evaluate(config_for(patches), folder / "run", progress=False)
+    return patches, folder / "run"
 
 
 # (create_model's arguments, image size): the smallest that keep every kind of layer, dropout on.

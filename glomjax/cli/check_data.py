@@ -16,7 +16,7 @@ def add_arguments(parser: Parser) -> None:
     parser.description = f"{HELP[0].upper()}{HELP[1:]}."
     parser.epilog = (
         "The exit code is 0 where training with this configuration accepts the source and 2 where\n"
-        "it refuses it.\n\n"
+        "it refuses it, but for what concerns initial weights.\n\n"
         "examples:\n"
         "  %(prog)s patches --out check --augment histology\n"
         "  %(prog)s patches --config alexnet_mini --config.data.split_by=site"

@@ -5,10 +5,13 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from glomjax.cli.configuration import ALIASES, split_overrides
 from glomjax.errors import UserError, nearest_key
+
+if TYPE_CHECKING:
+    from glomjax.inference.classifier import Classifier
 
 WIDTH = min(max(shutil.get_terminal_size().columns, 80), 100)  # of a help, in characters
 
@@ -70,13 +73,67 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, width=WIDTH)
 
 
+def add_networks(parser: Parser) -> None:
+    """The arguments by which a verb names trained networks and how they predict."""
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        type=os.path.expanduser,
+        metavar="SOURCE",
+        help="run folder, checkpoint or a file that convert wrote; of several, whose classes are "
+        "the same, the mean of the probabilities",
+    )
+    parser.add_argument(
+        "--symmetries",
+        action="store_true",
+        help="the mean over the flips and quarter turns of each image; by default as in the run's "
+        "own test",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="images in a batch; by default as in the run, by which its own numbers come out "
+        "bit for bit; fewer where memory has no room for them",
+    )
+    parser.add_argument(
+        "--mpp",
+        type=float,
+        metavar="NUMBER",
+        help="microns per pixel of the images, where a manifest does not tell them",
+    )
+
+
+def load_networks(arguments: argparse.Namespace) -> "Classifier":
+    """The networks that the arguments of `add_networks` name.
+
+    Raises:
+      UserError: as of `load_classifier`.
+    """
+    from glomjax import load_classifier
+    from glomjax.inference.classifier import MOST_IN_BATCH
+
+    if arguments.batch is not None and not 1 <= arguments.batch <= MOST_IN_BATCH:
+        raise UserError(
+            f"--batch is {arguments.batch}; it is a number of images, 1 to {MOST_IN_BATCH}"
+        )
+    return load_classifier(
+        arguments.sources,
+        device_batch=arguments.batch,
+        symmetries=True if arguments.symmetries else None,
+    )
+
+
 def print_error(error: UserError) -> None:
     """One line on standard error, whatever the names in it hold."""
     print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def print_text(text: str) -> None:
-    """Prints; whoever closes the pipe has read enough.
+def print_text(text: str) -> bool:
+    """Prints; whoever closes the pipe has read enough, and then there is nobody to print more for.
+
+    Returns:
+      Whether it was read.
 
     Raises:
       UserError: standard output cannot be written.
@@ -88,3 +145,5 @@ def print_text(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             raise UserError(f"standard output cannot be written ({error.strerror})") from error
+        return False
+    return True

@@ -121,6 +121,9 @@ def _facts_of_classifier(spec: "NetworkSpec") -> list[tuple[str, str]]:
         ("computes", f"{spec.precision}, {spec.device_batch} images in a batch"),
         ("symmetries", "mean over them" if spec.symmetries else "the images as they are"),
     ]
+    if rule := spec.appearance:
+        alarms = f"{rule.false_alarms:.1%} of training images, {rule.groups} {rule.kind}s held out"
+        facts.append(("flags", f"images of other colours, and by mistake {alarms}"))
     if record := spec.trained_on:
         for name, split in (("trained on", record.train), ("validated on", record.validation)):
             groups = {"patients": split.patients, "slides": split.slides}

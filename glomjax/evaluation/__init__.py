@@ -8,7 +8,7 @@ from glomjax.evaluation.metrics import (
     probabilities,
 )
 from glomjax.evaluation.plots import plot_history
-from glomjax.evaluation.report import write_report
+from glomjax.evaluation.report import write_predictions, write_report
 
 __all__ = [
     "Interval",
@@ -19,5 +19,6 @@ __all__ = [
     "plot_history",
     "prior_entropy",
     "probabilities",
+    "write_predictions",
     "write_report",
 ]

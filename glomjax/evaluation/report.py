@@ -1,7 +1,7 @@
 """The test report of a run: its metrics and every prediction, as files that others can read."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,52 @@ def write_report(
 ) -> None:
     """Writes `test_metrics.json` and `predictions.csv` into `folder`, which is made if needed.
 
-    The JSON has sorted keys, and null where a number is undefined. The CSV (UTF-8) has one row per
-    example, in the order given: `id`, `patient` (empty if unknown), the further columns of the
-    data, `label`, `prediction` (class names), `probability_<class>` for every class and, since
-    probabilities saturate, `logit` (of the positive class) or `logit_<class>`. Numbers have all
-    their digits: loss and AUROC computed from the logits are those of the JSON. Texts are written
-    as `csv_text` writes them.
+    The JSON has sorted keys, and null where a number is undefined; the CSV is that of
+    `write_predictions`, and loss and AUROC computed from its logits are those of the JSON.
 
     Args:
       folder: where the two files go; existing ones are replaced, each in one step.
       metrics: as `classification_metrics` gives them; further entries are welcome.
+      ids, labels, logits, classes, patients, columns: as in `write_predictions`.
+
+    Raises:
+      UserError: as of `write_predictions`.
+    """
+    write_predictions(
+        Path(folder) / "predictions.csv",
+        ids=ids,
+        labels=labels,
+        logits=logits,
+        classes=classes,
+        patients=patients,
+        columns=columns,
+    )
+    text = json.dumps(
+        jsonable(metrics), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
+    )
+    # The metrics come last: where they are, everything is.
+    write_file(Path(folder) / "test_metrics.json", (text + "\n").encode())
+
+
+def write_predictions(
+    file: str | Path,
+    *,
+    ids: Sequence[str],
+    labels: ArrayLike,
+    logits: ArrayLike,
+    classes: Sequence[str],
+    patients: Sequence[str] | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+) -> None:
+    """Writes a CSV table (UTF-8) with a row for each example, in the order given.
+
+    Its columns are `id`, `patient` (empty if unknown), the further ones of the data, `label`,
+    `prediction` (class names), `probability_<class>` for every class and, since probabilities
+    saturate, `logit` (of the positive class) or `logit_<class>`. Numbers have all their digits.
+    Texts are written as `csv_text` writes them.
+
+    Args:
+      file: an existing one is replaced in one step.
       ids: one name per example [N].
       labels: int [N], indices into `classes`.
       logits: float [N, K], as for `probabilities`.
@@ -45,7 +81,7 @@ def write_report(
         slides; one that is called as a column of the table itself becomes `data_<name>`.
 
     Raises:
-      UserError: the arguments differ in length, a logit is not finite, or the folder cannot be
+      UserError: the arguments differ in length, a logit is not finite, or the file cannot be
         written.
     """
     predicted = probabilities(logits)  # [N, C]
@@ -65,24 +101,43 @@ def write_report(
 
     truth = checked_labels(labels, predicted, classes).tolist()
     raw = np.asarray(logits, dtype=np.float64)  # [N, K]
-    scores = [f"probability_{name}" for name in classes]
-    scores += ["logit"] if raw.shape[1] == 1 else [f"logit_{name}" for name in classes]
-    taken = {"id", "patient", "label", "prediction", *scores}
-    headings = []
-    for name in further:
-        while name in taken:
-            name = f"data_{name}"
-        taken.add(name)
-        headings.append(name)
+    scores = score_columns(classes, raw.shape[1])
+    headings = free_names(further, ["id", "patient", "label", "prediction", *scores])
     rows: list[list[Any]] = [["id", "patient", *headings, "label", "prediction", *scores]]
     for i, (chances, values) in enumerate(zip(predicted.tolist(), raw.tolist(), strict=True)):
         known = [ids[i], names[i], *(cells[i] for cells in further.values())]
         chosen = [classes[truth[i]], classes[int(predicted[i].argmax())]]
         rows.append([*known, *chosen, *map(repr, (*chances, *values))])
 
-    text = json.dumps(
-        jsonable(metrics), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
+    write_file(file, csv_text(rows).encode())
+
+
+def score_columns(classes: Sequence[str], logits: int) -> list[str]:
+    """The names of the columns for probabilities and logits, so many of these for an image."""
+    names = [f"probability_{name}" for name in classes]
+    return names + (["logit"] if logits == 1 else [f"logit_{name}" for name in classes])
+
+
+def free_names(columns: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """Names for columns of the data beside those that the table has itself: one that is taken
+    becomes `data_<name>`."""
+    used = set(taken)
+    names = []
+    for name in columns:
+        while name in used:
+            name = f"data_{name}"
+        used.add(name)
+        names.append(name)
+    return names
+
+
+def summary_line(metrics: Mapping[str, Any], name: str) -> str:
+    """The main numbers of a test on one line."""
+    interval = metrics["auroc_interval"]
+    spread = f"95% {interval['low']:.3f} to {interval['high']:.3f}, {interval['method']}"
+    if interval["method"] == "none":
+        spread = f"no interval: {interval['note']}"
+    return (
+        f"{name}: loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.3f}  AUROC "
+        f"{metrics['auroc']:.3f} ({spread})  n {metrics['n']}"
     )
-    write_file(Path(folder) / "predictions.csv", csv_text(rows).encode())
-    # The metrics come last: where they are, everything is.
-    write_file(Path(folder) / "test_metrics.json", (text + "\n").encode())

@@ -3,8 +3,10 @@
 import collections
 import contextlib
 import dataclasses
+import logging
 import numbers
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,13 +15,24 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from glomjax.data.threads import THREADS
 from glomjax.errors import UserError
 from glomjax.evaluation.metrics import probabilities
 from glomjax.files import cache_dir
-from glomjax.inference.images import iterate_images, prepare_images
+from glomjax.inference.images import (
+    PreparedImage,
+    checked_mpp,
+    iterate_images,
+    prepare_images,
+)
 from glomjax.inference.network import Network, Source, load_network
 from glomjax.inference.prediction import predict_batches
+from glomjax.inference.resemblance import summary
+from glomjax.memory import free_bytes
 from glomjax.models import num_logits
+
+MOST_IN_BATCH = 2**16  # images; as in training
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +47,8 @@ class Predictions:
       labels: the name of the most probable class of each image, "" where it could not be read.
       classes: names of the C classes.
       problems: {id: why} of the images that could not be read.
+      unlike: {id: in what} of the images that do not resemble those of the training, of which the
+        answers mean little: `blank`, `another spacing`, `another size` or `other colours`.
     """
 
     ids: tuple[str, ...]
@@ -42,6 +57,7 @@ class Predictions:
     labels: tuple[str, ...]
     classes: tuple[str, ...]
     problems: dict[str, str]
+    unlike: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,7 +76,8 @@ def load_classifier(
         `convert_weights` wrote; or several of these, an ensemble that gives the mean of the
         probabilities.
       device_batch: images in a batch; by default as many as in the run, which gives the run's own
-        logits bit for bit on the same machine. Others round otherwise, by some 1e-6.
+        logits bit for bit on the same machine. Others round otherwise, by some 1e-6. Where there
+        is no memory for so many, there are fewer, and the log says so.
       symmetries: whether an image's logits are the mean over its flips and quarter turns; by
         default as in the run's test.
 
@@ -78,8 +95,10 @@ def load_classifier(
         raise UserError("no trained network is named; give a run's folder or a weight file")
     if device_batch is not None:
         whole = isinstance(device_batch, numbers.Integral) and not isinstance(device_batch, bool)
-        if not whole or device_batch < 1:
-            raise UserError(f"device_batch is {device_batch!r}; it is a whole number of at least 1")
+        if not whole or not 1 <= device_batch <= MOST_IN_BATCH:
+            raise UserError(
+                f"device_batch is {device_batch!r}; it is a whole number from 1 to {MOST_IN_BATCH}"
+            )
         device_batch = int(device_batch)
     if symmetries not in (None, True, False):
         raise UserError(f"symmetries is {symmetries!r}; it is True or False, or not given")
@@ -88,7 +107,13 @@ def load_classifier(
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("jit")))
     networks = [load_network(member, device_batch, symmetries) for member in sources]
     first = networks[0].spec
-    for member, network in zip(sources[1:], networks[1:], strict=True):
+    for n, (member, network) in enumerate(zip(sources, networks, strict=True)):
+        for other, before in zip(sources[:n], networks[:n], strict=True):
+            if before.checksum == network.checksum:
+                raise UserError(
+                    f"{other} and {member} hold the same weights, which an ensemble would count "
+                    "twice; name them once"
+                )
         for what in ("classes", "image_size"):
             ours, theirs = getattr(first, what), getattr(network.spec, what)
             if ours != theirs:
@@ -106,6 +131,7 @@ class Classifier:
       specs: what each network carries.
       spec: what the first one carries, and so the only one, if it is no ensemble.
       classes: names of the classes; of two the second is the positive one.
+      checksums: of the weights of each network, SHA-256, hexadecimal.
     """
 
     def __init__(self, networks: Sequence[Network]):
@@ -113,6 +139,8 @@ class Classifier:
         self.specs = tuple(network.spec for network in networks)
         self.spec = self.specs[0]
         self.classes = self.spec.classes
+        self.checksums = tuple(network.checksum for network in networks)
+        self._batch: dict[tuple[str, int], int] = {}
 
     def __repr__(self) -> str:
         names = ", ".join(spec.architecture for spec in self.specs)
@@ -131,15 +159,21 @@ class Classifier:
             networks whose images were resampled.
           progress: show rate and time left on standard error.
 
+        Warns of images that do not resemble those of the training, which are in `unlike`.
+
         Raises:
-          UserError: there are no such images, or images of another form. A file that cannot be
-            read is in `problems`.
+          UserError: there are no such images, or images of another form, or no memory for one. A
+            file that cannot be read is in `problems`.
         """
         parts = list(self.iterate(images, mpp=mpp, progress=progress))
+        unlike = {name: why for part in parts for name, why in part.unlike.items()}
+        if unlike:
+            total = sum(len(part) - len(part.problems) for part in parts)
+            warnings.warn(summary(collections.Counter(unlike.values()), total), stacklevel=2)
         return Predictions(
             ids=tuple(name for part in parts for name in part.ids),
             logits=np.concatenate(
-                [np.zeros((0, self._outputs), np.float32), *(part.logits for part in parts)]
+                [np.zeros((0, self.outputs), np.float32), *(part.logits for part in parts)]
             ),
             probabilities=np.concatenate(
                 [np.zeros((0, len(self.classes))), *(p.probabilities for p in parts)]
@@ -147,6 +181,7 @@ class Classifier:
             labels=tuple(label for part in parts for label in part.labels),
             classes=self.classes,
             problems={name: why for part in parts for name, why in part.problems.items()},
+            unlike=unlike,
         )
 
     def iterate(
@@ -154,19 +189,22 @@ class Classifier:
     ) -> Iterator[Predictions]:
         """The same, a batch at a time as it is finished, in constant memory however many images
         there are."""
-        for ids, outputs, problems in self._batches(images, "network", mpp, progress):
-            readable = np.array([name not in problems for name in ids])
-            logits = np.full((len(ids), self._outputs), np.nan, np.float32)
+        for rows, outputs in self._batches(images, "network", mpp, progress):
+            ids = tuple(row.id for row in rows)
+            readable = np.array([not row.problem for row in rows])
+            logits = np.full((len(ids), self.outputs), np.nan, np.float32)
             chances = np.full((len(ids), len(self.classes)), np.nan)
             if readable.any():
-                rows = [part[readable] for part in outputs]
-                chances[readable] = np.mean([probabilities(part) for part in rows], axis=0)
-                logits[readable] = rows[0] if len(rows) == 1 else _joint_logits(rows)
+                members = [part[readable] for part in outputs]
+                chances[readable] = np.mean([probabilities(part) for part in members], axis=0)
+                logits[readable] = members[0] if len(members) == 1 else _joint_logits(members)
             labels = tuple(
                 self.classes[int(row.argmax())] if known else ""
                 for row, known in zip(chances, readable, strict=True)
             )
-            yield Predictions(ids, logits, chances, labels, self.classes, problems)
+            problems = {row.id: row.problem for row in rows if row.problem}
+            unlike = {row.id: row.unlike for row in rows if row.unlike}
+            yield Predictions(ids, logits, chances, labels, self.classes, problems, unlike)
 
     def features(
         self, images: Any, *, mpp: float | None = None, progress: bool = False
@@ -177,15 +215,15 @@ class Classifier:
           UserError: as `predict`; and for the first image that cannot be read, since a row without
             numbers would go unseen into whatever is fitted on them.
         """
-        rows = []
-        for _, outputs, problems in self._batches(images, "embed", mpp, progress):
-            if problems:
-                raise UserError(next(iter(problems.values())))
-            rows.append(np.concatenate(outputs, axis=1))
-        return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
+        features = []
+        for rows, outputs in self._batches(images, "embed", mpp, progress):
+            if problems := [row.problem for row in rows if row.problem]:
+                raise UserError(problems[0])
+            features.append(np.concatenate(outputs, axis=1))
+        return np.concatenate(features) if features else np.zeros((0, 0), np.float32)
 
     @property
-    def _outputs(self) -> int:
+    def outputs(self) -> int:
         """Logits of an image."""
         if len(self._networks) == 1:
             return self.spec.outputs
@@ -193,36 +231,79 @@ class Classifier:
 
     def _batches(
         self, images: Any, part: str, mpp: float | None, progress: bool
-    ) -> Iterator[tuple[tuple[str, ...], list[np.ndarray], dict[str, str]]]:
-        """(ids, of each network float32 [n, ...], problems) of one batch after another."""
-        named, count = iterate_images(images)
-        batch = self.spec.device_batch
-        info: collections.deque[tuple[tuple[str, ...], dict[str, str]]] = collections.deque()
+    ) -> Iterator[tuple[list[PreparedImage], list[np.ndarray]]]:
+        """(n images, of each network float32 [n, ...]) of one batch after another."""
+        checked_mpp(mpp)
+        stream = iterate_images(images)
+        for note in stream.notes:
+            _LOG.warning(note)
+        if mpp is not None and not any(spec.preprocessing.mpp for spec in self.specs):
+            _LOG.warning(
+                "the spacing of the training images is not known, so that of the images, %g, "
+                "changes nothing",
+                mpp,
+            )
+        batch = self._fitting_batch(part) if stream.count != 0 else 1
+        # So many wait in memory that a batch is ready when the one before it is done.
+        prepared = prepare_images(stream.images, self.specs, mpp, ahead=batch + 2 * THREADS)
+        running: collections.deque[list[PreparedImage]] = collections.deque()
 
         def pixels() -> Iterator[tuple[tuple[np.ndarray, ...], int]]:
-            for rows in _grouped(prepare_images(named, self.specs, mpp), batch):
+            for rows in _grouped(prepared, batch):
                 stacks = tuple(
                     np.zeros((batch, *self.spec.image_size, 3), np.uint8) for _ in self._networks
                 )
-                problems = {}
-                for i, (name, prepared) in enumerate(rows):
-                    if isinstance(prepared, UserError):
-                        problems[name] = str(prepared)
-                        continue
-                    for stack, image in zip(stacks, prepared, strict=True):
-                        stack[i] = image
-                info.append((tuple(name for name, _ in rows), problems))
+                for i, row in enumerate(rows):
+                    if not row.problem:
+                        for stack, image in zip(stacks, row.pixels, strict=True):
+                            stack[i] = image
+                running.append([dataclasses.replace(row, pixels=()) for row in rows])
                 yield stacks, len(rows)
 
         def step(stacks: tuple[np.ndarray, ...]) -> Any:
             pairs = zip(self._networks, stacks, strict=True)
             return [network.run(stack, part) for network, stack in pairs]
 
-        with _bar(count, shown=progress) as advance:
+        with _bar(stream.count, shown=progress) as advance:
             for outputs in predict_batches(step, pixels()):
-                ids, problems = info.popleft()
-                advance(len(ids))
-                yield ids, outputs, problems
+                rows = running.popleft()
+                advance(len(rows))
+                yield rows, outputs
+
+    def _fitting_batch(self, part: str) -> int:
+        """The images in a batch: as many as the network asks for, or, where memory has no room for
+        these, the half, the quarter, ... of them.
+
+        Raises:
+          UserError: there is no room for one image.
+        """
+        asked = batch = self.spec.device_batch
+        if (part, asked) in self._batch:
+            return self._batch[part, asked]
+        while True:
+            free = free_bytes()
+            try:
+                needed = sum(network.prepare(batch, part) for network in self._networks)
+            except MemoryError:
+                needed = None
+            if needed is not None and (free is None or needed <= free):
+                break
+            if batch == 1:
+                room = "" if free is None else f" ({free / 2**20:.0f} MiB are free)"
+                raise UserError(
+                    f"there is no memory to predict one image of {self.spec.image_size[0]} x "
+                    f"{self.spec.image_size[1]}{room}; end other programs, or take another machine"
+                )
+            batch //= 2
+        if batch < asked:
+            _LOG.warning(
+                "a batch of %d images does not fit into memory; batches of %d are predicted, which "
+                "rounds otherwise, by some 1e-6",
+                asked,
+                batch,
+            )
+        self._batch[part, asked] = batch
+        return batch
 
 
 def _path(source: Source) -> Source:

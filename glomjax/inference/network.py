@@ -17,6 +17,7 @@ from glomjax.models import params_of
 from glomjax.ops import native
 from glomjax.ops.compilation import compile_now
 from glomjax.pretrained.spec import NetworkSpec
+from glomjax.pretrained.weight_file import tensor_digest
 
 Source = str | os.PathLike[str]
 _LOG = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ def load_network(
             f"{source} was written by an earlier glomjax, and what took effect in its run is not "
             "beside it; leave it in the folder of its run, and name that"
         )
+    if info.unfinished:
+        _LOG.warning("%s predict", info.unfinished)
     changes: dict[str, Any] = {}
     if device_batch is not None:
         changes["device_batch"] = device_batch
@@ -54,7 +57,9 @@ def load_network(
     chosen, _ = pretrained.select_weights(model, source, params, info)
     order = params_of(model)
     return Network(
-        dataclasses.replace(spec, **changes), {path: chosen[path] for path in order}, model
+        dataclasses.replace(spec, **changes),
+        {path: chosen[path] for path in order},
+        model,
     )
 
 
@@ -62,21 +67,47 @@ class Network:
     """One network: its spec, its parameters on the device, its compiled programs.
 
     Threads may share it.
+
+    Attributes:
+      checksum: SHA-256 of the parameters, hexadecimal: the same for a run and a file written from
+        it.
     """
 
     def __init__(self, spec: NetworkSpec, params: dict[str, Any], model: nnx.Module):
         self.spec = spec
+        self.checksum = tensor_digest(params).hexdigest()
         self.params = jax.device_put(params)
         self._graphdef = nnx.graphdef(model)
-        self._programs: dict[str, Any] = {}
+        self._programs: dict[tuple[str, int], Any] = {}
         self._lock = threading.Lock()
 
     def run(self, images: np.ndarray, part: str) -> jax.Array:
-        """uint8 [B, H, W, 3] -> float32 [B, ...]; every call of a part has the same B."""
+        """uint8 [B, H, W, 3] -> float32 [B, ...], by the program that `prepare` has made for B."""
+        return self._programs[part, len(images)](self.params, images)
+
+    def prepare(self, batch: int, part: str) -> int:
+        """Compiles the program for so many images; the bytes that it takes beside the parameters.
+
+        Raises:
+          MemoryError: the device has no room for it.
+        """
         with self._lock:
-            if part not in self._programs:
-                self._programs[part] = self._compile(images, part)
-        return self._programs[part](self.params, images)
+            images = np.zeros((batch, *self.spec.image_size, 3), np.uint8)
+            program = self._programs.get((part, batch))
+            if program is None:
+                program = self._compile(images, part)
+                try:
+                    if jax.default_backend() != "cpu":  # where memory is asked for in a run alone
+                        jax.block_until_ready(program(self.params, images))
+                except jax.errors.JaxRuntimeError as error:
+                    if "RESOURCE_EXHAUSTED" in str(error):
+                        raise MemoryError from error
+                    raise
+                self._programs[part, batch] = program
+            analysis = program.memory_analysis()
+            if analysis is None:  # of a backend that does not tell
+                return images.nbytes
+            return analysis.temp_size_in_bytes + analysis.output_size_in_bytes + images.nbytes
 
     def _compile(self, images: np.ndarray, part: str) -> Any:
         step = make_predict_step(

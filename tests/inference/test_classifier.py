@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from small_runs import blots
 
 import glomjax
 from glomjax import load_classifier
 from glomjax.errors import UserError
 from glomjax.inference.images import iterate_images
+from glomjax.inference.network import Network
 from glomjax.models import create_model
 from glomjax.ops import native
+from glomjax.ops.compilation import compile_now
 from glomjax.pretrained import read_weights, write_weights
 
 OLD = pathlib.Path(__file__).parents[1] / "data" / "old_run" / "finished"
@@ -159,13 +162,12 @@ def test_one_program_whatever_the_number_of_images(images, monkeypatch):
     compiled = []
     monkeypatch.setattr(
         "glomjax.inference.network.compile_now",
-        lambda step, *arguments: compiled.append(step) or step,
+        lambda *arguments: compiled.append(compile_now(*arguments)) or compiled[-1],
     )
     fresh = load_classifier(OLD)
     for count in (1, 7, 8, 9, 13):
         fresh.predict(images[:count])
     assert len(compiled) == 1
-    assert compiled[0]._cache_size() == 1
 
 
 def test_memory_does_not_grow_with_the_number_of_images(classifier, images):
@@ -293,7 +295,8 @@ def test_an_ensemble_gives_the_mean_of_the_probabilities(images, tmp_path):
     # Where every probability rounds to 0 or 1 the log-odds still rank.
     scaled = {path: value * np.float32(1e4) for path, value in params.items() if "head" in path}
     for n in (1, 2):
-        write_weights(tmp_path / f"{n}.safetensors", params | scaled, info.spec)
+        more = {path: value * np.float32(n) for path, value in scaled.items()}
+        write_weights(tmp_path / f"{n}.safetensors", params | more, info.spec)
     sure = load_classifier([tmp_path / f"{n}.safetensors" for n in (1, 2)]).predict(images)
     assert np.abs(sure.logits).min() > 100
     assert np.isfinite(sure.logits).all()
@@ -359,4 +362,56 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_images_have_a_count_where_it_is_known(images, folder):
     for source, count in ((images, 13), (list(images), 13), (folder, 13), (iter(images), None)):
-        assert iterate_images(source)[1] == count
+        assert iterate_images(source).count == count
+
+
+def test_a_batch_that_memory_has_no_room_for_is_made_smaller_and_it_is_said(
+    images, expected, monkeypatch, caplog
+):
+    shared = load_classifier(OLD)
+    (network,) = shared._networks
+    needed = [network.prepare(batch, "network") for batch in (4, 8)]
+    assert needed[0] < needed[1]
+    monkeypatch.setattr("glomjax.inference.classifier.free_bytes", lambda: needed[0])
+    found = shared.predict(images)
+    np.testing.assert_allclose(found.logits, expected, atol=1e-5)
+    assert "a batch of 8 images does not fit into memory; batches of 4 are predicted" in caplog.text
+    shared.predict(images)
+    assert caplog.text.count("does not fit") == 1
+    monkeypatch.setattr("glomjax.inference.classifier.free_bytes", lambda: 0)
+    with pytest.raises(UserError, match=r"no memory to predict one image of 32 x 32 \(0 MiB are"):
+        load_classifier(OLD).predict(images)
+
+
+def test_a_device_that_is_full_gives_smaller_batches(images, expected, monkeypatch, caplog):
+    """As GPUs do, which say so when a program runs."""
+    prepare = Network.prepare
+
+    def full(self, batch, part):
+        if batch > 2:
+            raise MemoryError
+        return prepare(self, batch, part)
+
+    monkeypatch.setattr(Network, "prepare", full)
+    found = load_classifier(OLD).predict(images)
+    np.testing.assert_allclose(found.logits, expected, atol=1e-5)
+    assert "batches of 2 are predicted" in caplog.text
+
+
+def test_images_that_do_not_resemble_the_training_are_warned_of(small_run):
+    found = load_classifier(small_run[1])
+    blank = np.full((40, 40, 3), 240, np.uint8)
+    with pytest.warns(UserWarning, match="1 of 3 images do not resemble .*: 1 blank; how good"):
+        predictions = found.predict([np.asarray(blots(n)) for n in (900, 901)] + [blank])
+    assert predictions.unlike == {"2": ("blank",)}
+    parts = list(found.iterate([blank] * 9))  # which leaves it to the caller
+    assert [len(part.unlike) for part in parts] == [8, 1]
+
+
+def test_the_embedded_data_are_images_too(small_run):
+    stream = iterate_images("synthetic")
+    assert stream.count == 900
+    assert set(stream.columns) == {"label", "split", "patient"}
+    (first, *_) = stream.images
+    assert first.columns["label"] in ("other", "glomerulus")
+    assert first.open(load_classifier(small_run[1]).spec.preprocessing).size == (280, 280)

@@ -6,7 +6,6 @@ import io
 import numpy as np
 from PIL import Image
 
-from glomjax.errors import UserError
 from glomjax.inference.images import iterate_images, prepare_images
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.pretrained.spec import NetworkSpec
@@ -20,8 +19,11 @@ def spec(**rules) -> NetworkSpec:
 
 
 def prepared(images, *specs):
-    named, _ = iterate_images(images)
-    return [seen for _, seen in prepare_images(named, specs, None)]
+    stream = iterate_images(images)
+    return [
+        image.pixels or image.problem
+        for image in prepare_images(stream.images, specs, None, ahead=4)
+    ]
 
 
 def test_networks_of_an_ensemble_each_get_their_own_bits_and_rules(tmp_path):
@@ -33,8 +35,7 @@ def test_networks_of_an_ensemble_each_get_their_own_bits_and_rules(tmp_path):
         assert sixteen[..., 0].tolist() == first[..., 0].tolist() == [[0, 4], [8, 16]]
         np.testing.assert_array_equal(again, twelve)
         (refused,) = prepared(given, spec(bits=12), spec())
-        assert isinstance(refused, UserError)
-        assert "as of a camera with 12 bits" in str(refused)
+        assert "as of a camera with 12 bits" in refused
 
 
 def test_an_opened_file_of_several_pages_is_refused_and_a_page_of_it_is_not():
@@ -44,6 +45,5 @@ def test_an_opened_file_of_several_pages_is_refused_and_a_page_of_it_is_not():
     with Image.open(stream) as image:
         image.seek(1)
         refused, page = prepared([image, image.copy()], spec())
-    assert isinstance(refused, UserError)
-    assert "Image '0' has 2 pages: give the one that is meant" in str(refused)
+    assert "Image '0' has 2 pages: give the one that is meant" in refused
     assert (page[0] == (0, 0, 255)).all()

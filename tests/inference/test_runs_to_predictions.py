@@ -63,7 +63,7 @@ def write_patches(folder: pathlib.Path, classes: tuple[str, ...], per_split: int
     for n, split in enumerate(np.repeat(SPLITS, per_split)):
         label, fine = n % len(classes), n % 2
         image = np.array([228.0, 178, 205]) + rng.normal(0, 6, (72, 84, 3))
-        for _ in range(2 + 9 * label):
+        for _ in range(12 + 12 * label):
             y, x = rng.integers(4, 60), rng.integers(4, 72)
             image[y : y + 9, x : x + 9] = np.array([120.0, 70, 150]) + rng.normal(0, 9, (9, 9, 3))
         picture = Image.fromarray(image.clip(0, 255).astype(np.uint8))
@@ -210,6 +210,25 @@ def test_a_converted_file_says_the_same_as_the_run(runs):
         assert read_weights(runs / f"{number}.safetensors")[1].spec == from_run
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_every_network_may_start_from_its_own_run_or_its_file(runs, tmp_path, number):
+    """By the source's own pixels; its test patients are those of the new run, which it has not
+    seen."""
+    own = read_weights(runs / str(number))[1].spec
+    source = runs / (f"{number}.safetensors" if number == 2 else str(number))
+    changes = list(RUNS.values())[number] | {"preprocessing": "auto", "freeze.regime": "full"}
+    changes |= {"pretrained.source": str(source)}
+    metrics = train_and_evaluate(config_of(runs / f"patches {number}", changes), tmp_path / "run")
+    spec = read_weights(tmp_path / "run")[1].spec
+    assert (spec.preprocessing.mean, spec.preprocessing.std) == (
+        own.preprocessing.mean,
+        own.preprocessing.std,
+    )
+    assert spec.trained_on.ancestors == (own.trained_on,)
+    assert any("have seen part of the validation split" in note for note in metrics["notes"])
+    assert not any("part of the test split" in note for note in metrics["notes"])
+
+
 def test_a_network_whose_images_were_resampled_asks_for_their_spacing(runs):
     classifier = load_classifier(runs / "0")
     image = np.asarray(Image.open(runs / "patches 0" / "18.png"))
@@ -228,8 +247,12 @@ def test_images_at_another_spacing_than_in_training_are_warned_of(runs, tmp_path
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         classifier.predict(runs / "patches 1" / "test.csv")
-    with pytest.warns(UserWarning, match=r"5 times an image was seen at another spacing"):
-        classifier.predict(runs / "patches 1" / "finer.csv")
+    with pytest.warns(UserWarning, match=r"5 of 9 images do not .*: 5 another spacing \(0.394 in"):
+        found = classifier.predict(runs / "patches 1" / "finer.csv")
+    assert len(found.unlike) == 5
+    assert set(found.unlike.values()) == {
+        ("another spacing (0.394 in place of 0.656 microns per pixel)",)
+    }
 
 
 def test_members_of_an_ensemble_must_have_the_same_classes_and_size(runs):

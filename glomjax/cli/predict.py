@@ -1,0 +1,202 @@
+"""`glomjax predict`: what trained networks say of images, as a table."""
+
+import argparse
+import collections
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from glomjax.cli.command import Parser, add_networks, load_networks, print_text
+from glomjax.errors import UserError
+
+if TYPE_CHECKING:
+    from glomjax.inference.classifier import Classifier
+    from glomjax.inference.images import ImageStream, NamedImage
+    from glomjax.inference.prediction_table import PredictionTable, Row
+
+HELP = "write what trained networks say of images as a table"
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.usage = "%(prog)s SOURCE [SOURCE ...] --data WHAT [--out FILE.csv] [options]"
+    parser.description = (
+        "Writes a row for each image: its prediction, probabilities and logits, in what it does\n"
+        "not resemble the training images, and why it cannot be read, where it cannot."
+    )
+    parser.epilog = (
+        "The exit code is 0 where all images were read, and 1 where some could not be. What was\n"
+        "stopped goes on with the same command.\n\n"
+        "example:\n  %(prog)s runs/davit --data new_patches --out predictions.csv"
+    )
+    add_networks(parser)
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=os.path.expanduser,
+        metavar="WHAT",
+        help="image, folder, manifest, tfds:NAME or synthetic; labels are not needed",
+    )
+    parser.add_argument(
+        "--out",
+        default="",
+        type=os.path.expanduser,
+        metavar="FILE.csv",
+        help="a new file; by default the table is printed",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from glomjax.inference.images import checked_mpp, iterate_images
+
+    stream = iterate_images(arguments.data)  # a wrong path is said before a network is loaded
+    if arguments.out and not arguments.out.lower().endswith(".csv"):
+        raise UserError(f"--out {arguments.out} must end in .csv")
+    checked_mpp(arguments.mpp)
+    classifier = load_networks(arguments)
+    work = _Work(classifier, stream, arguments)
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        return work.run()
+    except _NobodyReads:
+        return 0
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        print(f"stopped after {work.stopped()}", file=sys.stderr, flush=True)
+        return 128 + number
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: Any) -> None:
+    del frame
+    raise KeyboardInterrupt(number)
+
+
+class _NobodyReads(Exception):
+    """Whoever was given the printed table has closed it."""
+
+
+class _Work:
+    """One table on its way."""
+
+    def __init__(
+        self, classifier: "Classifier", stream: "ImageStream", arguments: argparse.Namespace
+    ):
+        self._classifier, self._stream, self._arguments = classifier, stream, arguments
+        self._table: PredictionTable | None = None
+        self._rows = self._unread = 0
+        self._unlike: collections.Counter[tuple[str, ...]] = collections.Counter()
+
+    def run(self) -> int:
+        """The exit code."""
+        from glomjax.inference.prediction_table import PredictionTable, header_of
+
+        columns, out = self._stream.columns, self._arguments.out
+        classifier = self._classifier
+        header = header_of(columns, classifier.classes, classifier.outputs)
+        if out:
+            self._table = PredictionTable(out, header, self._about())
+            try:
+                self._write(self._after(self._table.kept_rows()))
+                self._table.finish()
+            finally:
+                self._table.close()
+        else:
+            from glomjax.files import csv_text
+
+            if not print_text(csv_text([header]).removesuffix("\n")):
+                raise _NobodyReads
+            self._write(iter(self._stream.images))
+        for line in self._said():
+            print(line, file=sys.stderr, flush=True)
+        return 1 if self._unread else 0
+
+    def stopped(self) -> str:
+        """What there is of the table when a signal has ended it."""
+        kept = f"{self._rows} rows"
+        if self._table is None:
+            return kept
+        return f"{kept}, which '{self._table.part}' keeps; the same command goes on there"
+
+    def _after(self, kept: "Iterable[Row]") -> "Iterator[NamedImage]":
+        """The images behind those that have a row already."""
+        images = iter(self._stream.images)
+        for row in kept:
+            image = next(images, None)
+            if image is None or image.id != row[0]:
+                raise UserError(
+                    f"row {self._rows + 1} of '{self._arguments.out}.part' is of image '{row[0]}', "
+                    "and the data has another one there now; remove it, or name another file"
+                )
+            self._count(row)
+        if self._rows:
+            print(f"going on after {self._rows} rows", file=sys.stderr, flush=True)
+        return images
+
+    def _write(self, images: "Iterator[NamedImage]") -> None:
+        from glomjax.files import csv_text
+        from glomjax.inference.images import ImageStream
+        from glomjax.inference.prediction_table import rows_of
+
+        columns, count = self._stream.columns, self._stream.count
+        under_way: collections.deque[NamedImage] = collections.deque()
+
+        def noted() -> "Iterator[NamedImage]":
+            for image in images:
+                under_way.append(image)
+                yield image
+
+        left = ImageStream(
+            noted(), None if count is None else count - self._rows, notes=self._stream.notes
+        )
+        mpp = self._arguments.mpp
+        for part in self._classifier.iterate(left, mpp=mpp, progress=sys.stderr.isatty()):
+            batch = [under_way.popleft() for _ in range(len(part))]
+            rows = rows_of(part, batch, columns)
+            if self._table is not None:
+                self._table.write(rows)
+            elif not print_text(csv_text(rows).removesuffix("\n")):
+                raise _NobodyReads
+            for row in rows:
+                self._count(row)
+
+    def _count(self, row: "Row") -> None:
+        unlike, problem = row[-2:]
+        self._rows += 1
+        self._unread += bool(problem)
+        if unlike:
+            self._unlike[tuple(unlike.split("; "))] += 1
+
+    def _said(self) -> Iterator[str]:
+        from glomjax.inference.resemblance import false_alarms, summary, without_rule
+
+        where = f" in '{self._arguments.out}'" if self._arguments.out else ""
+        yield f"{self._rows} image(s){where}"
+        if self._unread:
+            yield f"{self._unread} could not be read; the column 'problem' says why"
+        if text := summary(self._unlike, self._rows - self._unread):
+            yield text
+            if any("other colours" in reasons for reasons in self._unlike):
+                yield false_alarms(self._classifier.specs)
+        if text := without_rule(self._classifier.specs):
+            yield text
+
+    def _about(self) -> dict[str, Any]:
+        """By what the table is made."""
+        import glomjax
+
+        classifier = self._classifier
+        return {
+            "glomjax_version": glomjax.__version__,
+            "networks": [
+                {"sha256": checksum, "architecture": spec.architecture}
+                for checksum, spec in zip(classifier.checksums, classifier.specs, strict=True)
+            ],
+            "classes": list(classifier.classes),
+            "batch": classifier.spec.device_batch,
+            "symmetries": [spec.symmetries for spec in classifier.specs],
+            "data": self._arguments.data,
+            "mpp": self._arguments.mpp,
+        }

@@ -1,0 +1,210 @@
+"""Trained networks judged on labelled images that they come across elsewhere.
+
+    print(evaluate(load_classifier("runs/davit"), "other_hospital", "evaluation").text)
+
+The numbers are those of a run's own test. Beforehand it is asked what no metric tells: whether the
+networks have seen these patients or images, whether their classes are these, and whether the images
+are at the spacing that they know.
+"""
+
+import collections
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import glomjax
+from glomjax.errors import UserError, argument
+from glomjax.evaluation.metrics import metrics_of_network
+from glomjax.evaluation.report import summary_line, write_report
+from glomjax.files import write_file
+from glomjax.inference.classifier import Classifier
+from glomjax.inference.images import stream_examples
+from glomjax.inference.labelled import LabelledData, read_labelled
+from glomjax.inference.leaks import Seen, doubts, find_seen, records_of
+from glomjax.inference.prediction_table import UNLIKE
+from glomjax.inference.resemblance import false_alarms, summary, without_rule
+from glomjax.pretrained.spec import TrainingRecord
+
+REPORT = "report.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What came of it.
+
+    Attributes:
+      metrics: as in `test_metrics.json`.
+      text: the report, whose first line says what nobody may overlook.
+    """
+
+    metrics: dict[str, Any]
+    text: str
+
+
+def evaluate(
+    classifier: Classifier,
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: str = "",
+    rename: Sequence[tuple[str, str]] = (),
+    allow_seen: bool = False,
+    skip_unreadable: bool = False,
+    exact_names: bool = False,
+    mpp: float | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Predicts labelled images and writes `test_metrics.json`, `predictions.csv` and `report.txt`.
+
+    Args:
+      classifier: one network or an ensemble.
+      source: a folder, a manifest, `tfds:NAME` or `synthetic`, as in training.
+      out: a folder for the files, new or empty.
+      split: of the source that is judged; "" for all of it.
+      rename: pairs of a class of the data and the network's class that it is.
+      allow_seen: judge also on what the networks were trained or validated on, and say so.
+      skip_unreadable: leave out images that cannot be read, and say so.
+      exact_names: as in `load_source`.
+      mpp: microns per pixel of all images, where the source does not give it.
+      progress: show rate and time left on standard error.
+
+    Raises:
+      UserError: whatever the user can put right: an output folder with files in it, unknown
+        classes, images that cannot be read, what the networks have seen, a spacing that is not
+        theirs.
+    """
+    folder = _prepared_folder(out)
+    data = read_labelled(
+        classifier.specs,
+        source,
+        split=split,
+        rename=rename,
+        skip_unreadable=skip_unreadable,
+        exact_names=exact_names,
+        mpp=mpp,
+    )
+    examples, notes = data.examples, list(data.notes)
+    records = records_of(classifier.specs)
+    seen = find_seen(records, examples, data.hashes)
+    if seen and not allow_seen:
+        rest = f" (such as its test split, {argument('--split', 'test')})" if data.divided else ""
+        raise UserError(
+            f"the network {seen.verb} part of this data: {seen.describe()}; judge it on "
+            f"others{rest}, or, if it is meant so, give {argument('--allow-seen', True)}, which "
+            "the report then says"
+        )
+    notes += doubts(records or [TrainingRecord(initial_weights="unpublished")], examples)
+
+    parts = list(classifier.iterate(stream_examples(examples), progress=progress))
+    if problems := [why for part in parts for why in part.problems.values()]:
+        raise UserError(
+            f"{len(problems)} images could be read at first and cannot be now, so that nothing is "
+            f"written; {problems[0]}"
+        )
+    unlike = {name: why for part in parts for name, why in part.unlike.items()}
+    if text := summary(collections.Counter(unlike.values()), len(examples)):
+        alarms = false_alarms(classifier.specs)
+        notes.append(f"{text}{f'; {alarms}' if alarms else ''}.")
+    if text := without_rule(classifier.specs):
+        notes.append(f"{text[0].upper()}{text[1:]}.")
+    logits = np.concatenate([part.logits for part in parts])
+    metrics = metrics_of_network(
+        examples.labels, logits, classifier.classes, groups=examples.patients
+    )
+    metrics |= _about(classifier, data, seen, notes) | {"unlike_training": len(unlike)}
+    report = _report(classifier, metrics, seen)
+    columns = dict(examples.columns)
+    if examples.mpp is not None:
+        columns["mpp"] = tuple(map(repr, examples.mpp.tolist()))
+    columns[UNLIKE] = tuple("; ".join(unlike.get(name, ())) for name in examples.ids)
+    write_file(folder / REPORT, f"{report}\n".encode())
+    write_report(
+        folder,
+        metrics=metrics,
+        ids=examples.ids,
+        labels=examples.labels,
+        logits=logits,
+        classes=classifier.classes,
+        patients=examples.real_patients,
+        columns=columns,
+    )
+    return Evaluation(metrics, report)
+
+
+def _prepared_folder(out: str | os.PathLike[str]) -> pathlib.Path:
+    folder = pathlib.Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = sorted(file.name for file in folder.iterdir())
+    except OSError as error:
+        raise UserError(
+            f"folder '{folder}' cannot be made ({error.strerror}); name another with "
+            f"{argument('--out')}"
+        ) from error
+    if there:
+        raise UserError(
+            f"folder '{folder}' is not empty ('{there[0]}' for one); name a new one with "
+            f"{argument('--out')}"
+        )
+    return folder
+
+
+def _about(
+    classifier: Classifier, data: LabelledData, seen: Seen, notes: Sequence[str]
+) -> dict[str, Any]:
+    """What the metrics are of."""
+    return {
+        "data": data.source,
+        "split": data.split,
+        "patients": None if (names := data.examples.patients) is None else len(set(names)),
+        "unreadable": data.unreadable,
+        "networks": [
+            {
+                "architecture": spec.architecture,
+                "sha256": checksum,
+                "test_time_augmentation": spec.symmetries,
+                "device_batch": spec.device_batch,
+            }
+            for spec, checksum in zip(classifier.specs, classifier.checksums, strict=True)
+        ],
+        "seen_in_training": seen.to_dict() if seen else None,
+        "notes": list(notes),
+        "glomjax_version": glomjax.__version__,
+    }
+
+
+def _report(classifier: Classifier, metrics: Mapping[str, Any], seen: Seen) -> str:
+    lines = []
+    if seen:
+        lines.append(
+            f"THE NETWORK {seen.verb.upper()} PART OF THIS DATA, and then this is no estimate for "
+            f"others: {seen.describe()}."
+        )
+    networks = ", ".join(
+        f"{network['architecture']} ({network['sha256'][:12]})" for network in metrics["networks"]
+    )
+    kind = "network" if len(classifier.specs) == 1 else "ensemble"
+    patients = "" if metrics["patients"] is None else f" of {metrics['patients']} patients"
+    counts = [
+        f"{sum(row)} {name}"
+        for name, row in zip(metrics["classes"], metrics["confusion_matrix"], strict=True)
+    ]
+    part = "" if metrics["split"] == "all" else f", split {metrics['split']}"
+    lines += [
+        f"{kind}: {networks}",
+        f"data: '{metrics['data']}'{part}: {metrics['n']} images{patients} ({', '.join(counts)})",
+        *(f"note: {note}" for note in metrics["notes"]),
+    ]
+    if reason := metrics["collapsed_reason"]:
+        lines.append(f"note: {reason}")
+    lines.append(summary_line(metrics, "result"))
+    if "sensitivity" in metrics:
+        lines.append(
+            f"sensitivity {metrics['sensitivity']:.3f}  specificity {metrics['specificity']:.3f} "
+            f"(positive: {metrics['positive_class']}, from a probability of 0.5)"
+        )
+    return "\n".join(lines)
