@@ -2,8 +2,9 @@
 
     glomjax train --config googlenet --config.data.source=FOLDER
 
-The published recipe but for two fields: each channel is standardised by the training images, and
-the learning rate is 3e-4 (`--config.learning_rate=1e-3` is the published one).
+The published recipe but for two things: each channel is standardised by the training images, which
+`config.preprocessing=auto` means for this network, and the learning rate is 3e-4
+(`--config.learning_rate=1e-3` is the published one).
 """
 
 from glomjax.training import default_config
@@ -14,7 +15,6 @@ def get_config():
     config.model.name = "googlenet"
     config.model.options.preset = "notebook"
     config.model.options.aux_heads = True
-    config.preprocessing = "standardize"
     config.learning_rate = 3e-4
     config.freeze.regime = "scratch"
     # The embedded demo data at half the resolution: three minutes on two cores are then 270 steps.

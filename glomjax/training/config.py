@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from glomjax.data import synthetic
 from glomjax.files import as_tuples
+from glomjax.models import MODELS
 from glomjax.ops import native
 from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.augmentation import PRESETS, Augmentation
@@ -39,13 +40,16 @@ SCHEDULES = ("plateau", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16")
 
 # What may differ between the parts of one run: where and how long it runs, not what it computes.
+# Whether another source holds the same data is seen when it is read.
 MAY_DIFFER = (
     "num_epochs",
     "demo.num_epochs",
     "devices",
     "shard_params",
     "checkpoint_minutes",
+    "data.source",
     "data.cache_gib",
+    "pretrained.allow_seen",
     "ops.native",
 )
 
@@ -183,6 +187,9 @@ AugmentationConfig = dataclasses.make_dataclass(
 @dataclasses.dataclass(frozen=True)
 class PretrainedConfig:
     source: str = _field("none", "of initial weights: auto, a file, a run or a published id")
+    allow_seen: bool = _field(
+        False, "test also on patients and images that the weights were trained or validated on"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +269,10 @@ class RunConfig:
         10.0, "between two checkpoints within an epoch", within=_POSITIVE
     )
     preprocessing: str = _field(
-        "imagenet", "standardize: each channel by the training images", PREPROCESSINGS
+        "auto",
+        "of pixels: auto is that of the weights, or without weights the network's own; "
+        "standardize: each channel by the training images",
+        ("auto", *PREPROCESSINGS),
     )
     resize: str = _field("stretch", "to image_size: stretch, pad with white, or crop", RESIZES)
     target_mpp: float = _field(0.0, "microns per pixel to which images are resampled; 0: none")
@@ -287,6 +297,14 @@ class RunConfig:
         """Whether this run trains on the small embedded data."""
         return self.data.source == "synthetic" and self.data.synthetic_size == "demo"
 
+    def settle_preprocessing(self) -> "RunConfig":
+        """The configuration with the network's own preprocessing in place of `auto`, where no
+        weights bring theirs."""
+        if self.preprocessing != "auto" or self.pretrained.source != "none":
+            return self
+        network, _ = MODELS[self.model.name]
+        return dataclasses.replace(self, preprocessing=network.PREPROCESSING)
+
     def preparation_options(self) -> dict[str, Any]:
         """The arguments of `prepare_data` that say how images are read."""
         return {
@@ -294,7 +312,7 @@ class RunConfig:
             "resize": self.resize,
             "target_mpp": self.target_mpp,
             "stain": self.stain_normalization,
-            "standardize": self.preprocessing == "standardize",
+            "standardize": self.settle_preprocessing().preprocessing == "standardize",
             "bits": self.data.bits,
             "skip_unreadable": self.data.skip_unreadable,
         }

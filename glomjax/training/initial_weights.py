@@ -16,7 +16,8 @@ from glomjax.training.config import RunConfig
 
 
 def settle_source(config: RunConfig, *, has_arrays: bool) -> tuple[RunConfig, str]:
-    """The configuration with `pretrained.source` settled: a file, an id or "none"; and a note.
+    """The configuration with `pretrained.source` settled: a file, an id or "none"; without weights
+    `preprocessing`, too; and a note.
 
     On the embedded demo data a run whose published weights cannot be had goes on from random
     values, and the note says so.
@@ -29,10 +30,11 @@ def settle_source(config: RunConfig, *, has_arrays: bool) -> tuple[RunConfig, st
     if regime == "scratch":
         if source not in ("auto", "none"):
             raise UserError(
-                f"freeze.regime is 'scratch', but pretrained.source is {source!r}; "
-                f"use another regime, or {assignment('pretrained.source', 'none')}"
+                f"freeze.regime is 'scratch', but pretrained.source is {source!r}; say what of it "
+                f"trains, as in {assignment('freeze.regime', 'full')}, or take "
+                f"{assignment('pretrained.source', 'none')}"
             )
-        return _with(config, "none", regime), ""
+        return _with(config, "none", regime).settle_preprocessing(), ""
     if source == "none":
         raise UserError(
             f"freeze.regime {regime!r} needs pretrained weights, but pretrained.source is 'none'; "
@@ -40,8 +42,9 @@ def settle_source(config: RunConfig, *, has_arrays: bool) -> tuple[RunConfig, st
         )
     if config.preprocessing == "standardize":
         raise UserError(
-            "preprocessing 'standardize' does not go with pretrained weights, which expect "
-            "'imagenet'"
+            "preprocessing 'standardize' takes mean and deviation from this run's training images, "
+            "and weights expect those that they were trained with; leave it at 'auto', which takes "
+            "theirs"
         )
     if source != "auto":
         pretrained.resolve(source)  # one that does not exist is said before anything is read
@@ -53,7 +56,7 @@ def settle_source(config: RunConfig, *, has_arrays: bool) -> tuple[RunConfig, st
     except pretrained.WeightsUnavailable as error:
         if has_arrays or not config.is_demo:
             raise
-        return _with(config, "none", "scratch"), (
+        return _with(config, "none", "scratch").settle_preprocessing(), (
             f"NO PRETRAINED WEIGHTS: {error}. On the demo data training goes on from random "
             "values, with nothing frozen."
         )
@@ -74,20 +77,39 @@ class InitialWeights:
 
     Attributes:
       params: {path: float32 array}.
-      info: what the source of pretrained weights says about itself, None for random values.
       messages: lines on what was loaded.
       notes: what nobody may overlook.
     """
 
     params: dict[str, Any]
-    info: pretrained.SourceInfo | None = None
     messages: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class WeightSource:
+    """Pretrained weights that were read, and not yet fitted to a network.
+
+    Attributes:
+      name: what the configuration calls them.
+      params: {path: float32 array}.
+      info: what they say about themselves.
+    """
+
+    name: str
+    params: dict[str, np.ndarray]
+    info: pretrained.SourceInfo
+
+
+def read_source(config: RunConfig) -> WeightSource | None:
+    """The weights that a settled configuration names, None for random values."""
+    name = config.pretrained.source
+    return None if name == "none" else WeightSource(name, *pretrained.read_weights(name))
+
+
 def load_initial(
     create: Callable[[], Any],
-    source: str,
+    source: WeightSource | None,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
 ) -> InitialWeights:
@@ -99,14 +121,14 @@ def load_initial(
 
     Args:
       create: the network with random values.
-      source: of the weights as `load_weights` takes it, "none" for random values.
+      source: of the weights, None for random values.
 
     Raises:
       UserError: the weights do not fit the network or its preprocessing.
     """
-    if source == "none":
+    if source is None:
         return InitialWeights(params_of(create()))
-    params, info = pretrained.read_weights(source)
+    params, info = source.params, source.info
     model: Any = nnx.eval_shape(create)
     heads = {
         path: leaf
@@ -116,7 +138,23 @@ def load_initial(
     fits = all(path in params and params[path].shape == leaf.shape for path, leaf in heads.items())
     keeps = fits and info.classes in ((), classes)
     exclude = () if keeps else (model.LOGITS_PATHS,)
-    chosen, report = pretrained.select_weights(model, source, params, info, exclude=exclude)
+    if info.model and info.model != model.name:
+        raise UserError(
+            f"{source.name} is of the network {info.model}, and this run has {model.name}; name "
+            f"weights of {model.name}, or {assignment('model.name', info.model)}"
+        )
+    try:
+        chosen, report = pretrained.select_weights(
+            model, source.name, params, info, exclude=exclude
+        )
+    except UserError as error:
+        size = info.spec.image_size
+        if not info.classes or size == model.image_size:
+            raise
+        raise UserError(
+            f"{error}; {source.name} was trained with image_size {size}, and this run has "
+            f"{model.image_size}"
+        ) from error
     if report.excluded:
         initial = params_of(create())
         chosen |= {path: np.asarray(initial[path]) for path in report.excluded}
@@ -126,9 +164,12 @@ def load_initial(
     else:
         named = f" ({', '.join(info.classes)})" if info.classes else ""
         messages.append(f"the head of the weights belongs to other classes{named} and starts anew")
-    return InitialWeights(
-        chosen, info, tuple(messages), tuple(_differences(source, info, preprocessing))
-    )
+    if preprocessing.name == "standardize":
+        messages.append("mean and deviation of pixels are those that the weights were trained with")
+    notes = _differences(source.name, info, preprocessing)
+    if info.unfinished:
+        notes.append(f"{info.unfinished} are taken")
+    return InitialWeights(chosen, tuple(messages), tuple(notes))
 
 
 def _differences(
@@ -145,12 +186,15 @@ def _differences(
         if getattr(given, key) != getattr(expected, key):
             raise UserError(
                 f"{source} was trained with the {key} {list(getattr(given, key))} of its pixels "
-                f"and not with that of preprocessing {preprocessing.name!r}; use other weights"
+                f"and not with that of preprocessing {preprocessing.name!r}; leave it at 'auto', "
+                "which takes that of the weights"
             )
     # These make another task of it, which weights may be transferred to.
     return [
         f"{source} was trained on images with {key} {getattr(given, key)}, and this run has "
         f"{getattr(expected, key)}"
         for key in ("resize", "mpp", "stain")
-        if getattr(given, key) is not None and getattr(given, key) != getattr(expected, key)
+        if getattr(given, key) != getattr(expected, key)
+        # What is not known is no difference; without a stain there was none, in a network of ours.
+        and (getattr(given, key) is not None or (key == "stain" and info.classes))
     ]

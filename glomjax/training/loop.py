@@ -22,13 +22,14 @@ from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.inference.prediction import predict_batches, steps_ahead, wait
 from glomjax.ops import native
 from glomjax.training.config_checks import read_config
+from glomjax.training.finished import check_finished, has_epochs_left
 from glomjax.training.interrupts import NONE, SAVE, STOP, Interrupted, Interrupts
 from glomjax.training.optimizers import learning_rate
 from glomjax.training.phases import RunningPhase, stream_number
 from glomjax.training.progress import TensorBoard, Terminal
 from glomjax.training.run_folder import RunFolder, ShippedConfig, clear
 from glomjax.training.scoring import describe_end, epoch_row, report_test
-from glomjax.training.setup import RunSetup, load_splits, prepare_run
+from glomjax.training.setup import RunSetup, prepare_run
 from glomjax.training.sharding import Placement
 from glomjax.training.state import Arrays
 from glomjax.training.steps import zero_sums
@@ -49,8 +50,9 @@ def train_and_evaluate(
 
     Args:
       config: as `default_config` makes it and `configs/` fill it in.
-      workdir: the run's folder. A finished run in it is returned as it is; an interrupted one goes
-        on where it was saved; a run with another configuration is refused.
+      workdir: the run's folder. A finished run in it is returned as it is, unless its epoch limit
+        ended it and is larger now; an interrupted one goes on where it was saved; a run with
+        another configuration or on other data is refused.
       data: {"train": (images uint8 [N, H, W, 3], labels int [N]), "validation": ..., "test": ...}
         in place of `config.data.source`; a third array of each may name the patients.
       overwrite: replace the run that the folder holds, as `clear` does.
@@ -90,19 +92,24 @@ def train_and_evaluate(
         run = RunFolder(workdir, writes=placement.writes)
         placement.agree("run folder", f"{run.begun} {run.finished}")
         differences = run.claim(requested, shipped)
-        if not run.finished:
+        ends_here = run.finished and not has_epochs_left(run, requested, data)
+        placement.agree("run folder", f"{ends_here}")
+        if not ends_here:
             terminal.keep_in(run.path)
         for line in differences:
             terminal.say(line)
-        if run.finished:
-            if data is not None:
-                run.check_data(load_splits(requested.data, data).digest())
+        if ends_here:
+            metrics = run.read_json("test_metrics.json")
+            if note := check_finished(run, requested, data):
+                terminal.banner(note)
             terminal.say(
                 f"the run in '{run.path}' is finished; name another folder with "
                 f"{argument('--workdir')}, or replace the run with {argument('--overwrite', True)}"
             )
-            return run.read_json("test_metrics.json")
+            return metrics
         setup = prepare_run(requested, run, placement, terminal, data)
+        if run.finished and placement.writes:
+            run.reopen()  # nothing refuses it any more
         with (
             native.setting(setup.config.ops.native),
             contextlib.closing(Trainer(setup, setup.phase)) as trainer,
@@ -179,13 +186,16 @@ class Trainer:
             )
 
     def finish(self) -> dict[str, Any]:
-        """Scores the test split with the best weights and writes the report."""
+        """Scores validation and test split with the best weights and writes the report."""
         step = self.setup.phases.predict_step(symmetries=self.config.test_time_augmentation)
         best = self.state.best
         params = self.placement.put(best) if best else self.state.evaluated
-        logits = self._predict(step, params, self.setup.phases.batches["test"])
+        logits = {
+            split: self._predict(step, params, self.setup.phases.batches[split])
+            for split in ("validation", "test")
+        }
         self.checkpoints.wait()
-        return report_test(self.setup, logits)
+        return report_test(self.setup, logits["test"], logits["validation"])
 
     def _epoch(self) -> dict[str, Any]:
         """Trains the epoch, or what is left of it, and validates; its line of `metrics.jsonl`."""

@@ -19,7 +19,7 @@ from glomjax.training.progress import RUN_LOG
 
 # Runs of the first versions stored no defaults: {field: its default then} of what changed since.
 # Whoever changes a default adds a line here.
-_OLD_DEFAULTS: dict[str, Any] = {}
+_OLD_DEFAULTS: dict[str, Any] = {"preprocessing": "imagenet"}
 
 
 # A configuration that comes with the package: its name with its mode, and what it gives.
@@ -56,9 +56,18 @@ class RunFolder:
         return (self.path / "test_metrics.json").is_file()
 
     @property
+    def test_evaluations(self) -> int:
+        """How often the test split was judged before the run went on with more epochs."""
+        return len(list(self.path.glob("test_metrics_after_*_epochs.json")))
+
+    @property
     def begun(self) -> bool:
         """Whether something has been trained here."""
         return self.finished or checkpoints.exists(self.last)
+
+    def effective(self) -> RunConfig:
+        """What took effect in the run that has begun here."""
+        return self._config("effective")
 
     def claim(self, requested: RunConfig, shipped: ShippedConfig | None = None) -> list[str]:
         """Takes the folder for this configuration, or refuses one that holds another's run.
@@ -96,14 +105,19 @@ class RunFolder:
                 f"({'; '.join(forbidden)}); name another folder with {argument('--workdir')}, or "
                 f"replace the run with {argument('--overwrite', True)}"
             )
-        lines = [f"other than before: {', '.join(changed)}"] if changed else []
+        # A field that is set on the command line takes that of `demo` with it.
+        told = [key for key in changed if not key.startswith("demo.")] or list(changed)
+        lines = [f"other than before: {', '.join(told)}"] if changed else []
         return lines + [f"the run keeps its own: {text} by default" for text in kept.values()]
 
     def _changes(
         self, requested: RunConfig, shipped: ShippedConfig | None
     ) -> tuple[dict[str, str], dict[str, str]]:
         """({field: what it was and is now}, the same of fields whose default alone has changed)."""
-        was, now = flatten(self._config("requested").to_dict()), flatten(requested.to_dict())
+        was, now = (
+            flatten(config.settle_preprocessing().to_dict())
+            for config in (self._config("requested"), requested)
+        )
         stored, today = self._stored().get("defaults"), _defaults(shipped)
         stored = stored if isinstance(stored, dict) else {"package": _OLD_DEFAULTS}
         pairs = [(flatten(stored.get("package", {})), flatten(today["package"]))]
@@ -144,7 +158,7 @@ class RunFolder:
     def kept_splits(self) -> dict[str, str] | None:
         """{id: split} of the run that goes on here, None where none has begun."""
         file = self.path / "splits.csv"
-        if not checkpoints.exists(self.last) or not file.is_file():
+        if not self.begun or not file.is_file():
             return None
         try:
             with open(file, newline="", encoding="utf-8") as stream:
@@ -192,15 +206,39 @@ class RunFolder:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise self._no_run() from error
 
-    def check_data(self, digest: str) -> None:
-        """Refuses to go on with other data: a redrawn split would leak training patients."""
+    def check_data(self, digest: str, source: str) -> None:
+        """Refuses other data than those of the run that has begun here: a redrawn split would leak
+        training patients.
+
+        Args:
+          digest: of the data, as `DataSplits.digest` gives it.
+          source: where they were read now.
+        """
         before = self._stored().get("data", digest)
         if before != digest and self.begun:
+            then = self._config("requested").data.source
+            moved = "" if then == source else f" from {source!r}, and the run read {then!r}"
             raise UserError(
-                "the images, labels, patients, classes or splits, as they are read now, are not "
-                f"those of the run in '{self.path}'; restore them or name another folder with "
-                f"{argument('--workdir')}"
+                f"the images, labels, patients, classes or splits, as they are read now{moved}, "
+                f"are not those of the run in '{self.path}'; restore them or name another folder "
+                f"with {argument('--workdir')}"
             )
+
+    def reopen(self) -> None:
+        """A finished run goes on: its results stay under other names, since they are not those of
+        the weights that are kept from now on."""
+        epochs = self.read_json("test_metrics.json").get("epochs", 0)
+        # The metrics last: until then the run is finished, and this is done again.
+        for name in ("predictions.csv", "predictions_validation.csv", "test_metrics.json"):
+            file = self.path / name
+            try:
+                if file.exists():
+                    os.replace(file, file.with_stem(f"{file.stem}_after_{epochs}_epochs"))
+            except OSError as error:
+                raise UserError(
+                    f"'{file}' cannot be renamed ({error.strerror}), and the run does not go on "
+                    "over it; make its folder writable"
+                ) from error
 
     def write_config(
         self,

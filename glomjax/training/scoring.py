@@ -1,21 +1,29 @@
 """What a run says of an epoch and of its test split, in its folder and on the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from glomjax.data.examples import DataSplits
+from glomjax.errors import assignment
 from glomjax.evaluation import (
     collapse_message,
     plot_history,
     prior_entropy,
+    write_predictions,
     write_report,
 )
 from glomjax.evaluation.metrics import metrics_of_network
+from glomjax.evaluation.report import summary_line
 from glomjax.files import jsonable
 from glomjax.training.config import RunConfig
 from glomjax.training.setup import RunSetup
 from glomjax.training.state import Position, TrainState
+
+# When a network counts as overfitted: the share of training images that are right, how much larger
+# it is than that of validation images, and by what factor their loss is above its best.
+_BY_HEART, _LEAST_GAP, _WORSE = 0.98, 0.05, 1.1
 
 
 def epoch_row(
@@ -76,52 +84,92 @@ def describe_end(config: RunConfig, state: TrainState) -> str:
     )
 
 
-def report_test(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
+def overfitting(history: Sequence[Mapping[str, Any]], best_epoch: int) -> str:
+    """A sentence on a network that knows its training images by heart while others become worse,
+    "" where that is not so.
+
+    Args:
+      history: the lines of `metrics.jsonl`.
+      best_epoch: from 1, of the weights that are kept.
+    """
+    best, last = history[best_epoch - 1], history[-1]
+    gap = last["accuracy"] - last["val_accuracy"]
+    rises = last["val_loss"] > _WORSE * best["val_loss"]
+    if last["accuracy"] < _BY_HEART or gap < _LEAST_GAP or not rises:
+        return ""
+    return (
+        f"The network has overfitted: in the last epoch it has {last['accuracy']:.1%} of the "
+        f"training images right and {last['val_accuracy']:.1%} of the validation images, whose "
+        f"loss has risen from {best['val_loss']:.3f} in epoch {best_epoch} to "
+        f"{last['val_loss']:.3f}; the weights of epoch {best_epoch} are kept. More patients, "
+        f"{assignment('augmentation.preset', 'histology')}, pretrained weights or fewer trained "
+        "layers may help."
+    )
+
+
+def report_test(
+    setup: RunSetup, logits: np.ndarray, validation_logits: np.ndarray
+) -> dict[str, Any]:
     """Writes the files of a finished run; the test metrics, as in `test_metrics.json`.
 
     Args:
-      logits: float32 [N, K] of the test examples.
+      logits, validation_logits: float32 [N, K] of the test and of the validation examples.
     """
     run, splits, config, state = setup.run, setup.splits, setup.config, setup.state
     test, terminal = splits.test, setup.terminal
+    history, best_epoch = state.position.history, state.stopping.best_epoch + 1
+    looks = run.test_evaluations + 1
+    notes = list(splits.notes)
+    if looks > 1:
+        notes.append(
+            f"The test split was judged {looks} times, now after {state.position.epoch} epochs: a "
+            "number of epochs that is chosen by its results flatters them."
+        )
+    if overfitted := overfitting(history, best_epoch):
+        notes.append(overfitted)
     metrics = metrics_of_network(test.labels, logits, splits.classes, groups=test.patients)
     metrics |= {
         "split": "test",
-        "best_epoch": state.stopping.best_epoch + 1,
+        "best_epoch": best_epoch,
         "epochs": state.position.epoch,
         "patients": None if test.patients is None else len(set(test.patients)),
-        "notes": list(splits.notes),
+        "notes": notes,
+        "test_evaluations": looks,
         "initial_weights": config.pretrained.source,
         "test_time_augmentation": config.test_time_augmentation,
     }
     if run.writes:
         plot_history(
-            state.position.history,
+            history,
             run.path / "history.png",
-            best_epoch=state.stopping.best_epoch + 1,
+            best_epoch=best_epoch,
             prior_entropy=prior_entropy(splits.train.labels),
         )
-        run.write_history(state.position.history)
-        numbers = {"weight": test.weights, "mpp": test.mpp}
-        known = {name: values.tolist() for name, values in numbers.items() if values is not None}
-        # Last, since these files say that the run is finished.
-        write_report(
-            run.path,
-            metrics=metrics,
-            ids=test.ids,
-            labels=test.labels,
-            logits=logits,
-            classes=splits.classes,
-            patients=test.real_patients,
-            columns={**test.columns, **known},
+        run.write_history(history)
+        write_predictions(
+            run.path / "predictions_validation.csv",
+            logits=validation_logits,
+            **_known_of(splits, "validation"),
         )
-    interval = metrics["auroc_interval"]
-    terminal.say(
-        f"test: loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.3f}  AUROC "
-        f"{metrics['auroc']:.3f} (95% {interval['low']:.3f} to {interval['high']:.3f}, "
-        f"{interval['method']})  n {metrics['n']}"
-    )
-    if message := collapse_message(metrics):
+        # Last, since these files say that the run is finished.
+        write_report(run.path, metrics=metrics, logits=logits, **_known_of(splits, "test"))
+    terminal.say(summary_line(metrics, "test"))
+    for message in filter(None, [collapse_message(metrics), overfitted]):
         terminal.banner(message)
     terminal.say(f"results: {run.path}")
     return jsonable(metrics)
+
+
+def _known_of(splits: DataSplits, split: str) -> dict[str, Any]:
+    """What a table of predictions says of the examples of a split, as `write_predictions` takes
+    it."""
+    part = splits[split]
+    numbers = {"weight": part.weights, "mpp": part.mpp}
+    known = {name: values.tolist() for name, values in numbers.items() if values is not None}
+    return {
+        "ids": part.ids,
+        "labels": part.labels,
+        "classes": splits.classes,
+        "patients": part.real_patients,
+        "columns": {**part.columns, **known},
+    }

@@ -19,13 +19,14 @@ from glomjax.errors import assignment
 from glomjax.models import create_model, num_logits
 from glomjax.ops import native
 from glomjax.preprocessing.decoding import DECODING_VERSION
+from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import parameter_groups
-from glomjax.training.artefact import describe_network, record_training
+from glomjax.training.artefact import check_not_seen, describe_network, record_training
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.checkpointing import RunCheckpoints, SavedRun, restore_run
 from glomjax.training.config import MONITORS, DataConfig, RunConfig
 from glomjax.training.config_checks import check_values
-from glomjax.training.initial_weights import load_initial, settle_source
+from glomjax.training.initial_weights import load_initial, read_source, settle_source
 from glomjax.training.optimizers import class_weights
 from glomjax.training.phases import Phases, RunningPhase
 from glomjax.training.progress import Terminal
@@ -79,8 +80,8 @@ def prepare_run(
         config, note = settle_source(config, has_arrays=arrays is not None)
         if note:
             terminal.banner(note)
-    if arrays is None and config.is_demo and config.freeze.regime == "scratch":
-        settings = requested.demo_settings()
+    settings = demo_settings(requested, config, arrays)
+    if settings:
         config = dataclasses.replace(config, **settings)
         check_values(config)
         told = ", ".join(f"{key} {value}" for key, value in settings.items())
@@ -91,6 +92,14 @@ def prepare_run(
 
     with native.setting(config.ops.native):
         return _prepare(requested, config, run, placement, terminal, arrays)
+
+
+def demo_settings(
+    requested: RunConfig, config: RunConfig, arrays: ArraySplits | None
+) -> dict[str, Any]:
+    """What takes the place of fields of a settled configuration on the embedded demo data."""
+    is_demo = arrays is None and config.is_demo and config.freeze.regime == "scratch"
+    return requested.demo_settings() if is_demo else {}
 
 
 def _prepare(
@@ -131,13 +140,19 @@ def _prepare(
     if len(splits.classes) != 2:  # the same parameters but for the shape of the last
         model = nnx.eval_shape(create)
 
-    # 4. The images, each read once; a run that goes on keeps the rules by which it decoded them.
+    # 4. The weights, which bring mean and deviation of pixels; a run that goes on has its own.
     saved, note = restore_run(run)
     if note:
         terminal.banner(note)
+    weights = None if saved else read_source(config)
+    origin = saved.spec if saved else weights.info.spec if weights else None
+    own = origin is not None and config.preprocessing == "auto"
+
+    # 5. The images, each read once; a run that goes on keeps the rules by which it decoded them.
     prepared = prepare_data(
         splits,
         **config.preparation_options(),
+        normalization=origin.preprocessing if origin is not None and own else IMAGENET,
         decoding=DECODING_VERSION if saved is None else saved.decoding,
         cache_bytes=int(config.data.cache_gib * 2**30),
         shard=placement.shard,
@@ -148,11 +163,17 @@ def _prepare(
     for note in prepared.splits.notes[len(splits.notes) :]:
         terminal.banner(note)
     splits = prepared.splits
-    weights = class_weights(config.class_weights, splits.train.labels, len(splits.classes))
+    factors = class_weights(config.class_weights, splits.train.labels, len(splits.classes))
+    record = None if saved is None else saved.training_record
+    record = record or record_training(config, prepared, weights)
+    seen_notes = check_not_seen(record, prepared, allowed=config.pretrained.allow_seen)
+    for note in seen_notes:
+        terminal.banner(note)
+    splits = dataclasses.replace(splits, notes=(*splits.notes, *seen_notes))
 
-    # 5. The folder is this run's now.
+    # 6. The folder is this run's now.
     digest = splits.digest()
-    run.check_data(digest)
+    run.check_data(digest, config.data.source)
     run.write_config(requested, config, data=digest)
     if native.must_build():
         terminal.say(native.BUILDING)
@@ -161,12 +182,9 @@ def _prepare(
         terminal.say(kernels)
     run.write_splits(splits.to_csv())
 
-    # 6. The parameters: where the run goes on, no initial value is computed.
-    initial = None
+    # 7. The parameters: where the run goes on, no initial value is computed.
     if saved is None:
-        initial = load_initial(
-            create, config.pretrained.source, splits.classes, prepared.preprocessing
-        )
+        initial = load_initial(create, weights, splits.classes, prepared.preprocessing)
         for message in initial.messages:
             terminal.say(message)
         for note in initial.notes:
@@ -178,7 +196,7 @@ def _prepare(
     run.write("summary.txt", text)
     terminal.say(text.splitlines()[-1])
 
-    # 7. What changes while it trains.
+    # 8. What changes while it trains.
     position = Position(learning_rate=float(np.float32(config.learning_rate)))
     state = TrainState(
         trainable=placement.put(params),
@@ -214,28 +232,25 @@ def _prepare(
         for split, images in prepared.images.items()
     }
     phases = Phases(
-        config, model, plan, rates, decays, batches, prepared.preprocessing, weights, placement
+        config, model, plan, rates, decays, batches, prepared.preprocessing, factors, placement
     )
     spec = describe_network(config, prepared, batches["test"].rows // placement.devices)
-    record = None if saved is None else saved.training_record
-    spec = dataclasses.replace(
-        spec, trained_on=record or record_training(config, prepared, initial)
-    )
-    checkpoints = RunCheckpoints(run, placement, spec)
+    spec = dataclasses.replace(spec, trained_on=record)
+    writer = RunCheckpoints(run, placement, spec)
 
-    # 8. The phase that it begins with or goes on in.
+    # 9. The phase that it begins with or goes on in.
     if saved is None:
         phase = phases.enter(0, state)
     else:
         phase = _continue(saved, phases, state, placement)
-        checkpoints.restore_best(state)
+        writer.restore_best(state)
         within = f" and {state.position.batch} batches" if state.position.batch else ""
         terminal.say(
             f"resumed after {state.position.epoch} epochs{within} of the run in this folder"
         )
     if phase.note:
         terminal.say(phase.note)
-    return RunSetup(config, run, terminal, placement, splits, phases, phase, state, checkpoints)
+    return RunSetup(config, run, terminal, placement, splits, phases, phase, state, writer)
 
 
 def _continue(

@@ -50,20 +50,21 @@ def test_every_shipped_config_is_valid_and_holds_the_published_recipe(arguments)
 
 
 @pytest.mark.parametrize(
-    ("name", "learning_rate", "preprocessing", "regime"),
+    ("name", "learning_rate", "standardizes", "regime"),
     [
-        ("alexnet_mini", 1e-4, "standardize", "scratch"),
-        ("googlenet", 3e-4, "standardize", "scratch"),
-        ("davit", 1e-3, "imagenet", "partial"),
+        ("alexnet_mini", 1e-4, True, "scratch"),
+        ("googlenet", 3e-4, True, "scratch"),
+        ("davit", 1e-3, False, "partial"),
     ],
 )
 def test_each_network_has_its_own_learning_rate_and_preprocessing(
-    name, learning_rate, preprocessing, regime
+    name, learning_rate, standardizes, regime
 ):
-    config = load(name)
+    config = read_config(load(name))
     assert config.batch_size == 32
     assert config.learning_rate == learning_rate
-    assert (config.preprocessing, config.freeze.regime) == (preprocessing, regime)
+    assert (config.preprocessing, config.freeze.regime) == ("auto", regime)
+    assert config.preparation_options()["standardize"] is standardizes
 
 
 def test_davit_starts_from_imagenet_with_dropout():

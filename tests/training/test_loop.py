@@ -24,7 +24,7 @@ from glomjax.models import create_model, params_of
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import Interrupted, default_config, loop, phases, setup, train_and_evaluate
 from glomjax.training.config import RunConfig
-from glomjax.training.initial_weights import load_initial
+from glomjax.training.initial_weights import WeightSource, load_initial
 from glomjax.training.progress import EpochBar, Terminal
 from glomjax.training.run_folder import RunFolder
 from glomjax.training.steps import make_train_step
@@ -106,6 +106,7 @@ def test_a_run_leaves_the_files_a_reviewer_asks_for(run):
         "history.png",
         "metrics.jsonl",
         "predictions.csv",
+        "predictions_validation.csv",
         "run.log",
         "splits.csv",
         "summary.txt",
@@ -116,7 +117,7 @@ def test_a_run_leaves_the_files_a_reviewer_asks_for(run):
     assert kept == {"best", "last", "last.old"}
     config = json.loads((workdir / "config.json").read_text())
     assert config["requested"]["learning_rate"] == 3e-3
-    assert config["requested"] == config["effective"]
+    assert config["effective"] == config["requested"] | {"preprocessing": "imagenet"}
     environment = json.loads((workdir / "environment.json").read_text())
     assert environment["seed"] == 0
     assert "resumed" not in environment
@@ -608,7 +609,8 @@ def tiny_network(classes: int = 2):
 
 def test_weights_whose_images_came_in_otherwise_are_said(run):
     ours = dataclasses.replace(IMAGENET, resize="pad", seen_mpp=0.5)
-    (note,) = load_initial(tiny_network, str(run[0]), ("0", "1"), ours).notes
+    source = WeightSource("a run", *pretrained.read_weights(run[0]))
+    (note,) = load_initial(tiny_network, source, ("0", "1"), ours).notes
     assert "was trained on images with resize stretch, and this run has pad" in note
 
 
@@ -616,7 +618,8 @@ def test_weights_whose_images_came_in_otherwise_are_said(run):
     ("classes", "taken"), [(("0", "1"), True), (("1", "0"), False), (("0", "1", "2"), False)]
 )
 def test_a_head_is_taken_with_its_classes_in_their_order_alone(run, classes, taken):
-    found = load_initial(lambda: tiny_network(len(classes)), str(run[0]), classes, IMAGENET)
+    source = WeightSource("a run", *pretrained.read_weights(run[0]))
+    found = load_initial(lambda: tiny_network(len(classes)), source, classes, IMAGENET)
     initial = params_of(tiny_network(len(classes)))["head/kernel"]
     given, _ = checkpoints.restore(run[0] / "checkpoints" / "best")
     kernel = np.asarray(found.params["head/kernel"])

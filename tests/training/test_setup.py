@@ -69,11 +69,13 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     run, config = RunFolder(tmp_path / "run"), RunConfig()
     run.claim(config)
     run.write_config(config, config, data="one")
-    run.check_data("other")  # nothing has been trained yet
+    run.check_data("other", "patches")  # nothing has been trained yet
     checkpoints.save(run.last, {"params/x": np.zeros(1)}, {})
-    run.check_data("one")
-    with pytest.raises(UserError, match="not those of the run"):
-        run.check_data("other")
+    run.check_data("one", "patches")
+    with pytest.raises(UserError, match=r"read now from 'patches', and the run read 'synthetic'"):
+        run.check_data("other", "patches")
+    with pytest.raises(UserError, match="as they are read now, are not those of the run"):
+        run.check_data("other", "synthetic")
 
 
 @pytest.mark.parametrize(
