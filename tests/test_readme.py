@@ -9,9 +9,10 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from small_runs import blots, write_patches
 
 from glomjax.cli.configuration import apply_overrides, load_config
-from glomjax.cli.main import VERBS, verb_parser
+from glomjax.cli.main import VERBS, main, verb_parser
 from glomjax.data.sources.columns import COLUMN_SYNONYMS
 from glomjax.training.config_checks import read_config
 
@@ -95,6 +96,46 @@ def test_the_script_runs_as_it_stands(tmp_path, monkeypatch, capsys):
 def test_every_file_that_is_named_exists():
     for name in re.findall(r"`((?:glomjax|configs|docs|benchmarks|tests)/[\w/]+\.\w+)`", README):
         assert (ROOT / name).exists(), name
+
+
+# What a network that is trained in no time needs besides.
+SMALL = [
+    *("--config.image_size=32", "--config.batch_size=8", "--config.num_epochs=1"),
+    *("--config.model.options.depths=1,", "--config.model.options.embed_dims=8,"),
+    *("--config.model.options.num_heads=1,", "--config.model.options.dropout_rate=0.0"),
+    "--config.model.options.drop_path_rate=0.1",
+]
+
+
+def test_a_trained_network_is_used_by_every_command_of_its_section(
+    small_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small_run[1], "runs/davit")
+    others = write_patches(tmp_path / "other_hospital", first=500, numbered=True)
+    lines = (others / "manifest.csv").read_text().splitlines()
+    renamed = [line.replace(",other,", ",Tubule,") for line in lines]
+    rows = [f"other_hospital/{line}" for line in renamed[1:]]
+    (tmp_path / "renamed.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+    splits = ["train"] * 16 + ["validation"] * 8 + ["test"] * 24
+    rows = [f"{line},{part}" for line, part in zip(lines[1:], splits, strict=True)]
+    (others / "manifest.csv").write_text("\n".join([f"{lines[0]},split", *rows]) + "\n")
+    (tmp_path / "new_patches").mkdir()
+    for n in range(3):
+        blots(900 + n).save(tmp_path / "new_patches" / f"{n}.png")
+    section = README.split("## Use a trained network")[1].split("\n## ")[0]
+    ran = []
+    for block in re.findall(r"<!-- trained -->\n```bash\n(.*?)```", section, re.DOTALL):
+        for line in block.splitlines():
+            verb, arguments = START.fullmatch(line).groups("train")
+            config = str(ROOT / "configs" / "davit.py")
+            words = [config if w == "configs/davit.py" else w for w in shlex.split(arguments)]
+            assert main([verb, *words, *(SMALL if verb == "train" else [])]) == 0, line
+            ran.append(verb)
+    assert ran == ["predict", "convert", "predict", "evaluate", "evaluate", "evaluate", "train"]
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 4
+    assert json.loads((tmp_path / "test" / "test_metrics.json").read_text())["n"] == 24
+    assert "the weights were trained with" not in capsys.readouterr().out
 
 
 def test_a_trained_network_is_used_in_six_lines(tmp_path, monkeypatch, capsys):

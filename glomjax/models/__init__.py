@@ -60,6 +60,8 @@ def create_model(
       - `HIDDEN_OPTIONS`: the options that change what the same tensors compute, beside the preset.
       - `PUBLISHED_CUT`: the block or parameter up to and with which the published partial
         fine-tuning freezes the network; "" where nothing is published.
+      - `PREPROCESSING`: what its pixels go through where no weights say otherwise, as the field
+        `preprocessing` of a configuration has it.
 
       Its class has `check(options, image_size)`, which refuses options that it cannot have. Where
       they follow the preset or the images, it has `settle(options, image_size)`, too, which puts in

@@ -30,6 +30,7 @@ class AlexNetMini(nnx.Module):
     LOGITS_PATHS = HEAD_PATHS
     HIDDEN_OPTIONS = ()
     PUBLISHED_CUT = ""
+    PREPROCESSING = "standardize"
 
     @classmethod
     def check(cls, options: dict[str, Any], image_size: tuple[int, int]) -> None:

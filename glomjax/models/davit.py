@@ -65,6 +65,7 @@ class DaViT(nnx.Module):
     # Right behind `stack2_block1_attn_ln` of the Keras model: the stem, the first stage and the
     # second up to the first block's attention are frozen.
     PUBLISHED_CUT = "stages/1/blocks/0/spatial/norm1"
+    PREPROCESSING = "imagenet"
 
     @classmethod
     def check(cls, options: dict[str, Any], image_size: tuple[int, int]) -> None:

@@ -44,6 +44,7 @@ class GoogLeNet(nnx.Module):
     LOGITS_PATHS = r"(aux\d/)?head/.*"
     HIDDEN_OPTIONS = ()
     PUBLISHED_CUT = ""
+    PREPROCESSING = "standardize"
 
     aux1: "AuxiliaryHead"
     aux2: "AuxiliaryHead"

@@ -210,10 +210,10 @@ def test_a_converted_file_says_the_same_as_the_run(runs):
         assert read_weights(runs / f"{number}.safetensors")[1].spec == from_run
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [2, 3])
 def test_every_network_may_start_from_its_own_run_or_its_file(runs, tmp_path, number):
-    """By the source's own pixels; its test patients are those of the new run, which it has not
-    seen."""
+    """AlexNet-mini and GoogLeNet by the source's own pixels, on its own data, whose test patients
+    it has not seen."""
     own = read_weights(runs / str(number))[1].spec
     source = runs / (f"{number}.safetensors" if number == 2 else str(number))
     changes = list(RUNS.values())[number] | {"preprocessing": "auto", "freeze.regime": "full"}

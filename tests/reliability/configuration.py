@@ -202,7 +202,11 @@ CASES = [
     Case("random values, and weights", line("--config.pretrained.source=weights.h5")),
     Case(
         "weights that standardised pixels do not go with",
-        line("--config.pretrained.source=weights.h5", "--config.freeze.regime=full"),
+        line(
+            "--config.pretrained.source=weights.h5",
+            "--config.freeze.regime=full",
+            "--config.preprocessing=standardize",
+        ),
     ),
     Case(
         "a freezing rule that matches nothing",

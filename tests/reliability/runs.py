@@ -1,17 +1,23 @@
 """Folders of runs, and trained networks at work."""
 
+import atexit
+import contextlib
 import dataclasses
 import functools
+import io
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from small_runs import config_for, write_patches
 from test_old_runs import OLD, old_config, old_data
 
 from glomjax import load_classifier
+from glomjax.cli.main import main
 from glomjax.models import params_of
 from glomjax.pretrained import load_weights
 from glomjax.pretrained.weight_file import write_weights
@@ -151,6 +157,141 @@ def unlisted(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
+def finished_again():
+    """A finished run that is called again with its data."""
+
+    def answer(folder: pathlib.Path) -> Answer:
+        shutil.copytree(OLD / "finished", folder / "run")
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            train_and_evaluate(old_config(), folder / "run", data=old_data())
+        return Answer("told", out.getvalue().strip())
+
+    return answer
+
+
+@functools.cache
+def trained() -> pathlib.Path:
+    """A folder with `patches` and a `run` of two epochs on them."""
+    folder = pathlib.Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    config = config_for(write_patches(folder / "patches"))
+    train_and_evaluate(config, folder / "run", progress=False)
+    return folder
+
+
+def small(use: Callable[[pathlib.Path, pathlib.Path], Answer]):
+    """What is done with copies of these patches and this run."""
+
+    def answer(folder: pathlib.Path) -> Answer:
+        for name in ("patches", "run"):
+            shutil.copytree(trained() / name, folder / name)
+        # As if the run had read its data here.
+        config = folder / "run" / "config.json"
+        config.write_text(config.read_text().replace(str(trained()), str(folder)))
+        return use(folder / "patches", folder / "run")
+
+    return answer
+
+
+def goes_on(patches: pathlib.Path, run: pathlib.Path, part: str = "", **fields: Any) -> Answer:
+    """The finished run, called with this data; the first line that it says, or the one with these
+    words."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        train_and_evaluate(config_for(patches, **fields), run)
+    lines = [line for line in out.getvalue().splitlines() if part in line]
+    return Answer("told", lines[0].strip("* ") if part else f"{lines[0]}: {lines[-1]}")
+
+
+def renamed(folder: pathlib.Path) -> None:
+    """`Tubule` in place of `other`."""
+    (folder / "other").rename(folder / "Tubule")
+    in_table(("other/", "Tubule/"), (",other,", ",Tubule,"))(folder)
+
+
+def without_data(patches: pathlib.Path, run: pathlib.Path) -> Answer:
+    shutil.rmtree(patches)
+    return goes_on(patches, run, part="whether the data")
+
+
+def starts_from(**fields: Any):
+    """A run on another fold that would start from the small run."""
+
+    def use(patches: pathlib.Path, run: pathlib.Path) -> Answer:
+        own = {"freeze.regime": "full", "data.folds": 3, "data.fold": 0}
+        config = config_for(patches, **own | fields | {"pretrained.source": str(run)})
+        train_and_evaluate(config, run.parent / "next", progress=False)
+        return Answer("raw", "it is trained")
+
+    return small(use)
+
+
+def judged(
+    *more: str,
+    data: Callable[[pathlib.Path, pathlib.Path], Any] = lambda patches, run: patches,
+    part: str = "",
+):
+    """The small run on other data."""
+
+    def use(patches: pathlib.Path, run: pathlib.Path) -> Answer:
+        source = data(patches, run)
+        out = run.parent / "out"
+        return command("evaluate", run, "--data", source, "--out", out, *more, part=part)
+
+    return small(use)
+
+
+def others(change: Callable[[pathlib.Path], Any] = lambda folder: None, **options: Any):
+    """Data that the small run has not seen."""
+
+    def data(patches: pathlib.Path, run: pathlib.Path) -> pathlib.Path:
+        folder = write_patches(run.parent / "others", first=500, **options)
+        change(folder)
+        return folder
+
+    return data
+
+
+def in_table(*replaced: tuple[str, str]) -> Callable[[pathlib.Path], Any]:
+    def change(folder: pathlib.Path) -> None:
+        text = (folder / "manifest.csv").read_text()
+        for before, after in replaced:
+            assert before in text
+            text = text.replace(before, after)
+        (folder / "manifest.csv").write_text(text)
+
+    return change
+
+
+def tabled(
+    *more: str,
+    prepare: Callable[[pathlib.Path, pathlib.Path], Any] = lambda patches, run: None,
+    kind: str = "told",
+):
+    """The small run predicts its patches into a table."""
+
+    def use(patches: pathlib.Path, run: pathlib.Path) -> Answer:
+        prepare(patches, run)
+        err = io.StringIO()
+        arguments = [
+            "predict",
+            str(run),
+            "--data",
+            str(patches),
+            "--out",
+            str(run.parent / "a.csv"),
+        ]
+        with contextlib.redirect_stderr(err):
+            code = main([*arguments, *more])
+        said = err.getvalue().strip()
+        if code == 2:
+            return Answer("refused", said.removeprefix("error: "))
+        return Answer("told", f"exit code {code}: {said.splitlines()[1]}")
+
+    return small(use)
+
+
 CASES = [
     Case("a run folder that holds other files", train(prepare=with_file)),
     Case("a file in place of the run folder", train(prepare=as_file)),
@@ -160,11 +301,88 @@ CASES = [
         train("--workdir", "~/run", prepare=with_file),
     ),
     Case("--overwrite of a folder that holds no run", train("--overwrite", prepare=with_file)),
-    Case("a run that is finished, called again", called_again(part="is finished")),
+    Case("a run that is finished, called again", finished_again()),
+    Case(
+        "a run that is finished, with its data at another path",
+        small(lambda patches, run: goes_on(shutil.move(patches, run.parent / "moved"), run)),
+    ),
+    Case(
+        "a run that is finished, with other data",
+        small(lambda patches, run: goes_on(others()(patches, run), run)),
+    ),
+    Case(
+        "a run that is finished, with data that are not there",
+        small(lambda patches, run: goes_on(run.parent / "typo", run)),
+    ),
+    Case(
+        "a run that is finished, whose data are gone",
+        small(without_data),
+    ),
     Case(
         "a run that is finished, with other images",
         going_on(nothing, run="finished", data=other_images),
     ),
+    Case("a run that starts from another whose training has its test patients", starts_from()),
+    Case(
+        "a run that starts from another, with other preprocessing",
+        starts_from(preprocessing="standardize"),
+    ),
+    Case("a network on what it was trained on", judged()),
+    Case("the same, as it is meant, in the report", judged("--allow-seen", part="HAS SEEN")),
+    Case(
+        "a network on patients of other names, one of whom it knows",
+        judged(data=others(in_table((",1,B", ",Frau A,B")), numbered=True)),
+    ),
+    Case(
+        "a network on data of other classes",
+        judged(data=others(renamed, numbered=True)),
+    ),
+    Case(
+        "the same, with the classes named",
+        judged("--rename", "Tubule=other", data=others(renamed, numbered=True), part="is taken"),
+    ),
+    Case(
+        "one class in place of the other",
+        judged("--rename", "other=glomerulus", data=others(numbered=True)),
+    ),
+    Case("a split that the data lacks", judged("--split", "test", data=others(numbered=True))),
+    Case(
+        "data without patients",
+        judged(data=others(lambda f: (f / "manifest.csv").unlink()), part="No patient"),
+    ),
+    Case(
+        "data with an image that cannot be read",
+        judged(data=others(lambda f: (f / "other" / "00.png").write_bytes(b""), numbered=True)),
+    ),
+    Case(
+        "a folder for the report with something in it",
+        small(lambda patches, run: command("evaluate", run, "--data", patches, "--out", run)),
+    ),
+    Case(
+        "predictions with a file that is no image",
+        tabled(prepare=lambda patches, run: (patches / "other" / "00.png").write_text("x")),
+    ),
+    Case(
+        "predictions for a blank image",
+        tabled(
+            prepare=lambda patches, run: Image.new("RGB", (40, 40)).save(
+                patches / "other" / "00.png"
+            )
+        ),
+    ),
+    Case(
+        "predictions into a table that is there",
+        tabled(prepare=lambda patches, run: (run.parent / "a.csv").write_text("x")),
+    ),
+    Case(
+        "predictions that go on with a table of another network",
+        tabled(
+            prepare=lambda patches, run: [
+                (run.parent / f"a.csv.{end}").write_text("x") for end in ("part", "json")
+            ]
+        ),
+    ),
+    Case("predictions into a table that is none", tabled("--out", "a.xlsx")),
     Case("a run that goes on with other images", going_on(nothing, data=other_images)),
     Case("a run that goes on with another batch", going_on(nothing, batch_size=4)),
     Case("a run whose config.json is empty", going_on(empty("config.json"))),
