@@ -118,9 +118,7 @@ def exists(folder: pathlib.Path) -> bool:
 
 def fingerprint(folder: pathlib.Path) -> str:
     """SHA-256 of the manifest of the checkpoint in `folder`, and so of every file in it."""
-    found = _newest(folder)
-    if found is None:
-        raise UserError(f"'{folder}' holds no checkpoint")
+    found = _existing(folder)
     return checksum(found / "manifest.json")
 
 
@@ -130,17 +128,13 @@ def restore(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     Raises:
       UserError: there is none, or its files are not those that were written.
     """
-    found = _newest(folder)
-    if found is None:
-        raise UserError(f"'{folder}' holds no checkpoint")
+    found = _existing(folder)
     return _restore(found)
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     """The metadata of the checkpoint in `folder`, without its arrays; errors as of `restore`."""
-    found = _newest(folder)
-    if found is None:
-        raise UserError(f"'{folder}' holds no checkpoint")
+    found = _existing(folder)
     file = found / "metadata.json"
     if not file.is_file() or _manifest(found).get(file.name) != _digest(file):
         raise _damaged(found, file.name)
@@ -208,6 +202,14 @@ def _newest(folder: pathlib.Path) -> pathlib.Path | None:
         if (candidate / "manifest.json").is_file():
             return candidate
     return None
+
+
+def _existing(folder: pathlib.Path) -> pathlib.Path:
+    """`_newest`; UserError where there is none."""
+    found = _newest(folder)
+    if found is None:
+        raise UserError(f"'{folder}' holds no checkpoint")
+    return found
 
 
 def _manifest(folder: pathlib.Path) -> dict[str, str]:

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         overrides.append(("data.source", arguments.source))
     base = load_config(arguments.config) if arguments.config else default_config()
     config = read_config(apply_overrides(base, overrides))
-    if config.is_demo and config.freeze.regime == "scratch":
+    if config.takes_demo_settings:
         config = dataclasses.replace(config, **config.demo_settings())
     source = os.path.expanduser(config.data.source)
     if not (arguments.source or arguments.config or arguments.overrides):

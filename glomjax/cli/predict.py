@@ -55,15 +55,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--out {arguments.out} must end in .csv")
     checked_mpp(arguments.mpp)
     classifier = load_networks(arguments)
-    work = _Work(classifier, stream, arguments)
+    job = _PredictionJob(classifier, stream, arguments)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        return work.run()
+        return job.run()
     except _NobodyReads:
         return 0
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        print(f"stopped after {work.stopped()}", file=sys.stderr, flush=True)
+        print(f"stopped after {job.rows_so_far()}", file=sys.stderr, flush=True)
         return 128 + number
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -78,8 +78,8 @@ class _NobodyReads(Exception):
     """Whoever was given the printed table has closed it."""
 
 
-class _Work:
-    """One table on its way."""
+class _PredictionJob:
+    """Predicts the images of one command, and prints their rows or writes them to its table."""
 
     def __init__(
         self, classifier: "Classifier", stream: "ImageStream", arguments: argparse.Namespace
@@ -109,11 +109,11 @@ class _Work:
             if not print_text(csv_text([header]).removesuffix("\n")):
                 raise _NobodyReads
             self._write(iter(self._stream.images))
-        for line in self._said():
+        for line in self._closing_lines():
             print(line, file=sys.stderr, flush=True)
         return 1 if self._unread else 0
 
-    def stopped(self) -> str:
+    def rows_so_far(self) -> str:
         """What there is of the table when a signal has ended it."""
         kept = f"{self._rows} rows"
         if self._table is None:
@@ -169,8 +169,9 @@ class _Work:
         if unlike:
             self._unlike[tuple(unlike.split("; "))] += 1
 
-    def _said(self) -> Iterator[str]:
-        from glomjax.inference.resemblance import false_alarms, summary, without_rule
+    def _closing_lines(self) -> Iterator[str]:
+        """What is said on standard error when all rows are there."""
+        from glomjax.inference.resemblance import COLOURS, false_alarms, summary, without_rule
 
         where = f" in '{self._arguments.out}'" if self._arguments.out else ""
         yield f"{self._rows} image(s){where}"
@@ -178,13 +179,13 @@ class _Work:
             yield f"{self._unread} could not be read; the column 'problem' says why"
         if text := summary(self._unlike, self._rows - self._unread):
             yield text
-            if any("other colours" in reasons for reasons in self._unlike):
+            if any(COLOURS in reasons for reasons in self._unlike):
                 yield false_alarms(self._classifier.specs)
         if text := without_rule(self._classifier.specs):
             yield text
 
     def _about(self) -> dict[str, Any]:
-        """By what the table is made."""
+        """Which networks, settings and data the table is made with."""
         import glomjax
 
         classifier = self._classifier

@@ -47,8 +47,9 @@ class Predictions:
       labels: the name of the most probable class of each image, "" where it could not be read.
       classes: names of the C classes.
       problems: {id: why} of the images that could not be read.
-      unlike: {id: in what} of the images that do not resemble those of the training, of which the
-        answers mean little: `blank`, `another spacing`, `another size` or `other colours`.
+      unlike: {id: in what} of the images that do not resemble those of the training, for which the
+        network's own test does not speak: `blank`, `another spacing`, `another size` or `other
+        colours`.
     """
 
     ids: tuple[str, ...]

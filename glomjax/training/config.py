@@ -305,6 +305,11 @@ class RunConfig:
         network, _ = MODELS[self.model.name]
         return dataclasses.replace(self, preprocessing=network.PREPROCESSING)
 
+    @property
+    def takes_demo_settings(self) -> bool:
+        """Whether the settings of `demo` take effect: on that data, from random values."""
+        return self.is_demo and self.freeze.regime == "scratch"
+
     def preparation_options(self) -> dict[str, Any]:
         """The arguments of `prepare_data` that say how images are read."""
         return {

@@ -7,7 +7,7 @@ from glomjax import checkpoints
 from glomjax.data.preparation import prepare_data
 from glomjax.data.sources import ArraySplits
 from glomjax.errors import UserError, argument
-from glomjax.preprocessing.preprocessing import Preprocessing
+from glomjax.training.checkpointing import SavedRun
 from glomjax.training.config import RunConfig
 from glomjax.training.run_folder import RunFolder
 from glomjax.training.setup import demo_settings, load_splits
@@ -41,14 +41,14 @@ def check_finished(run: RunFolder, requested: RunConfig, arrays: ArraySplits | N
         data = dataclasses.replace(config.data, source=source)
         splits = load_splits(data, arrays, run.kept_splits())
         if not splits.content:
-            spec = checkpoints.read_metadata(run.best).get("spec")
+            saved = SavedRun({}, checkpoints.read_metadata(run.best))
             splits = prepare_data(
                 splits,
                 config.image_size,
                 resize=config.resize,
                 target_mpp=config.target_mpp,
                 bits=config.data.bits,
-                decoding=Preprocessing.from_dict(spec["preprocessing"]).decoding if spec else 1,
+                decoding=saved.decoding,
                 skip_unreadable=config.data.skip_unreadable,
             ).splits
         digest = splits.digest()

@@ -98,8 +98,8 @@ def demo_settings(
     requested: RunConfig, config: RunConfig, arrays: ArraySplits | None
 ) -> dict[str, Any]:
     """What takes the place of fields of a settled configuration on the embedded demo data."""
-    is_demo = arrays is None and config.is_demo and config.freeze.regime == "scratch"
-    return requested.demo_settings() if is_demo else {}
+    takes = arrays is None and config.takes_demo_settings
+    return requested.demo_settings() if takes else {}
 
 
 def _prepare(
