@@ -168,11 +168,13 @@ class DecodedImages:
       preprocessing: what brings an image to this size, its spacing and its stain.
       cache_bytes: the images that are kept have at most this size together; the others are decoded
         each time.
+      measured: whether what images look like is measured when they are first decoded.
 
     Attributes:
       sizes: int32 [N, 2], (height, width) of each image as it is stored, 0 until it was decoded.
       hashes: uint64 [N, 4], `perceptual_hash` of each image as it is stored, 0 until then.
-      measures: float64 [N, K], of each image as it is stored, as `appearance.measure` gives them.
+      measures: float64 [N, K], of each image as it is stored, as `appearance.measure` gives them, 0
+        where they are not `measured`.
       anomalies: {index: what is unusual} of the images that were decoded.
     """
 
@@ -183,6 +185,7 @@ class DecodedImages:
         *,
         preprocessing: Preprocessing = IMAGENET,
         cache_bytes: int = 0,
+        measured: bool = False,
     ):
         self.examples = examples
         self.shape = (*image_size, 3)
@@ -190,7 +193,7 @@ class DecodedImages:
         self.hashes = np.zeros((len(examples), WORDS), np.uint64)
         self.measures = np.zeros((len(examples), appearance.MEASURES))
         self.anomalies: dict[int, Anomalies] = {}
-        self._preprocessing = preprocessing
+        self._preprocessing, self._measured = preprocessing, measured
         self._room = cache_bytes // (image_size[0] * image_size[1] * 3)
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -233,6 +236,7 @@ class DecodedImages:
             self.anomalies[index] = find_anomalies(image)
             self.sizes[index] = image.height, image.width
             self.hashes[index] = perceptual_hash(np.asarray(image))
-            self.measures[index] = appearance.measure(appearance.thumbnail(image))
+            if self._measured:
+                self.measures[index] = appearance.measure(appearance.thumbnail(image))
         mpp = None if self.examples.mpp is None else float(self.examples.mpp[index])
         return self._preprocessing.prepare(image, self.shape[:2], mpp)

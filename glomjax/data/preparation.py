@@ -103,6 +103,7 @@ def prepare_data(
             preprocessing=preprocessing,
             # Training images are read in every epoch, so they come first.
             cache_bytes=cache_bytes * (8 if split == "train" else 1) // 10,
+            measured=split == "train",
         )
         for split in SPLITS
     }

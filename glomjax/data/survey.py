@@ -27,7 +27,8 @@ class Survey:
       hashes: {split: uint64 [N, 4]}, near for images that look alike as they are stored; see
         `perceptual_hash`.
       sizes: {split: int [N, 2]}, (height, width) as stored.
-      measures: {split: float64 [N, K]}, what they look like as a whole; see `appearance.measure`.
+      measures: float64 [N, K] of the training images, what they look like; see
+        `appearance.measure`.
       stains: float64 [N, K] of the training images, as `stain_normalization.fit` takes them.
       anomalies: {id: what is unusual} of images in which something is.
     """
@@ -36,7 +37,7 @@ class Survey:
     contents: dict[str, np.ndarray]
     hashes: dict[str, np.ndarray]
     sizes: dict[str, np.ndarray]
-    measures: dict[str, np.ndarray]
+    measures: np.ndarray
     stains: np.ndarray
     anomalies: Mapping[str, Anomalies] = dataclasses.field(default_factory=dict)
 
@@ -65,9 +66,9 @@ def survey(
     """
     which, of = shard
     reasons: dict[str, str] = {}
-    unreadable, contents, hashes, sizes, measures = {}, {}, {}, {}, {}
+    unreadable, contents, hashes, sizes = {}, {}, {}, {}
     unusual: dict[str, Anomalies] = {}
-    stains = np.zeros((len(images["train"]), 0))
+    measures, stains = np.zeros((0, 0)), np.zeros((0, 0))
     for split, part in images.items():
         method = stain if split == "train" else "none"
 
@@ -95,7 +96,7 @@ def survey(
         table = np.concatenate(parts, axis=1)
         table = total(table.reshape(-1).astype(np.float64)).reshape(table.shape)
         ends = np.cumsum([column.shape[1] for column in parts])[:-1]
-        bad, stored, halves, numbers, measures[split], statistics = np.split(table, ends, axis=1)
+        bad, stored, halves, numbers, looks, statistics = np.split(table, ends, axis=1)
         for index in np.flatnonzero(bad).tolist():
             name = part.examples.ids[index]
             unreadable[name] = reasons.get(name, f"Image '{name}' cannot be read.")
@@ -104,8 +105,8 @@ def survey(
         contents[split], hashes[split] = joined[:, 0], joined[:, 1:]
         found = anomalies.from_numbers(numbers, part.anomalies)
         unusual |= {part.examples.ids[index]: anomaly for index, anomaly in found.items()}
-        if columns:
-            stains = statistics
+        if split == "train":
+            measures, stains = looks, statistics
     return Survey(unreadable, contents, hashes, sizes, measures, stains, unusual)
 
 

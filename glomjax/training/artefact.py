@@ -35,7 +35,7 @@ def describe_network(config: RunConfig, prepared: PreparedData, device_batch: in
         image_size=config.image_size,
         source_size=(height, width),
         source_sizes=as_tuples([sizes.min(axis=0).tolist(), sizes.max(axis=0).tolist()]),
-        appearance=fit_appearance(prepared.survey.measures["train"], groups, kind),
+        appearance=fit_appearance(prepared.survey.measures, groups, kind),
         preprocessing=prepared.preprocessing,
         precision=config.precision,
         native=config.ops.native,

@@ -119,7 +119,9 @@ class Images:
             {split: array[rows[split]] for split in SPLITS}
             for array in (self.contents, self.sizes, np.zeros_like(self.hashes))
         )
-        survey = Survey({}, contents, hashes, sizes, measures={}, stains=np.empty((0, 0)))
+        survey = Survey(
+            {}, contents, hashes, sizes, measures=np.empty((0, 0)), stains=np.empty((0, 0))
+        )
         return DataSplits(train, validation, test, classes), survey
 
 
