@@ -6,11 +6,15 @@ file with a flipped bit without a word, so a folder without a matching manifest 
 """
 
 import concurrent.futures
+import contextlib
 import json
+import logging
 import os
 import pathlib
+import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,9 +32,13 @@ class Writer:
     """Saves in the background, one checkpoint after another, in the order asked for.
 
     An error of a save is raised by the next call.
+
+    Attributes:
+      seconds: that the longest one took; 0 before the first.
     """
 
     def __init__(self) -> None:
+        self.seconds = 0.0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._running: concurrent.futures.Future[None] | None = None
 
@@ -45,8 +53,13 @@ class Writer:
         """`save`, once the one before has ended; the arrays must not change any more."""
         self.wait()
         self._running = self._thread.submit(
-            save, folder, arrays, dict(metadata), keep_previous=keep_previous
+            self._save, folder, arrays, dict(metadata), keep_previous
         )
+
+    def _save(self, folder: pathlib.Path, arrays: Arrays, metadata: Any, previous: bool) -> None:
+        begun = time.monotonic()
+        save(folder, arrays, metadata, keep_previous=previous)
+        self.seconds = max(self.seconds, time.monotonic() - begun)
 
     def wait(self) -> None:
         """Returns when everything is on the disk."""
@@ -82,6 +95,8 @@ def save(
     try:
         _save(folder, arrays, metadata, keep_previous)
     except OSError as error:
+        # What there is of the new one takes the room that somebody has to make.
+        shutil.rmtree(_new(folder), ignore_errors=True)
         raise UserError(
             f"checkpoint '{folder}' cannot be written ({error.strerror or error}); make room, and "
             f"{same_again()} goes on after the last checkpoint"
@@ -91,11 +106,11 @@ def save(
 def _save(
     folder: pathlib.Path, arrays: Arrays, metadata: Mapping[str, Any], keep_previous: bool
 ) -> None:
-    new = folder.with_name(folder.name + ".new")
+    new = _new(folder)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     host = {path: np.asarray(array) for path, array in arrays.items()}
-    with logging_left_to_scripts(), _checkpointer() as checkpointer:
+    with _errors_of_the_disk(), logging_left_to_scripts(), _checkpointer() as checkpointer:
         checkpointer.save(new.absolute() / "arrays", host)
     # Orbax writes the folder's absolute path into this one, which it reads on cloud storage alone.
     (new / "arrays" / "commit_success.txt").unlink(missing_ok=True)
@@ -109,6 +124,12 @@ def _save(
     os.replace(new, folder)
     if not keep_previous:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_previous(folder: pathlib.Path) -> None:
+    """Removes the checkpoint that `keep_previous` has kept, where the one in `folder` is there."""
+    if (folder / "manifest.json").is_file():
+        shutil.rmtree(_old(folder), ignore_errors=True)
 
 
 def exists(folder: pathlib.Path) -> bool:
@@ -180,6 +201,26 @@ def _restore(found: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     return arrays, json.loads((found / "metadata.json").read_text())
 
 
+@contextlib.contextmanager
+def _errors_of_the_disk() -> Iterator[None]:
+    """Orbax raises ValueError where a disk is full, after it has logged the same from each of its
+    threads: that becomes an OSError, and nothing is logged."""
+    log = logging.getLogger("absl")
+
+    def raised_as_well(record: logging.LogRecord) -> bool:
+        return "raised an exception" not in record.getMessage()
+
+    log.addFilter(raised_as_well)
+    try:
+        yield
+    except ValueError as error:
+        if found := re.search(r"os_error_code='(\d+)'", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        raise
+    finally:
+        log.removeFilter(raised_as_well)
+
+
 def _checkpointer() -> Any:
     """Orbax as this process alone uses it: with several, process 0 writes and each one reads."""
     import orbax.checkpoint as ocp
@@ -190,6 +231,10 @@ def _checkpointer() -> Any:
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _new(folder: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(f"{folder}.new")
 
 
 def _old(folder: pathlib.Path) -> pathlib.Path:

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,18 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
         raise UserError(
             f"{path} cannot be written ({error.strerror}); give a folder that can be written"
         ) from error
+
+
+def why_not_writable(folder: pathlib.Path) -> str:
+    """Why no file can be written in a folder, which is made where it does not exist; "" where one
+    can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"glomjax")
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:

@@ -10,13 +10,18 @@ _CGROUP = pathlib.Path("/sys/fs/cgroup")
 
 def free_bytes() -> int | None:
     """Bytes that a program can still take: on a device those that its runtime has left, on a CPU
-    the least of what the machine and the control groups of this process leave; None where that is
-    not told."""
+    those of the host; None where that is not told."""
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         limit = stats.get("bytes_limit")
         return None if limit is None else int(limit) - int(stats.get("bytes_in_use", 0))
+    return free_host_bytes()
+
+
+def free_host_bytes() -> int | None:
+    """Bytes that a process can still take of the host's memory: the least of what the machine and
+    the control groups of this process leave; None where that is not told."""
     known = [value for value in (_free_of_machine(), *_free_of_groups()) if value is not None]
     return min(known, default=None)
 

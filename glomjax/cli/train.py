@@ -2,11 +2,13 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import pathlib
 import re
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +51,13 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="print warnings and errors alone; run.log in the folder has every line",
     )
+    parser.add_argument(
+        "--max-hours",
+        type=float,
+        default=0.0,
+        metavar="H",
+        help="save and end with exit code 75 before H hours are over, such as a queue allows",
+    )
     several = parser.add_argument_group("several processes, where no cluster manager starts them")
     several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0")
     several.add_argument("--processes", type=int, default=0, metavar="N", help="how many there are")
@@ -71,23 +80,38 @@ def run(arguments: argparse.Namespace) -> int:
     name = pathlib.Path(arguments.config.partition(":")[0]).stem
     workdir = arguments.workdir or str(pathlib.Path("runs") / name)
 
+    begun = time.monotonic()
     import jax
 
-    from glomjax.files import cache_dir
+    from glomjax.files import cache_dir, why_not_writable
     from glomjax.training import Interrupted, initialize, train_and_evaluate
 
     try:
         initialize(arguments.coordinator, arguments.processes, arguments.process)
         # A second start does not compile again.
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir("jit")))
+        if not (reason := why_not_writable(cache := cache_dir("jit"))):
+            jax.config.update("jax_compilation_cache_dir", str(cache))
+        elif jax.process_index() == 0:
+            logging.getLogger("glomjax").warning(
+                "the cache '%s' cannot be written (%s), so that programs and native kernels are "
+                "compiled at each start; set the environment variable GLOMJAX_CACHE to a folder "
+                "that can be",
+                cache.parent,
+                reason,
+            )
+        # The limit is that of the process, which has also waited for others to join.
+        hours = arguments.max_hours and arguments.max_hours - (time.monotonic() - begun) / 3600
         train_and_evaluate(
             config,
             workdir,
             overwrite=arguments.overwrite,
             progress=not arguments.quiet,
             shipped=(shipped, base) if shipped else None,
+            max_hours=max(hours, 1e-9) if arguments.max_hours > 0 else arguments.max_hours,
         )
     except Interrupted as interrupted:
+        if not interrupted.saved:
+            print(interrupted, file=sys.stderr)
         return interrupted.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command continues where it was saved last", file=sys.stderr)

@@ -22,6 +22,7 @@ with logging_left_to_scripts():
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")
+_HEADER, _PAGE = 128, 4096  # bytes of an array beside its pixels, and of a page of memory
 
 
 class Batches:
@@ -81,6 +82,11 @@ class Batches:
         rows = self._mine.stop - self._mine.start
         return rows * len(self._busy) * THREADS / max(sum(self._busy), 1e-9)
 
+    @property
+    def cache_left(self) -> int:
+        """Bytes that the images of this split may still take when they are kept in memory."""
+        return getattr(self._images, "cache_left", 0)  # features lie in a file
+
     def epoch(self, seed: int | None = None, *, start: int = 0) -> Iterator[Batch]:
         """One pass from batch `start`, shuffled by `seed`; in the examples' own order without."""
         index, mask = (table[start:, self._mine] for table in self._tables(seed))
@@ -96,9 +102,7 @@ class Batches:
             busy.append(time.perf_counter() - begun)
             return images
 
-        # A thread a batch, so that all cores decode; fewer than four would not even out a slow one.
-        ahead = max(THREADS, 4)
-        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=ahead)
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=batches_ahead())
         loaded = iter(grain.MapDataset.range(len(index)).map(load).to_iter_dataset(options))
         rows = np.arange(self.rows, dtype=np.int32)[self._mine]
         self.waited = 0.0
@@ -149,6 +153,12 @@ class Batches:
         return index.astype(np.int64), mask.astype(np.float32)
 
 
+def batches_ahead() -> int:
+    """How many batches are read while a step runs: a thread a batch, so that all cores decode;
+    fewer than four would not even out a slow one."""
+    return max(THREADS, 4)
+
+
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     """A shuffle of labels [N], as indices [N], that spreads each class evenly over the order."""
     rng = np.random.default_rng(seed)
@@ -194,7 +204,9 @@ class DecodedImages:
         self.measures = np.zeros((len(examples), appearance.MEASURES))
         self.anomalies: dict[int, Anomalies] = {}
         self._preprocessing, self._measured = preprocessing, measured
-        self._room = cache_bytes // (image_size[0] * image_size[1] * 3)
+        # As the memory has it, which is given out by the page.
+        self._bytes = -(-(image_size[0] * image_size[1] * 3 + _HEADER) // _PAGE) * _PAGE
+        self._room = cache_bytes // self._bytes
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -209,6 +221,11 @@ class DecodedImages:
                 if len(self._kept) < self._room:
                     self._kept[index] = image
         return image
+
+    @property
+    def cache_left(self) -> int:
+        """Bytes that images which are not kept yet may take."""
+        return max(min(self._room, len(self)) - len(self._kept), 0) * self._bytes
 
     def prepare_with(self, preprocessing: Preprocessing) -> None:
         """From now on the images are what this makes of them."""

@@ -2,7 +2,8 @@
 
 No result depends on them: without a compiler, or where they cannot be used, the operations run in
 their pure form. A built library is kept in the cache under the hash of its source, its compiler,
-the jaxlib that it was built for and the processor.
+the jaxlib that it was built for and the processor, with its checksum beside it: a damaged one would
+crash the process, and is built again.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ import jaxlib
 import numpy as np
 from jax import lax
 
-from glomjax.files import cache_dir
+from glomjax.files import cache_dir, checksum, why_not_writable
 
 SETTINGS = ("auto", "off")
 # What to say where `must_build`.
@@ -81,7 +82,7 @@ def must_build() -> bool:
     if jax.default_backend() != "cpu" or _obstacle():
         return False
     try:
-        return not _target().path.exists()
+        return not _is_whole(_target().path)
     except _FAILURES:
         return False  # which `status` will say
 
@@ -197,9 +198,7 @@ def _library() -> _Library:
     """Builds it where it is not in the cache."""
     try:
         target = _target()
-        if not target.path.exists():
-            _build(target)
-        library = ctypes.cdll.LoadLibrary(str(target.path))
+        library = _load(target)
     except _FAILURES as error:
         return _Library(reason=_first_line(error))
     for name in re.findall(r"HANDLER_SYMBOL\(\s*glomjax_(\w+)", _SOURCE.read_text("utf-8")):
@@ -237,16 +236,41 @@ def _target() -> _Target:
     return _Target(f"glomjax_{name}_", cache_dir("native") / f"kernels-{name}.so", compiler)
 
 
-def _build(target: _Target) -> None:
-    folder = target.path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    # Built aside and renamed, so that another process never loads half a library.
-    with tempfile.TemporaryDirectory(dir=folder) as aside:
-        built = pathlib.Path(aside) / target.path.name
-        include = jax.ffi.include_dir()
-        command = [*target.compiler, *_FLAGS, "-isystem", include, str(_SOURCE), "-o", str(built)]
-        subprocess.run(command, capture_output=True, check=True, timeout=600)
-        os.replace(built, target.path)
+def _load(target: _Target) -> ctypes.CDLL:
+    """From the cache where it is whole there; built otherwise, and kept where that is possible."""
+    cache = target.path.parent
+    if not _is_whole(target.path):
+        if why_not_writable(cache):
+            with tempfile.TemporaryDirectory() as aside:
+                return ctypes.cdll.LoadLibrary(str(_build(target, pathlib.Path(aside))))
+        # Built aside and renamed, so that another process never loads half a library.
+        with tempfile.TemporaryDirectory(dir=cache) as aside:
+            built = _build(target, pathlib.Path(aside))
+            digest = checksum(built)
+            os.replace(built, target.path)
+            _checksum_of(target.path).write_text(digest)
+    return ctypes.cdll.LoadLibrary(str(target.path))
+
+
+def _build(target: _Target, folder: pathlib.Path) -> pathlib.Path:
+    """The library, built in a folder that is there."""
+    built = folder / target.path.name
+    include = jax.ffi.include_dir()
+    command = [*target.compiler, *_FLAGS, "-isystem", include, str(_SOURCE), "-o", str(built)]
+    subprocess.run(command, capture_output=True, check=True, timeout=600)
+    return built
+
+
+def _checksum_of(library: pathlib.Path) -> pathlib.Path:
+    return library.with_suffix(".sha256")
+
+
+def _is_whole(library: pathlib.Path) -> bool:
+    """Whether a built library is there, and is what was built."""
+    try:
+        return _checksum_of(library).read_text() == checksum(library)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _compiler() -> list[str]:

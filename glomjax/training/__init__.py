@@ -4,8 +4,8 @@ from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.config import default_config
 from glomjax.training.interrupts import Interrupted
 from glomjax.training.loop import train_and_evaluate
+from glomjax.training.processes import initialize
 from glomjax.training.run_folder import clear
-from glomjax.training.sharding import initialize
 
 __all__ = [
     "EarlyStopping",

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from glomjax import checkpoints
+from glomjax.errors import UserError
 from glomjax.pretrained.spec import NetworkSpec, TrainingRecord
 from glomjax.training.run_folder import RunFolder
 from glomjax.training.sharding import Placement
@@ -79,15 +80,22 @@ class RunCheckpoints:
       run: the folder.
       placement: of the arrays.
       spec: of the network, which every checkpoint carries.
+      monitor: the metric by which an epoch is the best.
 
     Attributes:
       saved: when `last` was written last, or training began, by `time.monotonic`.
+      seconds: that `last` took the longest time, from the device to the disk; 0 before the first.
     """
 
-    def __init__(self, run: RunFolder, placement: Placement, spec: NetworkSpec):
-        self._run, self._placement, self._spec = run, placement, spec
+    def __init__(self, run: RunFolder, placement: Placement, spec: NetworkSpec, monitor: str):
+        self._run, self._placement, self._spec, self._monitor = run, placement, spec, monitor
         self._writer = checkpoints.Writer()
         self.saved = time.monotonic()
+        self._fetched = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self._fetched + self._writer.seconds
 
     def save_last(self, state: TrainState) -> None:
         """All that the run needs to go on."""
@@ -95,7 +103,10 @@ class RunCheckpoints:
         leaves = jax.tree.leaves(state.opt_state)
         arrays |= {f"optimizer/{i}": leaf for i, leaf in enumerate(leaves)}
         arrays |= {f"sums/{name}": value for name, value in state.sums.items()}
-        self._save(self._run.last, self._placement.fetch(arrays), state, keep_previous=True)
+        begun = time.monotonic()
+        fetched = self._placement.fetch(arrays)
+        self._fetched = max(self._fetched, time.monotonic() - begun)
+        self._save(self._run.last, fetched, state, keep_previous=True)
         self.saved = time.monotonic()
 
     def keep_best(self, state: TrainState) -> None:
@@ -104,14 +115,41 @@ class RunCheckpoints:
         arrays = {checkpoints.PARAMS + path: value for path, value in state.best.items()}
         self._save(self._run.best, arrays, state)
 
-    def restore_best(self, state: TrainState) -> None:
-        """Reads the best parameters back, or keeps those that a kill left unwritten."""
-        position = state.position
-        if state.stopping.best_epoch == position.epoch - 1 and not position.batch:
+    def restore_best(self, state: TrainState) -> str:
+        """Reads the best parameters back, or keeps those that a kill left unwritten.
+
+        Returns:
+          A sentence on what is lost where they are damaged, "" otherwise.
+        """
+        position, stopping = state.position, state.stopping
+        if stopping.best_epoch == position.epoch - 1 and not position.batch:
             self.keep_best(state)
-        elif position.epoch:
-            best, _ = checkpoints.restore(self._run.best)
-            state.best = checkpoints.params_of(best)
+        elif position.epoch and stopping.best is not None:
+            try:
+                best, _ = checkpoints.restore(self._run.best)
+                state.best = checkpoints.params_of(best)
+            except UserError as error:
+                return self._do_without_best(state, str(error).partition(";")[0])
+        return ""
+
+    def _do_without_best(self, state: TrainState, reason: str) -> str:
+        """The parameters of the last epoch take the place of the best ones; in the middle of an
+        epoch, when they have changed already, those that this one will have."""
+        position, stopping = state.position, state.stopping
+        lost = f"of epoch {stopping.best_epoch + 1} ({self._monitor} {stopping.best:.4f})"
+        stopping.best, stopping.wait, position.stop = None, 0, False
+        if position.batch:
+            kept = f"those of epoch {position.epoch + 1}, in which it goes on, take their place"
+        else:
+            stopping.update(position.epoch - 1, position.history[-1][self._monitor])
+            kept = f"those of epoch {position.epoch}, the last one, take their place"
+        note = f"The best weights, {lost}, are lost: {reason}; {kept} until there are better ones."
+        position.notes.append(note)
+        # `last` first, as after an epoch: it knows from now on that the best ones are others.
+        self.save_last(state)
+        if not position.batch:
+            self.keep_best(state)
+        return note
 
     def wait(self) -> None:
         """Returns when everything is on the disk."""
@@ -126,6 +164,7 @@ class RunCheckpoints:
     ) -> None:
         if not self._run.writes:
             return
+        self._run.lock.check()
         metadata = {
             "spec": self._spec.to_dict(),
             "position": dataclasses.asdict(state.position),

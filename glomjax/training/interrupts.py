@@ -1,14 +1,51 @@
-"""SIGTERM and Ctrl-C as a request: the loop ends after the running step, and saves."""
+"""SIGTERM, Ctrl-C and a limit of time as a request: the loop ends after the running step, and
+saves."""
 
+import math
 import os
 import signal
 import threading
+import time
 import types
 from typing import Any
 
-from glomjax.errors import same_again
+from glomjax.errors import UserError, argument, same_again
 
-NONE, SAVE, STOP = 0, 1, 2  # what a loop is asked for; the larger one counts
+NONE, SAVE, TIME_IS_UP, STOP = range(4)  # what a loop is asked for; the larger one counts
+TRY_AGAIN = 75  # the exit code of a run that its limit of time has ended, EX_TEMPFAIL of sysexits.h
+
+
+class TimeLimit:
+    """When a run must have ended, whatever is left of it.
+
+    Args:
+      hours: from now on; 0 for no limit.
+
+    Raises:
+      UserError: that is no length of time.
+    """
+
+    SPARE_SECONDS = 5.0  # for what is not foreseen
+
+    def __init__(self, hours: float = 0.0):
+        known = isinstance(hours, int | float) and not isinstance(hours, bool)
+        if not known or not math.isfinite(hours) or hours < 0:
+            raise UserError(
+                f"{argument('--max-hours')} is {hours!r}; it is a number of hours, such as 11.5, "
+                "and 0 for no limit"
+            )
+        self._end = time.monotonic() + 3600 * hours if hours else math.inf
+        self._longest = dict[str, float]()
+
+    def took(self, what: str, seconds: float) -> None:
+        """A step or a save took so long; the next one may as well, and somewhat longer."""
+        self._longest[what] = max(seconds, self._longest.get(what, 0.0))
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is no time for another step, and for saving what it gives."""
+        needed = 1.5 * sum(self._longest.values()) + self.SPARE_SECONDS
+        return time.monotonic() + needed >= self._end
 
 
 class Interrupts:
@@ -17,14 +54,20 @@ class Interrupts:
     A second Ctrl-C ends the process at once, whatever it is doing. Outside the main thread, where
     Python allows no handlers, signals are left as they are.
 
+    Args:
+      limit: of the time that the run may take.
+
     Attributes:
       signal: the number of the one that came, 0 before.
+      can_save: while it is False there is nothing to save, and a signal raises `Interrupted`.
     """
 
     _HANDLED = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, limit: TimeLimit | None = None, *, can_save: bool = True) -> None:
         self.signal = 0
+        self.can_save = can_save
+        self.limit = limit or TimeLimit()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -43,11 +86,20 @@ class Interrupts:
             signal.set_wakeup_fd(self._wakeup)
             os.close(self._writing)
 
+    @property
+    def request(self) -> int:
+        """What a loop is asked for: NONE, TIME_IS_UP or STOP."""
+        if self.signal:
+            return STOP
+        return TIME_IS_UP if self.limit.is_up else NONE
+
     def _note(self, number: int, frame: types.FrameType | None) -> None:
         del frame
         self.signal = number
         # The default of the operating system, which does not wait for Python.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if not self.can_save:
+            raise Interrupted(number, saved=False)
 
     def _watch(self, reading: int) -> None:
         """Where both come within one compilation, Python would run `_note` only after it; but the
@@ -61,19 +113,30 @@ class Interrupts:
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop by a signal, and has saved everything.
+    """The run was asked to stop, and has saved everything.
 
     What Ctrl-C raises anywhere else, so that a script which handles that handles SIGTERM too, and
     `except Exception` takes neither for an error.
 
+    Args:
+      number: of the signal; 0 where the limit of time has ended the run.
+      saved: whether there was something to save.
+
     Attributes:
-      exit_code: of a process that a signal ends: 130 for Ctrl-C, 143 for SIGTERM.
+      exit_code: of a process that a signal ends: 130 for Ctrl-C, 143 for SIGTERM; of one that its
+        limit of time ends 75, by which a script knows that it should start it again.
     """
 
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.exit_code = 128 + number
+    def __init__(self, number: int, *, saved: bool = True):
+        super().__init__(number, saved)
+        self.number, self.saved = number, saved
+        self.exit_code = 128 + number if number else TRY_AGAIN
 
     def __str__(self) -> str:
-        name = signal.Signals(self.args[0]).name
-        return f"{name} came; the run is saved, and {same_again()} goes on from there"
+        if self.number:
+            said = f"{signal.Signals(self.number).name} came"
+        else:
+            said = f"the time that {argument('--max-hours')} gives is up"
+        if not self.saved:
+            return f"{said} before the first step; {same_again()} begins where this one did"
+        return f"{said}; the run is saved, and {same_again()} goes on from there"

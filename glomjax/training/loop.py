@@ -23,10 +23,20 @@ from glomjax.inference.prediction import predict_batches, steps_ahead, wait
 from glomjax.ops import native
 from glomjax.training.config_checks import read_config
 from glomjax.training.finished import check_finished, has_epochs_left
-from glomjax.training.interrupts import NONE, SAVE, STOP, Interrupted, Interrupts
+from glomjax.training.interrupts import (
+    NONE,
+    SAVE,
+    STOP,
+    TIME_IS_UP,
+    Interrupted,
+    Interrupts,
+    TimeLimit,
+)
 from glomjax.training.optimizers import learning_rate
 from glomjax.training.phases import RunningPhase, stream_number
+from glomjax.training.processes import Watch
 from glomjax.training.progress import TensorBoard, Terminal
+from glomjax.training.resources import memory_errors
 from glomjax.training.run_folder import RunFolder, ShippedConfig, clear
 from glomjax.training.scoring import describe_end, epoch_row, report_test
 from glomjax.training.setup import RunSetup, prepare_run
@@ -45,6 +55,7 @@ def train_and_evaluate(
     overwrite: bool = False,
     progress: bool = True,
     shipped: ShippedConfig | None = None,
+    max_hours: float = 0.0,
 ) -> dict[str, Any]:
     """Trains until it stops by itself, restores the best weights and scores the test split once.
 
@@ -60,14 +71,16 @@ def train_and_evaluate(
         sends those of the logger `glomjax`. The folder's `run.log` has every line in any case.
       shipped: name and content of the configuration of this package that `config` began as: where
         a later version of it has other defaults, a run that has begun keeps those it began with.
+      max_hours: after which the call must have ended, as a queue demands it; 0 for no limit.
 
     Returns:
       The test metrics, as in `test_metrics.json`.
 
     Raises:
       UserError: whatever the user can put right.
-      Interrupted: SIGTERM or Ctrl-C came while it trained; everything is saved.
+      Interrupted: SIGTERM or Ctrl-C came, or the time is up; everything is saved.
     """
+    limit = TimeLimit(max_hours)
     if not isinstance(workdir, (str, os.PathLike)):
         raise UserError(
             f"{argument('--workdir')} is {workdir!r}; it is the path of the run's folder, which is "
@@ -76,20 +89,33 @@ def train_and_evaluate(
     requested = read_config(config)
     placement = Placement(requested.devices, shard_params=requested.shard_params)
     terminal = Terminal(prints=progress, speaks=placement.writes)
-    with terminal.recording_failure():
+    with (
+        terminal.recording_failure(),
+        memory_errors(requested),
+        Interrupts(limit, can_save=False) as interrupts,
+        contextlib.ExitStack() as stack,
+    ):
+        lock = stack.enter_context(contextlib.ExitStack())
+        stack.enter_context(Watch(at_end=lock.close))
         placement.agree("configuration", json.dumps(requested.to_dict(), sort_keys=True))
         failed: UserError | None = None
-        if overwrite and placement.writes:
+        if placement.writes:
             try:
-                clear(workdir)
+                if overwrite:
+                    clear(workdir)
+                run = RunFolder(workdir)
+                run.check_own()
+                if not run.finished or has_epochs_left(run, requested, data):
+                    lock.enter_context(run.lock)
             except UserError as error:
                 failed = error
-        # No process looks at the folder before process 0 has cleared it for a new run; where it
-        # could not, the others, which know of no failure, do not wait for it any longer.
-        placement.agree("value of " + argument("--overwrite"), f"{overwrite} {failed}")
+        # No process looks at the folder before process 0 has it for itself, cleared for a new run;
+        # where it could not, the others, which know of no failure, do not wait for it any longer.
+        placement.agree("run folder", f"{overwrite} {failed}")
         if failed is not None:
             raise failed
-        run = RunFolder(workdir, writes=placement.writes)
+        if not placement.writes:
+            run = RunFolder(workdir, writes=False)
         placement.agree("run folder", f"{run.begun} {run.finished}")
         differences = run.claim(requested, shipped)
         ends_here = run.finished and not has_epochs_left(run, requested, data)
@@ -112,7 +138,7 @@ def train_and_evaluate(
             run.reopen()  # nothing refuses it any more
         with (
             native.setting(setup.config.ops.native),
-            contextlib.closing(Trainer(setup, setup.phase)) as trainer,
+            contextlib.closing(Trainer(setup, setup.phase, interrupts)) as trainer,
         ):
             trainer.fit()
             return trainer.finish()
@@ -125,13 +151,13 @@ class Trainer:
     Attributes:
       setup: the run before its first step; its parts have names of their own here.
       phase: what trains now.
-      interrupts: the signals that have come.
+      interrupts: the signals that have come, and the time that is left.
       key, board: of the random stream of dropout; the curves for TensorBoard.
     """
 
     setup: RunSetup
     phase: RunningPhase
-    interrupts: Interrupts = dataclasses.field(default_factory=Interrupts)
+    interrupts: Interrupts
 
     def __post_init__(self) -> None:
         setup = self.setup
@@ -152,32 +178,32 @@ class Trainer:
         """Epochs until early stopping or the limit; the best weights are in `state.best` then."""
         state, position, config = self.state, self.state.position, self.config
         self.checkpoints.saved = time.monotonic()
-        with self.interrupts:
-            while position.epoch < config.num_epochs and not position.stop:
-                self._thaw()
-                row = self._epoch()
-                position.history.append(row)
-                position.stop = state.stopping.update(
-                    position.epoch, row[config.early_stopping.monitor]
+        self.interrupts.can_save = True
+        while position.epoch < config.num_epochs and not position.stop:
+            self._thaw()
+            row = self._epoch()
+            position.history.append(row)
+            position.stop = state.stopping.update(
+                position.epoch, row[config.early_stopping.monitor]
+            )
+            if config.schedule == "plateau":
+                position.learning_rate = state.plateau.update(
+                    position.epoch, row[config.plateau.monitor], position.learning_rate
                 )
-                if config.schedule == "plateau":
-                    position.learning_rate = state.plateau.update(
-                        position.epoch, row[config.plateau.monitor], position.learning_rate
-                    )
-                is_best = state.stopping.best_epoch == position.epoch
-                position.epoch, position.batch, position.seconds = position.epoch + 1, 0, 0.0
-                state.sums = self.placement.put(zero_sums())
-                # `last` first: where a kill comes between the two, it holds what `best` lacks.
-                self.checkpoints.save_last(state)
-                if is_best:
-                    self.checkpoints.keep_best(state)
-                self.run.write_history(position.history)
-                self.board.epoch(row)
-                left = state.stopping.patience - state.stopping.wait
-                left = 0 if position.stop else min(left, config.num_epochs - position.epoch)
-                self.terminal.epoch(row, config.num_epochs, left, is_best)
-                if self._stops_now():
-                    self._leave()
+            is_best = state.stopping.best_epoch == position.epoch
+            position.epoch, position.batch, position.seconds = position.epoch + 1, 0, 0.0
+            state.sums = self.placement.put(zero_sums())
+            # `last` first: where a kill comes between the two, it holds what `best` lacks.
+            self.checkpoints.save_last(state)
+            if is_best:
+                self.checkpoints.keep_best(state)
+            self.run.write_history(position.history)
+            self.board.epoch(row)
+            left = state.stopping.patience - state.stopping.wait
+            left = 0 if position.stop else min(left, config.num_epochs - position.epoch)
+            self.terminal.epoch(row, config.num_epochs, left, is_best)
+            if self._stops_now():
+                self._leave(self._pending_request())
         self.terminal.say(describe_end(config, state))
         for phase in self.setup.phases.plan[self.phase.number + 1 :]:
             self.terminal.banner(
@@ -190,18 +216,24 @@ class Trainer:
         step = self.setup.phases.predict_step(symmetries=self.config.test_time_augmentation)
         best = self.state.best
         params = self.placement.put(best) if best else self.state.evaluated
-        logits = {
-            split: self._predict(step, params, self.setup.phases.batches[split])
-            for split in ("validation", "test")
-        }
+        logits = {}
+        for split in ("validation", "test"):
+            batches = self.setup.phases.batches[split]
+            logits[split] = self._predict(step, params, batches, should_stop=self._stops_now)
+            if self._stops_now():
+                self._leave(self._pending_request())
         self.checkpoints.wait()
-        return report_test(self.setup, logits["test"], logits["validation"])
+        # A signal from here on finds the report written, which takes less time than to leave.
+        metrics = report_test(self.setup, logits["test"], logits["validation"])
+        self.run.remove_previous_checkpoint()
+        return metrics
 
     def _epoch(self) -> dict[str, Any]:
         """Trains the epoch, or what is left of it, and validates; its line of `metrics.jsonl`."""
         state, position, batches = self.state, self.state.position, self.phase.batches["train"]
         weights, draws = batches.examples.weights, position.epoch * len(batches.examples)
         start = time.monotonic() - position.seconds
+        last = None  # when the step before this one was done
         in_flight: collections.deque[Any] = collections.deque()
         with self.terminal.epoch_bar(position.epoch + 1, len(batches), position.batch) as bar:
             for batch in batches.epoch(self._order(position.epoch), start=position.batch):
@@ -229,6 +261,10 @@ class Trainer:
                 if done is not None:
                     wait(done)
                 bar.advance(int(batch["mask"].sum()) * self.placement.processes)
+                now = time.monotonic()
+                if last is not None:  # the first one also compiles
+                    self.interrupts.limit.took("step", now - last)
+                last = now
                 if self.placement.processes == 1:
                     request = self._pending_request()
                 else:
@@ -236,8 +272,8 @@ class Trainer:
                 if request:
                     self._check_finite()
                     self.checkpoints.save_last(state)
-                if request == STOP:
-                    self._leave()
+                if request >= TIME_IS_UP:
+                    self._leave(request)
         totals = self._check_finite()
         position.seconds = trained = time.monotonic() - start
         splits = self.setup.splits
@@ -249,7 +285,7 @@ class Trainer:
         )
         if self._stops_now():
             self.checkpoints.save_last(state)
-            self._leave()
+            self._leave(self._pending_request())
         return epoch_row(
             position,
             totals,
@@ -285,23 +321,26 @@ class Trainer:
 
     def _pending_request(self) -> int:
         """What this process would like to do after the running step."""
-        if self.interrupts.signal:
-            return STOP
+        self.interrupts.limit.took("save", self.checkpoints.seconds)
+        if request := self.interrupts.request:
+            return request
         due = time.monotonic() - self.checkpoints.saved > 60 * self.config.checkpoint_minutes
         return SAVE if due and self.placement.writes else NONE
 
     def _stops_now(self) -> bool:
         """Whether to stop between two steps; several processes only do so together, in a step."""
-        return self.placement.processes == 1 and self._pending_request() == STOP
+        return self.placement.processes == 1 and self._pending_request() >= TIME_IS_UP
 
-    def _leave(self) -> None:
+    def _leave(self, request: int) -> None:
         self.checkpoints.wait()
         position = self.state.position
-        self.terminal.say(
-            f"stopped in epoch {position.epoch + 1} at batch {position.batch} and saved; "
-            f"{same_again()} goes on from there"
-        )
-        raise Interrupted(self.interrupts.signal or signal.SIGTERM)
+        where = f"in epoch {position.epoch + 1} at batch {position.batch}"
+        if position.stop or position.epoch == self.config.num_epochs:
+            where = f"after the last epoch, {position.epoch}, before the test"
+        why = " since its time is up" if request == TIME_IS_UP else ""
+        self.terminal.say(f"stopped{why} {where} and saved; {same_again()} goes on from there")
+        # Another process may be the one that a signal has reached.
+        raise Interrupted(self.interrupts.signal or signal.SIGTERM if request == STOP else 0)
 
     def _check_finite(self) -> dict[str, float]:
         """The epoch's sums so far; where a loss was not finite, the run ends, saving nothing."""

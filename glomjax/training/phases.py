@@ -19,6 +19,7 @@ from glomjax.training.config import RunConfig
 from glomjax.training.features import cached_features
 from glomjax.training.optimizers import make_optimizer
 from glomjax.training.parameter_groups import FROZEN, Phase
+from glomjax.training.resources import check_step
 from glomjax.training.sharding import Placement
 from glomjax.training.state import TrainState
 from glomjax.training.steps import init_state, make_train_step
@@ -36,6 +37,7 @@ class RunningPhase:
       augments: whether each training image has a number by which it is changed, its "draw".
       train_step: as `make_train_step` makes it.
       predict_step: (params, images or features) -> logits of validation examples.
+      config: of the run.
     """
 
     number: int
@@ -45,6 +47,7 @@ class RunningPhase:
     augments: bool
     train_step: Any
     predict_step: Any
+    config: RunConfig
     compiled: bool = False
 
     @property
@@ -57,9 +60,14 @@ class RunningPhase:
         )
 
     def step(self, *arguments: Any) -> Any:
-        """One training step; the first one compiles."""
+        """One training step; the first one compiles.
+
+        Raises:
+          UserError: it has no room in memory.
+        """
         if not self.compiled:
-            compile_now(self.train_step, *arguments)
+            compiled = compile_now(self.train_step, *arguments)
+            check_step(self.config, self.train_step, compiled, arguments, self.batches)
             self.compiled = True
         return self.train_step(*arguments)
 
@@ -142,6 +150,7 @@ class Phases:
                 constrain=self.placement.constrain,
             ),
             self.predict_step("classify" if on_features else "network"),
+            config,
         )
 
     def predict_step(self, part: str = "network", *, symmetries: bool = False) -> Any:

@@ -11,11 +11,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from glomjax import checkpoints
-from glomjax.errors import UserError, argument
+from glomjax.errors import UserError, argument, assignment
 from glomjax.files import jsonable, write_file
 from glomjax.training.config import MAY_DIFFER, RunConfig
 from glomjax.training.environment import describe_environment
 from glomjax.training.progress import RUN_LOG
+from glomjax.training.run_lock import LOCK, RunLock
 
 # Runs of the first versions stored no defaults: {field: its default then} of what changed since.
 # Whoever changes a default adds a line here.
@@ -33,6 +34,9 @@ class RunFolder:
       path: the folder, made where it does not exist.
       writes: False for all but one of several processes: they only read.
 
+    Attributes:
+      lock: of the process that trains here; it is not taken yet.
+
     Raises:
       UserError: the folder cannot be written.
     """
@@ -42,8 +46,9 @@ class RunFolder:
         self.writes = writes
         self.best = self.path / "checkpoints" / "best"
         self.last = self.path / "checkpoints" / "last"
+        self.lock = RunLock(self.path)
         try:
-            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"run folder '{self.path}' cannot be made ({error.strerror}); "
@@ -69,6 +74,26 @@ class RunFolder:
         """What took effect in the run that has begun here."""
         return self._config("effective")
 
+    def check_own(self) -> None:
+        """Refuses a folder that holds something else than a run; and one of whose run the
+        checkpoint is gone that it would go on from, since it would begin anew over the best one."""
+        if not (self.path / "config.json").exists():
+            ours = ("checkpoints", RUN_LOG, LOCK)
+            leftovers = [f for f in self.path.iterdir() if f.name not in ours]
+            if leftovers and self.writes:
+                raise UserError(
+                    f"folder '{self.path}' is not empty and holds no run ('{leftovers[0].name}' "
+                    f"for one); name another with {argument('--workdir')}"
+                )
+        begun = checkpoints.exists(self.best) and not self.finished
+        if begun and not checkpoints.exists(self.last):
+            raise UserError(
+                f"'{self.last}', from which the run in '{self.path}' would go on, is not there any "
+                f"more; restore it from a copy, begin another run in another folder with "
+                f"{assignment('pretrained.source', str(self.best))}, or replace this one with "
+                f"{argument('--overwrite', True)}"
+            )
+
     def claim(self, requested: RunConfig, shipped: ShippedConfig | None = None) -> list[str]:
         """Takes the folder for this configuration, or refuses one that holds another's run.
 
@@ -80,14 +105,8 @@ class RunFolder:
         Returns:
           Lines on what differs from the run so far.
         """
+        self.check_own()
         if not (self.path / "config.json").exists():
-            ours = ("checkpoints", RUN_LOG)
-            leftovers = [f for f in self.path.iterdir() if f.name not in ours]
-            if leftovers and self.writes:
-                raise UserError(
-                    f"folder '{self.path}' is not empty and holds no run ('{leftovers[0].name}' "
-                    f"for one); name another with {argument('--workdir')}"
-                )
             changed, kept = dict[str, str](), dict[str, str]()
         else:
             changed, kept = self._changes(requested, shipped)
@@ -240,6 +259,11 @@ class RunFolder:
                     "over it; make its folder writable"
                 ) from error
 
+    def remove_previous_checkpoint(self) -> None:
+        """A finished run needs no second one to go on from."""
+        if self.writes:
+            checkpoints.remove_previous(self.last)
+
     def write_config(
         self,
         requested: RunConfig,
@@ -279,8 +303,9 @@ class RunFolder:
         self.write("metrics.jsonl", "".join(json.dumps(jsonable(row)) + "\n" for row in history))
 
     def write(self, name: str, text: str) -> None:
-        """A text file of the run, whole or not at all."""
+        """A text file of the run, whole or not at all; errors as of `RunLock.check`."""
         if self.writes:
+            self.lock.check()
             write_file(self.path / name, text.encode())
 
 
@@ -317,8 +342,8 @@ def clear(path: str | os.PathLike[str]) -> None:
     """Removes a run, so that another can take its folder.
 
     Raises:
-      UserError: the folder exists, is not empty and holds no run: it is left as it is. Or
-        something in it cannot be removed.
+      UserError: the folder exists, is not empty and holds no run, or another process trains in
+        it: it is left as it is. Or something in it cannot be removed.
     """
     folder = pathlib.Path(path).expanduser()
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
@@ -333,13 +358,14 @@ def clear(path: str | os.PathLike[str]) -> None:
             f"another with {argument('--workdir')}"
         )
     try:
-        # The folder itself may be a link to another disk. The file that says what it holds goes
-        # last: where something stops this, the same command can be tried again.
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "config.json"):
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        with RunLock(folder):
+            # The folder itself may be a link to another disk. The file that says what it holds
+            # goes last: where something stops this, the same command can be tried again.
+            for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "config.json"):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                elif entry.name != LOCK:
+                    entry.unlink()
     except OSError as error:
         raise UserError(
             f"the run in '{folder}' cannot be removed ({error.strerror or error}); name another "

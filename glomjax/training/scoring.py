@@ -119,7 +119,7 @@ def report_test(
     test, terminal = splits.test, setup.terminal
     history, best_epoch = state.position.history, state.stopping.best_epoch + 1
     looks = run.test_evaluations + 1
-    notes = list(splits.notes)
+    notes = [*splits.notes, *state.position.notes]
     if looks > 1:
         notes.append(
             f"The test split was judged {looks} times, now after {state.position.epoch} epochs: a "

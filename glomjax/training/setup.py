@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from glomjax.data.examples import DataSplits
+from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.data.pipeline import Batches
 from glomjax.data.preparation import prepare_data
 from glomjax.data.sources import ArraySplits, load_source
 from glomjax.errors import assignment
-from glomjax.models import create_model, num_logits
+from glomjax.models import create_model, num_logits, params_of
 from glomjax.ops import native
 from glomjax.preprocessing.decoding import DECODING_VERSION
 from glomjax.preprocessing.preprocessing import IMAGENET
@@ -30,6 +30,7 @@ from glomjax.training.initial_weights import load_initial, read_source, settle_s
 from glomjax.training.optimizers import class_weights
 from glomjax.training.phases import Phases, RunningPhase
 from glomjax.training.progress import Terminal
+from glomjax.training.resources import check_cache, describe_disk, size_of
 from glomjax.training.run_folder import RunFolder
 from glomjax.training.sharding import Placement
 from glomjax.training.state import Position, TrainState
@@ -148,6 +149,8 @@ def _prepare(
     origin = saved.spec if saved else weights.info.spec if weights else None
     own = origin is not None and config.preprocessing == "auto"
 
+    check_cache(config, sum(len(splits[split]) for split in SPLITS), params_of(model))
+
     # 5. The images, each read once; a run that goes on keeps the rules by which it decoded them.
     prepared = prepare_data(
         splits,
@@ -236,20 +239,24 @@ def _prepare(
     )
     spec = describe_network(config, prepared, batches["test"].rows // placement.devices)
     spec = dataclasses.replace(spec, trained_on=record)
-    writer = RunCheckpoints(run, placement, spec)
+    writer = RunCheckpoints(run, placement, spec, config.early_stopping.monitor)
 
     # 9. The phase that it begins with or goes on in.
     if saved is None:
         phase = phases.enter(0, state)
     else:
         phase = _continue(saved, phases, state, placement)
-        writer.restore_best(state)
+        if note := writer.restore_best(state):
+            terminal.banner(note)
         within = f" and {state.position.batch} batches" if state.position.batch else ""
         terminal.say(
             f"resumed after {state.position.epoch} epochs{within} of the run in this folder"
         )
     if phase.note:
         terminal.say(phase.note)
+    parts = size_of(state.params), size_of((state.opt_state, state.sums))
+    line, has_room = describe_disk(run.path, sum(parts), parts[0])
+    (terminal.say if has_room else terminal.banner)(line)
     return RunSetup(config, run, terminal, placement, splits, phases, phase, state, writer)
 
 

@@ -1,7 +1,6 @@
 """One mesh for every machine: a CPU, eight GPUs, a TPU pod, several hosts differ in it alone."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,65 +9,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from glomjax.errors import UserError, argument, same_again
+from glomjax.errors import UserError, same_again
 
 _MIN_SHARDED = 2**14  # smaller arrays cost more in messages than they save in memory
-
-
-def initialize(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
-    """Joins the processes of a job, before anything else touches a device.
-
-    Without arguments, a job of several processes is recognised under SLURM, on TPU pods and on GKE;
-    anything else is a job of one process.
-
-    Args:
-      coordinator: "HOST:PORT" of process 0.
-      processes: how many there are.
-      process: which one this is, from 0.
-
-    Raises:
-      UserError: some of the three but not all, or the others cannot be reached.
-    """
-    given = (coordinator != "", processes > 0, process >= 0)
-    names = [argument(option) for option in ("--coordinator", "--processes", "--process")]
-    if any(given) and not all(given):
-        raise UserError(
-            "{}, {} and {} go together: HOST:PORT of process 0, how many processes there are, "
-            "and which one this is".format(*names)
-        )
-    if all(given) and process >= processes:
-        raise UserError(
-            f"{names[2]} is {process}; of {processes} processes the last is {processes - 1}"
-        )
-    if not all(given) and not _is_cluster(os.environ):
-        return
-    # It would take SIGTERM for itself; `Interrupts` has it.
-    jax.config.update("jax_enable_preemption_service", False)
-    # One program after another: on CPUs, messages of two at once could be taken for each other.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    try:
-        if all(given):
-            jax.distributed.initialize(coordinator, processes, process)
-        else:
-            jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"the processes of this job cannot be joined ({reason}); name them with {names[0]}, "
-            f"{names[1]} and {names[2]}"
-        ) from error
-
-
-def _is_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher that jax knows started several processes."""
-    tasks = environment.get("SLURM_NTASKS", "1")
-    hosts = environment.get("TPU_WORKER_HOSTNAMES", "")  # TPU virtual machines and GKE set it
-    return (
-        # The task count is there for a whole job; the nodes of a step, for what srun started.
-        ("SLURM_STEP_NODELIST" in environment and tasks.isdigit() and int(tasks) > 1)
-        or "," in hosts
-        or "MEGASCALE_COORDINATOR_ADDRESS" in environment
-    )
 
 
 class Placement:

@@ -21,6 +21,7 @@ class Position:
     learning_rate: float = 0.0  # of this epoch, before warm-up and cosine
     stop: bool = False
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)  # on what the run has lost
 
 
 @dataclasses.dataclass

@@ -114,7 +114,7 @@ def test_a_run_leaves_the_files_a_reviewer_asks_for(run):
         "test_metrics.json",
     }
     kept = {path.name for path in (workdir / "checkpoints").iterdir()}
-    assert kept == {"best", "last", "last.old"}
+    assert kept == {"best", "last"}  # and not the one before the last, which no one needs now
     config = json.loads((workdir / "config.json").read_text())
     assert config["requested"]["learning_rate"] == 3e-3
     assert config["effective"] == config["requested"] | {"preprocessing": "imagenet"}

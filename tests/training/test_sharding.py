@@ -24,7 +24,14 @@ from glomjax.data import pipeline
 from glomjax.errors import UserError
 from glomjax.files import cache_dir
 from glomjax.preprocessing.preprocessing import Preprocessing
-from glomjax.training import Interrupted, default_config, loop, sharding, train_and_evaluate
+from glomjax.training import (
+    Interrupted,
+    default_config,
+    loop,
+    processes,
+    sharding,
+    train_and_evaluate,
+)
 from glomjax.training.progress import EpochBar
 
 BATCH, EPOCHS, STEPS = 6, 2, 9  # 50 examples: the last batch has two
@@ -350,7 +357,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step_and_sav
 )
 def test_processes_that_are_named_by_halves_are_refused(given, message):
     with pytest.raises(UserError, match=message):
-        sharding.initialize(*given)
+        processes.initialize(*given)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +374,7 @@ def test_processes_that_are_named_by_halves_are_refused(given, message):
     ],
 )
 def test_launchers_of_several_processes_are_recognised(environment, several):
-    assert sharding._is_cluster(environment) == several
+    assert processes._is_cluster(environment) == several
 
 
 if __name__ == "__main__":
@@ -377,5 +384,5 @@ if __name__ == "__main__":
     parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--process", type=int, default=-1)
     given = parser.parse_args()
-    sharding.initialize(given.coordinator, given.processes, given.process)
+    processes.initialize(given.coordinator, given.processes, given.process)
     process(given.folder)

@@ -1,0 +1,189 @@
+"""What a run takes of memory and disk, against what there is: said before the first step, and not
+by a process that is killed in the middle of one."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from glomjax.data.pipeline import Batches, batches_ahead
+from glomjax.errors import UserError, assignment
+from glomjax.inference.prediction import steps_ahead
+from glomjax.memory import free_bytes, free_host_bytes
+from glomjax.ops.compilation import compile_now
+from glomjax.training.config import RunConfig
+
+_GIB, _MB = 2**30, 1e6
+
+
+def size_of(tree: Any) -> int:
+    """Bytes of the arrays of a tree, or of what they are the shapes of."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def check_cache(config: RunConfig, images: int, params: Mapping[str, Any]) -> None:
+    """Refuses decoded images that leave no room for training.
+
+    Args:
+      images: how many there are.
+      params: the parameters, or their shapes.
+
+    Raises:
+      UserError: it is more than is free.
+    """
+    free = free_host_bytes()
+    if free is None:
+        return
+    height, width = config.image_size
+    kept = min(config.data.cache_gib * _GIB, images * height * width * 3)
+    # Where the host computes: parameters, gradients and two moments.
+    state = 4 * size_of(params) if jax.default_backend() == "cpu" else 0
+    if kept + state > free:
+        least = max(free - state, 0) / _GIB * 0.9
+        raise UserError(
+            f"there is no memory for this run: {kept / _GIB:.2f} GiB for its decoded images and "
+            f"{state / _GIB:.2f} GiB for the network's parameters and optimizer, where "
+            f"{free / _GIB:.2f} GiB are free; {assignment('data.cache_gib', round(least, 2))} "
+            "keeps fewer images decoded, which takes longer"
+        )
+
+
+def check_step(
+    config: RunConfig,
+    step: Any,
+    compiled: jax.stages.Compiled,
+    arguments: tuple[Any, ...],
+    batches: Mapping[str, Batches],
+) -> None:
+    """Refuses a step that does not fit into memory, with the size of a batch that would.
+
+    Args:
+      step: the `jax.jit` function.
+      compiled: of it, for these `arguments`: those of `make_train_step`'s step.
+      batches: that the run reads.
+
+    Raises:
+      UserError: it needs more than is free.
+    """
+    free = free_bytes()
+    needed = _step_bytes(compiled, arguments, batches)
+    if free is None or needed is None or needed <= free:
+        return
+    rows = len(arguments[4]["label"])
+    unit = jax.device_count() * config.accumulation_steps
+    fitting = _fitting_rows(step, arguments, batches, (rows, needed), free, unit)
+    if fitting:
+        parts = config.accumulation_steps * -(-rows // fitting)
+        advice = (
+            f"{assignment('batch_size', fitting)} fits, or "
+            f"{assignment('accumulation_steps', parts)}, which takes the same batch in parts"
+        )
+    else:
+        advice = "not even the smallest batch fits: end other programs, or take another machine"
+    raise UserError(
+        f"there is no memory for a step with batches of {rows} images: it needs "
+        f"{needed / _GIB:.2f} GiB and {free / _GIB:.2f} GiB are free; {advice}"
+    )
+
+
+def _step_bytes(
+    compiled: jax.stages.Compiled, arguments: tuple[Any, ...], batches: Mapping[str, Batches]
+) -> int | None:
+    """What a run takes beside what it holds before its first step; None of a backend that does not
+    tell."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return None
+    needed = (
+        analysis.temp_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + steps_ahead() * size_of(arguments[4])
+    )
+    if jax.default_backend() == "cpu":
+        trainable, frozen, opt_state = arguments[:3]
+        # What is saved is copied before, and the best parameters are kept.
+        copies = 2 * size_of((trainable, frozen)) + size_of(opt_state)
+        needed += copies + (batches_ahead() + 1) * size_of(arguments[4])
+        needed += sum(part.cache_left for part in batches.values())
+    return int(needed)
+
+
+def _fitting_rows(
+    step: Any,
+    arguments: tuple[Any, ...],
+    batches: Mapping[str, Batches],
+    known: tuple[int, int],
+    free: int,
+    unit: int,
+) -> int:
+    """The rows of the largest batch that is found to fit, 0 where none does. What a step takes
+    grows with its rows; a line through two of them tells which fits, and that one is tried."""
+
+    def needed(rows: int) -> int:
+        batch = {
+            name: np.zeros((rows, *value.shape[1:]), value.dtype)
+            for name, value in arguments[4].items()
+        }
+        changed = (*arguments[:4], batch, *arguments[5:])
+        return _step_bytes(compile_now(step, *changed), changed, batches) or 0
+
+    rows, most = known
+    fewer = max(rows // (4 * unit), 1) * unit
+    if fewer >= rows:
+        return 0
+    few = needed(fewer)
+    slope = max((most - few) / (rows - fewer), 1)
+    found = min(int(fewer + (free - few) / slope), rows - unit) // unit * unit
+    while found >= unit:
+        if found == fewer and few <= free:
+            return found
+        if needed(found) <= free:
+            return found
+        found = found * 3 // 4 // unit * unit
+    return 0
+
+
+@contextlib.contextmanager
+def memory_errors(config: RunConfig) -> Iterator[None]:
+    """Memory that is gone in here is a UserError."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        where = "this machine" if jax.default_backend() == "cpu" else "the device"
+        half = max(config.batch_size // 2, 1)
+        raise UserError(
+            f"{where} has no memory left for batches of {config.batch_size} images of "
+            f"{config.image_size[0]} x {config.image_size[1]}; try "
+            f"{assignment('batch_size', half)}, or "
+            f"{assignment('accumulation_steps', 2 * config.accumulation_steps)}, which takes the "
+            "same batch in parts"
+        ) from error
+
+
+def describe_disk(folder: str | os.PathLike[str], whole: int, params: int) -> tuple[str, bool]:
+    """(a line on what the checkpoints of a run take, whether there is room for them).
+
+    Args:
+      folder: of the run.
+      whole: bytes of all that a run needs to go on; the one before it is kept, too, and a third one
+        is there while it is written.
+      params: bytes of the parameters, of which the best are kept.
+    """
+    most, least = 3 * whole + params, whole + params
+    free = shutil.disk_usage(folder).free
+    line = (
+        f"checkpoints: up to {_megabytes(most)} while it trains and {_megabytes(least)} once it is "
+        f"finished; {_megabytes(free)} are free"
+    )
+    return line, most <= free
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e10 else f"{max(count / _MB, 1):,.0f} MB"
