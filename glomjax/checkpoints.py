@@ -7,6 +7,7 @@ file with a flipped bit without a word, so a folder without a matching manifest 
 
 import concurrent.futures
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -57,6 +58,8 @@ class Writer:
         )
 
     def _save(self, folder: pathlib.Path, arrays: Arrays, metadata: Any, previous: bool) -> None:
+        if not folder.parent.is_dir():  # which must not come back with a part of a run
+            raise UserError(f"'{folder.parent}' is not there any more; '{folder.name}' is lost")
         begun = time.monotonic()
         save(folder, arrays, metadata, keep_previous=previous)
         self.seconds = max(self.seconds, time.monotonic() - begun)
@@ -126,8 +129,10 @@ def _save(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def remove_previous(folder: pathlib.Path) -> None:
-    """Removes the checkpoint that `keep_previous` has kept, where the one in `folder` is there."""
+def tidy(folder: pathlib.Path) -> None:
+    """Removes what lies beside the checkpoint in `folder`: the one that `keep_previous` has kept,
+    and what a process that died has left of another one."""
+    shutil.rmtree(_new(folder), ignore_errors=True)
     if (folder / "manifest.json").is_file():
         shutil.rmtree(_old(folder), ignore_errors=True)
 
@@ -214,9 +219,13 @@ def _errors_of_the_disk() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if found := re.search(r"os_error_code='(\d+)'", str(error)):
-            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
-        raise
+        status = re.match(r"[A-Z_]+(?=: )", str(error))
+        if status is None:
+            raise
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(code[1]) if code else errno.EIO
+        said = os.strerror(number) if code else status[0].replace("_", " ").lower()
+        raise OSError(number, said) from error
     finally:
         log.removeFilter(raised_as_well)
 

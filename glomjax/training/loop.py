@@ -103,7 +103,7 @@ def train_and_evaluate(
             try:
                 if overwrite:
                     clear(workdir)
-                run = RunFolder(workdir)
+                run = RunFolder(workdir, writes=True)
                 run.check_own()
                 if not run.finished or has_epochs_left(run, requested, data):
                     lock.enter_context(run.lock)
@@ -138,7 +138,7 @@ def train_and_evaluate(
             run.reopen()  # nothing refuses it any more
         with (
             native.setting(setup.config.ops.native),
-            contextlib.closing(Trainer(setup, setup.phase, interrupts)) as trainer,
+            Trainer(setup, setup.phase, interrupts) as trainer,
         ):
             trainer.fit()
             return trainer.finish()
@@ -146,7 +146,7 @@ def train_and_evaluate(
 
 @dataclasses.dataclass
 class Trainer:
-    """The epochs of a run, and what is scored at its end.
+    """Context manager for the epochs of a run, and what is scored at its end.
 
     Attributes:
       setup: the run before its first step; its parts have names of their own here.
@@ -169,10 +169,17 @@ class Trainer:
             self.run.path / "tensorboard", self.state.position.epoch + 1, self.run.writes
         )
 
-    def close(self) -> None:
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, kind: object, *exception: object) -> None:
         """Waits until everything is on the disk."""
         self.board.close()
-        self.checkpoints.close()
+        try:
+            self.checkpoints.close()
+        except UserError:
+            if kind is None:  # or else what ended it first is what is said
+                raise
 
     def fit(self) -> None:
         """Epochs until early stopping or the limit; the best weights are in `state.best` then."""
@@ -225,7 +232,7 @@ class Trainer:
         self.checkpoints.wait()
         # A signal from here on finds the report written, which takes less time than to leave.
         metrics = report_test(self.setup, logits["test"], logits["validation"])
-        self.run.remove_previous_checkpoint()
+        self.run.tidy_checkpoints()
         return metrics
 
     def _epoch(self) -> dict[str, Any]:

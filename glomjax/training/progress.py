@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import logging
 import math
+import os
 import pathlib
 import sys
 import time
@@ -161,6 +162,8 @@ class EpochBar:
 class TensorBoard:
     """The epochs as TensorBoard reads them (written by tensorboardX, without TensorFlow).
 
+    They are a convenience: where the disk is full or the folder gone, the checkpoints say so.
+
     Args:
       folder: for the event files.
       epoch: the first that comes, counted from 1; what an earlier part of the run wrote from there
@@ -170,29 +173,44 @@ class TensorBoard:
 
     def __init__(self, folder: pathlib.Path, epoch: int, writes: bool):
         self._writer: Any = None
-        if writes:
-            import tensorboardX
+        if not writes:
+            return
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
 
-            # Its own `flush` leaves what is queued; its thread writes that within these seconds.
-            self._writer = tensorboardX.SummaryWriter(
-                str(folder), purge_step=epoch if epoch > 1 else None, flush_secs=1
-            )
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            # Neither the queue nor the thread of a `SummaryWriter`, which end with a traceback on a
+            # full disk, and may then wait for each other for ever.
+            self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+            if epoch > 1:
+                self._add(epoch, session_log=SessionLog(status=SessionLog.START))
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """A line of `metrics.jsonl`: training and validation under one heading each."""
         if self._writer is None:
             return
+        values = {"images_per_second/training": row["time"]["images_per_second"]}
         for name, value in row.items():
             if isinstance(value, float):
-                metric = name.removeprefix("val_")
                 part = "validation" if name.startswith("val_") else "training"
-                self._writer.add_scalar(f"{metric}/{part}", value, row["epoch"])
-        speed = row["time"]["images_per_second"]
-        self._writer.add_scalar("images_per_second/training", speed, row["epoch"])
+                values[f"{name.removeprefix('val_')}/{part}"] = value
+        from tensorboardX.summary import scalar
+
+        with contextlib.suppress(OSError):
+            for name, value in values.items():
+                self._add(row["epoch"], summary=scalar(name, value))
+            self._writer.flush()
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(OSError):
+                self._writer.close()
+
+    def _add(self, epoch: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), step=epoch, **content))
 
 
 def _logging_prints(level: int) -> bool:

@@ -1,6 +1,8 @@
 """The folder that a run leaves: what was requested, on what it ran, what came out."""
 
+import contextlib
 import csv
+import hashlib
 import json
 import os
 import pathlib
@@ -80,6 +82,11 @@ class RunFolder:
         if not (self.path / "config.json").exists():
             ours = ("checkpoints", RUN_LOG, LOCK)
             leftovers = [f for f in self.path.iterdir() if f.name not in ours]
+            if self.begun:
+                raise UserError(
+                    f"'{self.path / 'config.json'}' of the run in this folder is gone; restore it "
+                    f"from a copy, or name another folder with {argument('--workdir')}"
+                )
             if leftovers and self.writes:
                 raise UserError(
                     f"folder '{self.path}' is not empty and holds no run ('{leftovers[0].name}' "
@@ -106,6 +113,7 @@ class RunFolder:
           Lines on what differs from the run so far.
         """
         self.check_own()
+        self.best.parent.mkdir(exist_ok=True)
         if not (self.path / "config.json").exists():
             changed, kept = dict[str, str](), dict[str, str]()
         else:
@@ -196,20 +204,28 @@ class RunFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         """A file that the run wrote; UserError where it is not that any more."""
         file = self.path / name
-        try:
-            return dict(json.loads(file.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                f"'{file}' is not what the run wrote; restore it from a copy, or remove it, so "
-                "that it is written anew"
-            ) from error
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(file.read_text())
+            if isinstance(found, dict) and found:
+                return found
+        raise UserError(
+            f"'{file}' is not what the run wrote; restore it from a copy, or remove it, so that it "
+            "is written anew"
+        )
 
     def _stored(self) -> dict[str, Any]:
         file = self.path / "config.json"
         try:
-            return dict(json.loads(file.read_text()))
+            stored = dict(json.loads(file.read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise self._no_run() from error
+        # Runs of earlier versions have none.
+        if stored.get("checksum", _checksum(stored)) != _checksum(stored):
+            raise UserError(
+                f"'{file}' is not what the run wrote; restore it from a copy, or name another "
+                f"folder with {argument('--workdir')}"
+            )
+        return stored
 
     def _no_run(self) -> UserError:
         return UserError(
@@ -259,10 +275,11 @@ class RunFolder:
                     "over it; make its folder writable"
                 ) from error
 
-    def remove_previous_checkpoint(self) -> None:
-        """A finished run needs no second one to go on from."""
+    def tidy_checkpoints(self) -> None:
+        """A finished run needs no second checkpoint to go on from."""
         if self.writes:
-            checkpoints.remove_previous(self.last)
+            checkpoints.tidy(self.last)
+            checkpoints.tidy(self.best)
 
     def write_config(
         self,
@@ -283,6 +300,7 @@ class RunFolder:
             both["data"] = data
         if stored is not None:
             both["defaults"] = stored
+        both["checksum"] = _checksum(both)
         self.write("config.json", json.dumps(both, indent=2) + "\n")
 
     def write_environment(self, config: RunConfig) -> None:
@@ -307,6 +325,12 @@ class RunFolder:
         if self.writes:
             self.lock.check()
             write_file(self.path / name, text.encode())
+
+
+def _checksum(config: Mapping[str, Any]) -> str:
+    """Of what `config.json` holds: a digit that has changed would train another network."""
+    rest = {key: value for key, value in config.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _is_demo_of(key: str, requested: Mapping[str, Any]) -> bool:
@@ -346,8 +370,10 @@ def clear(path: str | os.PathLike[str]) -> None:
         it: it is left as it is. Or something in it cannot be removed.
     """
     folder = pathlib.Path(path).expanduser()
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists():
         return
+    if folder.is_dir() and all(entry.name == LOCK for entry in folder.iterdir()):
+        return  # of a process that has just begun, or has died then
     try:
         holds_run = "requested" in dict(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError):

@@ -144,7 +144,7 @@ def test_a_run_gets_its_config_what_it_began_as_and_its_folder(
     assert command(*arguments, "--config.learning_rate=0.25") == 0
     ((config, folder, options),) = calls
     shipped = options.pop("shipped")
-    assert options == {"overwrite": False, "progress": True}
+    assert options == {"overwrite": False, "progress": True, "max_hours": 0.0}
     assert folder == workdir.format(home=tmp_path)
     assert (config.learning_rate, config.freeze.regime) == (0.25, "scratch")
     if "~/mine.py" in arguments:
@@ -171,14 +171,35 @@ def test_an_interrupted_run_says_how_it_goes_on(command, monkeypatch, capsys):
     assert "the same command continues" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_run_that_a_signal_ends_has_its_exit_code(command, monkeypatch, capsys, number, code):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (0, 75)])
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_run_that_is_stopped_has_its_exit_code(command, monkeypatch, capsys, number, code, saved):
     def interrupted(*_, **__):
-        raise glomjax.training.Interrupted(number)
+        raise glomjax.training.Interrupted(number, saved=saved)
 
     monkeypatch.setattr(glomjax.training, "train_and_evaluate", interrupted)
     assert command("--config", ALEXNET) == code
-    assert capsys.readouterr().err == ""  # the loop has said it
+    said = capsys.readouterr().err
+    # Where something is saved, the loop has said it.
+    assert said == "" if saved else "before the first step; the same command" in said
+
+
+@pytest.mark.parametrize("hours", ["-1", "nan"])
+def test_a_limit_that_is_no_time_is_one_sentence(command, capsys, hours):
+    code = command("--config", ALEXNET, f"--max-hours={hours}")
+    assert_one_sentence(code, capsys, f"--max-hours is {float(hours)}")
+
+
+def test_a_cache_that_cannot_be_written_is_said_once_and_hinders_nothing(
+    command, monkeypatch, capsys, caplog, tmp_path
+):
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("GLOMJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(glomjax.training, "train_and_evaluate", lambda *_, **__: None)
+    assert command("--config", ALEXNET) == 0
+    (record,) = caplog.records
+    assert "cache' cannot be written (Not a directory), so that programs and" in record.message
+    assert "GLOMJAX_CACHE" in record.message
 
 
 @pytest.fixture

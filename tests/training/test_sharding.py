@@ -367,6 +367,15 @@ def test_processes_that_are_named_by_halves_are_refused(given, message):
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "node[1-2]"}, True),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "node1"}, False),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, False),  # a batch script, without srun
+        # A shell of `salloc -n 2`, and a step of one task in a larger job.
+        (
+            {"SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "node1", "SLURM_STEP_NUM_TASKS": "1"},
+            False,
+        ),
+        (
+            {"SLURM_NTASKS": "8", "SLURM_STEP_NODELIST": "node1", "SLURM_STEP_NUM_TASKS": "4"},
+            True,
+        ),
         ({"TPU_WORKER_HOSTNAMES": "host0,host1"}, True),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
         ({"MEGASCALE_COORDINATOR_ADDRESS": "host0"}, True),  # several slices of one host
