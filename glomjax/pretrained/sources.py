@@ -16,6 +16,7 @@ import http.client
 import os
 import pathlib
 import queue
+import re
 import sys
 import tempfile
 import threading
@@ -35,6 +36,7 @@ CITATION = (
     "Ding M, Xiao B, Codella N, Luo P, Wang J, Yuan L: DaViT: dual attention vision transformers. "
     "ECCV 2022"
 )
+_SHA256 = re.compile("[0-9a-f]{64}")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ANSWER_SECONDS = 4.0  # for name look-up, connection and headers together
 _STALL_SECONDS = 20.0  # without a byte in the middle of a file
@@ -253,7 +255,7 @@ def _fetch_timm(entry: Published) -> pathlib.Path:
 
     name = "model.safetensors"
     in_hub_cache = hub.try_to_load_from_cache(entry.id, name)
-    if isinstance(in_hub_cache, str):
+    if isinstance(in_hub_cache, str) and _is_as_named(pathlib.Path(in_hub_cache)):
         return pathlib.Path(in_hub_cache)
     _refuse_offline()
     endpoint = os.environ.get("HF_ENDPOINT") or _HF_ENDPOINT
@@ -261,23 +263,36 @@ def _fetch_timm(entry: Published) -> pathlib.Path:
     published = _answer(
         lambda: hub.get_hf_file_metadata(entry.url, timeout=_ANSWER_SECONDS, endpoint=endpoint)
     )
+    if not _SHA256.fullmatch(sha256 := published.etag or ""):
+        raise _Failed(f"{entry.url} gives no sha256 by which a download could be checked")
     target = entry.cached
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as folder:
         try:
-            path = hub.hf_hub_download(entry.id, name, local_dir=folder, endpoint=endpoint)
+            path = hub.hf_hub_download(
+                entry.id,
+                name,
+                local_dir=folder,
+                endpoint=endpoint,
+                force_download=True,  # not from the hub's own cache, where it may be damaged
+            )
         except Exception as error:  # the hub client raises from several libraries
             raise _Failed(f"{entry.url}: {_cause(error)}") from error
-        _check_hub_file(pathlib.Path(path), published.etag)
+        _check_hub_file(pathlib.Path(path), sha256)
         os.replace(path, target)
     return target
 
 
-def _check_hub_file(path: pathlib.Path, etag: str | None) -> None:
-    """A large file's etag on the hub is its sha256; other servers leave its structure to check."""
-    if etag and len(etag) == 64:
-        found = checksum(path)
-        if found != etag:
-            raise _Failed(f"the download has sha256 {found} instead of {etag}")
+def _is_as_named(path: pathlib.Path) -> bool:
+    """Whether a file of the hub's own cache, which calls a large one by its sha256, is whole; where
+    that has no links, files have their own names, which tell nothing."""
+    name = path.resolve().name
+    return not _SHA256.fullmatch(name) or checksum(path) == name
+
+
+def _check_hub_file(path: pathlib.Path, sha256: str) -> None:
+    """A large file's etag on the hub is its sha256."""
+    if (found := checksum(path)) != sha256:
+        raise _Failed(f"the download has sha256 {found} instead of {sha256}")
     import safetensors
 
     try:

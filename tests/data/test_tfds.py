@@ -1,5 +1,6 @@
 """TFDS data sets: which feature is what, which splits are kept, and what is refused."""
 
+import hashlib
 import io
 import pathlib
 import re
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core.download import checksums, downloader
 
 from glomjax.data.examples import SPLITS
 from glomjax.data.sources import load_source
+from glomjax.data.sources import tfds as tfds_source
 from glomjax.data.sources.manifest import Patch
 from glomjax.data.sources.tfds import read_tfds
 from glomjax.errors import UserError
@@ -395,6 +398,39 @@ def test_what_cannot_be_prepared_here_says_why(folder, capfd, name, message):
         read_tfds(name)
     assert capfd.readouterr().out == ""
     assert not any((folder / name).glob("*"))
+
+
+class GlomjaxTestDownload(GlomjaxTestReady):
+    """Downloads a file."""
+
+    URL = "http://files.invalid/patches.zip"
+
+    def _split_generators(self, dl_manager):
+        dl_manager.download(self.URL)
+        return {"train": self._generate_examples()}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "message"),
+    [(None, "Missing checksums url"), (b"what was published", "has wrong checksum")],
+)
+def test_a_download_is_checked_by_a_recorded_checksum(folder, monkeypatch, recorded, message):
+    def download(self, url, folder, verify):
+        file = folder / "patches.zip"
+        file.write_bytes(b"something else")
+        return downloader.DownloadResult(file, checksums.compute_url_info(file))
+
+    monkeypatch.setattr(downloader._Downloader, "_sync_download", download)
+    monkeypatch.setattr(tfds_source, "_check_network", lambda builder: None)
+    known = {}
+    if recorded is not None:
+        digest = hashlib.sha256(recorded).hexdigest()
+        known[GlomjaxTestDownload.URL] = checksums.UrlInfo(len(recorded), digest, "patches.zip")
+    monkeypatch.setattr(GlomjaxTestDownload, "url_infos", known)
+    with pytest.raises(UserError, match=message) as refused:
+        read_tfds("glomjax_test_download")
+    assert "cannot be prepared here" in str(refused.value)
+    assert not any((folder / "glomjax_test_download").glob("*"))
 
 
 @pytest.fixture

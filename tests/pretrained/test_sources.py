@@ -91,6 +91,11 @@ def cache(monkeypatch, tmp_path):
     return tmp_path / "cache" / "weights"
 
 
+def with_etag(body):
+    """What a server has for a file whose sha256 it tells, as the hub does."""
+    return {"body": body, "etag": f'"{hashlib.sha256(body).hexdigest()}"'}
+
+
 def files_in(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -192,7 +197,7 @@ def test_a_damaged_cached_file_is_fetched_again_or_named(server, cache, monkeypa
 
 
 def test_a_timm_download_is_cached_and_not_repeated(server, cache):
-    server.body, server.etag = TENSORS, f'"{hashlib.sha256(TENSORS).hexdigest()}"'
+    vars(server).update(with_etag(TENSORS))
     path = resolve(TIMM_ID)
     assert path == cache / "timm" / "davit_tiny.msft_in1k" / "model.safetensors"
     assert path.read_bytes() == TENSORS
@@ -205,12 +210,13 @@ def test_a_timm_download_is_cached_and_not_repeated(server, cache):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"body": b"<!DOCTYPE html>Sign in"}, "is not a safetensors file"),
-        ({"body": TENSORS[:-4]}, "is not a safetensors file"),
-        ({"body": TENSORS, "etag": f'"{"0" * 64}"'}, "sha256 [0-9a-f]{64} instead of 0000"),
+        (with_etag(b"<!DOCTYPE html>Sign in"), "is not a safetensors file"),
+        (with_etag(TENSORS[:-4]), "is not a safetensors file"),
+        (with_etag(TENSORS) | {"body": TENSORS[:-1] + b"?"}, r"sha256 \w{64} instead of \w{64}"),
+        ({"body": TENSORS}, "gives no sha256 by which a download could be checked"),
         ({"status": 500}, "HfHubHTTPError"),
     ],
-    ids=["html", "truncated", "sha256", "500"],
+    ids=["html", "truncated", "sha256", "no sha256", "500"],
 )
 def test_a_bad_timm_download_is_refused_and_leaves_the_cache_clean(server, cache, changes, words):
     for name, value in changes.items():
@@ -218,6 +224,24 @@ def test_a_bad_timm_download_is_refused_and_leaves_the_cache_clean(server, cache
     with pytest.raises(WeightsUnavailable, match=words):
         resolve(TIMM_ID)
     assert files_in(cache) == []
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_file_in_the_hub_s_own_cache_is_taken_if_it_is_whole(server, tmp_path, damaged):
+    """Links from names to files that are called by their sha256, as the hub's client makes them."""
+    vars(server).update(with_etag(TENSORS))
+    folder = tmp_path / "hub" / "models--timm--davit_tiny.msft_in1k"
+    blob = folder / "blobs" / hashlib.sha256(TENSORS).hexdigest()
+    link = folder / "snapshots" / ("0" * 40) / "model.safetensors"
+    for file in (blob, link, folder / "refs" / "main"):
+        file.parent.mkdir(parents=True)
+    blob.write_bytes(TENSORS[:-1] + b"?" if damaged else TENSORS)
+    link.symlink_to(blob)
+    (folder / "refs" / "main").write_text("0" * 40)
+    path = resolve(TIMM_ID)
+    assert path.read_bytes() == TENSORS
+    assert (path == link) is not damaged
+    assert bool(server.requests) is damaged
 
 
 # --- no network

@@ -102,7 +102,9 @@ def _builder(name: str) -> Any:
             return builder
         try:
             _check_network(builder)
-            builder.download_and_prepare(file_format="array_record")
+            # By default TFDS checks the files whose checksums its builder has, and takes others.
+            checked = tfds.download.DownloadConfig(force_checksums_validation=True)
+            builder.download_and_prepare(download_config=checked, file_format="array_record")
         except Exception as error:
             raise UserError(
                 f"'tfds:{name}' is not in {folder} and cannot be prepared here "
