@@ -45,6 +45,8 @@ def main() -> None:
         config = load_config(args.config, args.mode)
         config.seed = config.data.split_seed = seed
         config.data.source = str(source)
+        # The table of a given split lies in the work folder.
+        config.data.allow_outside = bool(args.test)
         config.precision, config.image_size = args.precision, (args.size, args.size)
         metrics = train_and_evaluate(config, args.workdir / f"{args.config.stem}-seed{seed}")
         results.append(metrics)

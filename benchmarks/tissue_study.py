@@ -74,6 +74,8 @@ def main() -> None:
             config.plateau.patience = PLATEAU_PATIENCE
             config.image_size = (args.image_size, args.image_size)
             config.data.source = str(without_patients if condition == "by file" else args.folder)
+            # The table without patients lies in the work folder.
+            config.data.allow_outside = condition == "by file"
             config.data.folds, config.data.fold = FOLDS, fold
             for effect, strength in CONDITIONS[condition].items():
                 config.augmentation[effect] = strength

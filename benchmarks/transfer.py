@@ -53,6 +53,7 @@ def main() -> None:
                 config = network_config(args.size, regime)
                 config.seed = seed
                 config.data.source = str(source)
+                config.data.allow_outside = True  # the table of patches lies in the work folder
                 if regime != "scratch":
                     config.pretrained.source = str(pretrained)
                 name = f"patches{count}-{regime}-seed{seed}"

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import os
 
-from glomjax.cli.command import Parser, print_text
+from glomjax.cli.command import Parser, add_allow_outside, print_text
 from glomjax.cli.configuration import Override, apply_overrides, config_names, load_config
 from glomjax.errors import UserError
 
@@ -45,6 +45,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--augment", default="", metavar="PRESET", help="write augmented.png there, too"
     )
+    add_allow_outside(parser)
     parser.takes_overrides = True
 
 
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     overrides: list[Override] = list(arguments.overrides)
     if arguments.source:
         overrides.append(("data.source", arguments.source))
+    if arguments.allow_outside:
+        overrides.append(("data.allow_outside", None))
     base = load_config(arguments.config) if arguments.config else default_config()
     config = read_config(apply_overrides(base, overrides))
     if config.takes_demo_settings:

@@ -104,6 +104,15 @@ def add_networks(parser: Parser) -> None:
     )
 
 
+def add_allow_outside(parser: Parser) -> None:
+    """The flag of a verb that reads manifests."""
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="a manifest may list images that lie outside its folder",
+    )
+
+
 def load_networks(arguments: argparse.Namespace) -> "Classifier":
     """The networks that the arguments of `add_networks` name.
 

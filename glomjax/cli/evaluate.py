@@ -4,7 +4,13 @@ import argparse
 import os
 import sys
 
-from glomjax.cli.command import Parser, add_networks, load_networks, print_text
+from glomjax.cli.command import (
+    Parser,
+    add_allow_outside,
+    add_networks,
+    load_networks,
+    print_text,
+)
 from glomjax.errors import UserError
 
 HELP = "judge trained networks on labelled images"
@@ -65,6 +71,7 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="patients, slides and sites that are spelt alike are different ones",
     )
+    add_allow_outside(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         allow_seen=arguments.allow_seen,
         skip_unreadable=arguments.skip_unreadable,
         exact_names=arguments.exact_names,
+        allow_outside=arguments.allow_outside,
         mpp=arguments.mpp,
         progress=sys.stderr.isatty(),
     )

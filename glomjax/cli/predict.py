@@ -8,7 +8,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from glomjax.cli.command import Parser, add_networks, load_networks, print_text
+from glomjax.cli.command import (
+    Parser,
+    add_allow_outside,
+    add_networks,
+    load_networks,
+    print_text,
+)
 from glomjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,12 +51,14 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE.csv",
         help="a new file; by default the table is printed",
     )
+    add_allow_outside(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from glomjax.inference.images import checked_mpp, iterate_images
 
-    stream = iterate_images(arguments.data)  # a wrong path is said before a network is loaded
+    # A wrong path is said before a network is loaded.
+    stream = iterate_images(arguments.data, allow_outside=arguments.allow_outside)
     if arguments.out and not arguments.out.lower().endswith(".csv"):
         raise UserError(f"--out {arguments.out} must end in .csv")
     checked_mpp(arguments.mpp)

@@ -149,7 +149,12 @@ class Classifier:
         return f"Classifier({names}; {height} x {width}; classes {', '.join(self.classes)})"
 
     def predict(
-        self, images: Any, *, mpp: float | None = None, progress: bool = False
+        self,
+        images: Any,
+        *,
+        mpp: float | None = None,
+        allow_outside: bool = False,
+        progress: bool = False,
     ) -> Predictions:
         """Predictions for images.
 
@@ -158,6 +163,7 @@ class Classifier:
             [N, H, W, 3], or an iterable of these; see `iterate_images`.
           mpp: microns per pixel of the images, where a manifest does not give it; needed by
             networks whose images were resampled.
+          allow_outside: a manifest may list images that lie outside its folder.
           progress: show rate and time left on standard error.
 
         Warns of images that do not resemble those of the training, which are in `unlike`.
@@ -166,7 +172,7 @@ class Classifier:
           UserError: there are no such images, or images of another form, or no memory for one. A
             file that cannot be read is in `problems`.
         """
-        parts = list(self.iterate(images, mpp=mpp, progress=progress))
+        parts = list(self.iterate(images, mpp=mpp, allow_outside=allow_outside, progress=progress))
         unlike = {name: why for part in parts for name, why in part.unlike.items()}
         if unlike:
             total = sum(len(part) - len(part.problems) for part in parts)
@@ -186,11 +192,16 @@ class Classifier:
         )
 
     def iterate(
-        self, images: Any, *, mpp: float | None = None, progress: bool = False
+        self,
+        images: Any,
+        *,
+        mpp: float | None = None,
+        allow_outside: bool = False,
+        progress: bool = False,
     ) -> Iterator[Predictions]:
         """The same, a batch at a time as it is finished, in constant memory however many images
         there are."""
-        for rows, outputs in self._batches(images, "network", mpp, progress):
+        for rows, outputs in self._batches(images, "network", mpp, allow_outside, progress):
             ids = tuple(row.id for row in rows)
             readable = np.array([not row.problem for row in rows])
             logits = np.full((len(ids), self.outputs), np.nan, np.float32)
@@ -208,7 +219,12 @@ class Classifier:
             yield Predictions(ids, logits, chances, labels, self.classes, problems, unlike)
 
     def features(
-        self, images: Any, *, mpp: float | None = None, progress: bool = False
+        self,
+        images: Any,
+        *,
+        mpp: float | None = None,
+        allow_outside: bool = False,
+        progress: bool = False,
     ) -> np.ndarray:
         """float32 [N, D]: what the last layer sees of each image; of an ensemble, side by side.
 
@@ -217,7 +233,7 @@ class Classifier:
             numbers would go unseen into whatever is fitted on them.
         """
         features = []
-        for rows, outputs in self._batches(images, "embed", mpp, progress):
+        for rows, outputs in self._batches(images, "embed", mpp, allow_outside, progress):
             if problems := [row.problem for row in rows if row.problem]:
                 raise UserError(problems[0])
             features.append(np.concatenate(outputs, axis=1))
@@ -231,11 +247,11 @@ class Classifier:
         return num_logits(len(self.classes))
 
     def _batches(
-        self, images: Any, part: str, mpp: float | None, progress: bool
+        self, images: Any, part: str, mpp: float | None, allow_outside: bool, progress: bool
     ) -> Iterator[tuple[list[PreparedImage], list[np.ndarray]]]:
         """(n images, of each network float32 [n, ...]) of one batch after another."""
         checked_mpp(mpp)
-        stream = iterate_images(images)
+        stream = iterate_images(images, allow_outside=allow_outside)
         for note in stream.notes:
             _LOG.warning(note)
         if mpp is not None and not any(spec.preprocessing.mpp for spec in self.specs):

@@ -55,6 +55,7 @@ def evaluate(
     allow_seen: bool = False,
     skip_unreadable: bool = False,
     exact_names: bool = False,
+    allow_outside: bool = False,
     mpp: float | None = None,
     progress: bool = False,
 ) -> Evaluation:
@@ -68,7 +69,7 @@ def evaluate(
       rename: pairs of a class of the data and the network's class that it is.
       allow_seen: judge also on what the networks were trained or validated on, and say so.
       skip_unreadable: leave out images that cannot be read, and say so.
-      exact_names: as in `load_source`.
+      exact_names, allow_outside: as in `load_source`.
       mpp: microns per pixel of all images, where the source does not give it.
       progress: show rate and time left on standard error.
 
@@ -85,6 +86,7 @@ def evaluate(
         rename=rename,
         skip_unreadable=skip_unreadable,
         exact_names=exact_names,
+        allow_outside=allow_outside,
         mpp=mpp,
     )
     examples, notes = data.examples, list(data.notes)

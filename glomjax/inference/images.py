@@ -83,7 +83,7 @@ class ImageStream:
     notes: tuple[str, ...] = ()
 
 
-def iterate_images(images: Any) -> ImageStream:
+def iterate_images(images: Any, *, allow_outside: bool = False) -> ImageStream:
     """The images of whatever a person calls images.
 
     Args:
@@ -91,6 +91,7 @@ def iterate_images(images: Any) -> ImageStream:
         a manifest) or of a manifest (with or without labels); `tfds:NAME` or `synthetic`, as in
         training; a PIL image; uint8 [H, W, 3] or [N, H, W, 3]; or an iterable of paths of images,
         PIL images and uint8 [H, W, 3].
+      allow_outside: a manifest may list images that lie outside its folder.
 
     Raises:
       UserError: there is no such path, or images of another form.
@@ -106,7 +107,7 @@ def iterate_images(images: Any) -> ImageStream:
         if name.startswith("tfds:") or name == "synthetic":
             patches, read, notes = read_source(name, adopts=False)
             return _of_patches(patches, read, notes)
-        return _below(pathlib.Path(name).expanduser())
+        return _below(pathlib.Path(name).expanduser(), allow_outside)
     if isinstance(images, Image.Image):
         return ImageStream([_named(images, 0)], 1)
     if hasattr(images, "__array__"):  # also those of other libraries
@@ -200,7 +201,7 @@ def prepare_images(
     yield from map_ordered(prepare, with_spacing(), ahead=ahead)
 
 
-def _below(path: pathlib.Path) -> ImageStream:
+def _below(path: pathlib.Path, allow_outside: bool) -> ImageStream:
     if not path.exists():
         raise UserError(f"'{path}' does not exist; give an image, a folder or a manifest")
     if path.is_dir():
@@ -213,7 +214,7 @@ def _below(path: pathlib.Path) -> ImageStream:
             images = (_file(name, path / name) for name in names)
             return ImageStream(images, len(names), notes=tuple(notes))
         (manifest, *_) = sorted(manifests)
-        patches, more = _listed(manifest, path)
+        patches, more = _listed(manifest, path, allow_outside)
         notes += more
         if unlisted := sorted(set(names) - {patch.id for patch in patches}):
             raise UserError(
@@ -221,7 +222,7 @@ def _below(path: pathlib.Path) -> ImageStream:
                 "or name the manifest itself"
             )
     elif path.suffix.lower() in MANIFEST_SUFFIXES:
-        patches, notes = _listed(path, path.parent)
+        patches, notes = _listed(path, path.parent, allow_outside)
         path = path.parent
     else:
         return ImageStream([_file(str(path), path)], 1)
@@ -229,8 +230,16 @@ def _below(path: pathlib.Path) -> ImageStream:
     return _of_patches(patches, lambda name: _read_file(name, root / name), notes)
 
 
-def _listed(manifest: pathlib.Path, folder: pathlib.Path) -> tuple[list[Patch], list[str]]:
-    return read_manifest(manifest, pathlib.Path(os.path.abspath(folder)), labelled=False)
+def _listed(
+    manifest: pathlib.Path, folder: pathlib.Path, allow_outside: bool
+) -> tuple[list[Patch], list[str]]:
+    return read_manifest(
+        manifest,
+        pathlib.Path(os.path.abspath(folder)),
+        labelled=False,
+        allow_outside=allow_outside,
+        allowing=argument("--allow-outside", True),
+    )
 
 
 def _of_patches(

@@ -54,13 +54,14 @@ def read_labelled(
     rename: Sequence[tuple[str, str]] = (),
     skip_unreadable: bool = False,
     exact_names: bool = False,
+    allow_outside: bool = False,
     mpp: float | None = None,
 ) -> LabelledData:
     """Reads every image of a source once, by the rules of each of the networks.
 
     Args:
       specs: of the networks, whose classes are the same.
-      source, split, rename, skip_unreadable, exact_names, mpp: as in `evaluate`.
+      source, split, rename, skip_unreadable, exact_names, allow_outside, mpp: as in `evaluate`.
 
     Raises:
       UserError: as `evaluate`, but for what the networks have seen.
@@ -68,7 +69,8 @@ def read_labelled(
     name = os.fspath(source)
     if printable(name) != name:
         raise UserError(f"the path '{printable(name)}' is no plain text; rename the folder or file")
-    patches, read, notes = read_source(name)
+    allowing = argument("--allow-outside", True)
+    patches, read, notes = read_source(name, allow_outside=allow_outside, allowing=allowing)
     divided = not split and any(patch.split == "test" for patch in patches)
     patches, split, more = _chosen(patches, split, name)
     labels = {patch.label for patch in patches}

@@ -48,6 +48,7 @@ MAY_DIFFER = (
     "shard_params",
     "checkpoint_minutes",
     "data.source",
+    "data.allow_outside",
     "data.cache_gib",
     "pretrained.allow_seen",
     "ops.native",
@@ -155,6 +156,7 @@ class DataConfig:
     exact_names: bool = _field(
         False, "patients, slides, sites and classes that are spelt alike are different ones"
     )
+    allow_outside: bool = _field(False, "a manifest may list images that lie outside its folder")
     split_seed: int = _field(0, "of the random split", within=_SEEDS)
     mpp: float = _field(0.0, "microns per pixel of all images; 0: the source gives it, or unknown")
     bits: int = _field(
@@ -166,8 +168,8 @@ class DataConfig:
     def source_options(self) -> dict[str, Any]:
         """The arguments of `load_source` besides the source."""
         same = ("classes", "fractions", "folds", "fold", "split_by", "synthetic_size", "mpp")
-        options = {name: getattr(self, name) for name in same}
-        return options | {"seed": self.split_seed, "exact_names": self.exact_names}
+        options = {name: getattr(self, name) for name in (*same, "exact_names", "allow_outside")}
+        return options | {"seed": self.split_seed}
 
 
 # The strength of each effect, as a field of its own.

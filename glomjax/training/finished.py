@@ -38,7 +38,8 @@ def check_finished(run: RunFolder, requested: RunConfig, arrays: ArraySplits | N
     config = run.effective()
     before, source = config.data.source, requested.data.source
     try:
-        data = dataclasses.replace(config.data, source=source)
+        allow_outside = requested.data.allow_outside
+        data = dataclasses.replace(config.data, source=source, allow_outside=allow_outside)
         splits = load_splits(data, arrays, run.kept_splits())
         if not splits.content:
             saved = SavedRun({}, checkpoints.read_metadata(run.best))

@@ -205,7 +205,7 @@ def test_the_configuration_itself_stays_as_it_is():
         ("dropout=0.5", "mean --config.model.options.dropout_rate"),
         ("model.options.width=3", "known are --config.model.options.dropout_rate"),
         ("zzz=1", "--help"),
-        ("data=patches", "config.data is a section; .* --config.data.bits"),
+        ("data=patches", "config.data is a section; .* --config.data.allow_outside"),
         ("model.options=3", "config.model.options is a section"),
         ("batch_size=many", "batch_size is 'many'; it must be of type int"),
         ("batch_size=8.5", "batch_size is '8.5'; it must be of type int"),

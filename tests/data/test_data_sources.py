@@ -274,13 +274,60 @@ def test_the_manifest_itself_can_be_the_source_and_the_order_of_its_rows_is_irre
     assert all_ids(load_source(flat / "shuffled.CSV")) == all_ids(from_folder)
 
 
-def test_a_manifest_elsewhere_may_use_absolute_paths_and_list_a_part(flat, rows, tmp_path):
+def test_a_manifest_elsewhere_may_list_a_part_by_absolute_paths_if_it_is_allowed(
+    flat, rows, tmp_path
+):
     part = [{**row, "path": str(flat / row["path"])} for row in rows if row["patient"] != "P9"]
     (tmp_path / "glomerulus" / "lists").mkdir(parents=True)
     write_manifest(tmp_path / "glomerulus" / "lists" / "m.csv", part)
-    data = load_source(tmp_path / "glomerulus" / "lists" / "m.csv")
+    with pytest.raises(UserError, match=r"m\.csv lists 36 image\(s\) outside its folder"):
+        load_source(tmp_path / "glomerulus" / "lists" / "m.csv")
+    data = load_source(tmp_path / "glomerulus" / "lists" / "m.csv", allow_outside=True)
     assert sorted(all_ids(data)) == sorted(row["path"] for row in part)
     assert data.test.read(0) == pathlib.Path(data.test.ids[0]).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["a manifest alone", "in a folder of patches"])
+@pytest.mark.parametrize("form", ["absolute", "..", "inside and out again", "backslashes"])
+@pytest.mark.parametrize("there", [True, False], ids=["there", "not there"])
+def test_images_outside_the_folder_of_their_manifest_are_refused(
+    flat, rows, tmp_path, kind, form, there
+):
+    """Also where there is no such file: nothing outside is looked up."""
+    secret = tmp_path / "secret.png"
+    if there:
+        secret.write_bytes((flat / rows[0]["path"]).read_bytes())
+    path = {
+        "absolute": str(secret),
+        "..": "../secret.png",
+        "inside and out again": "other/../../secret.png",
+        "backslashes": "..\\secret.png",
+    }[form]
+    outside = {**rows[0], "path": path, "label": "glomerulus"}
+    manifest = flat / ("manifest.csv" if kind == "in a folder of patches" else "table.csv")
+    write_manifest(manifest, [*rows, outside])
+    source = flat if kind == "in a folder of patches" else manifest
+    with pytest.raises(UserError) as refused:
+        load_source(source)
+    assert str(refused.value) == (
+        f"{manifest} lists 1 image(s) outside its folder, the first is '{path}'; keep images in "
+        "the folder of their manifest, or, where these are meant, allow it with "
+        "config.data.allow_outside = True."
+    )
+    if there:
+        data = load_source(source, allow_outside=True)
+        assert sum(map(len, (data[split] for split in SPLITS))) == len(rows) + 1
+
+
+def test_paths_and_links_that_lie_inside_are_followed(flat, rows, tmp_path):
+    (flat / "other").rename(tmp_path / "disk")
+    (flat / "other").symlink_to(tmp_path / "disk")
+    (flat / rows[0]["path"]).rename(tmp_path / "one.png")
+    (flat / rows[0]["path"]).symlink_to(tmp_path / "one.png")
+    forms = ["other/../{}", "../patches/{}", f"{flat}/{{}}", f"{flat}/other/../{{}}", "{}"]
+    part = [{**r, "path": forms[i % 5].format(r["path"])} for i, r in enumerate(rows)]
+    write_manifest(flat / "manifest.csv", part)
+    assert sorted(all_ids(load_source(flat))) == sorted(row["path"] for row in rows)
 
 
 def test_headers_in_any_case_spaces_extra_columns_and_blank_lines_are_read(flat, rows):

@@ -83,7 +83,9 @@ def test_every_kind_of_input_gives_the_same_numbers_in_the_same_order(
     }
     for name, source in given.items():
         assert classifier.predict(source).logits.tobytes() == expected.tobytes(), name
-    found = classifier.predict(str(table))
+    with pytest.raises(UserError, match=r"13 image\(s\) outside .* with allow_outside=True"):
+        classifier.predict(table)
+    found = classifier.predict(str(table), allow_outside=True)
     assert found.logits[::-1].tobytes() == expected.tobytes()
     assert found.ids == tuple(str(file) for file in reversed(files))
     (folder / "deep" / "a").rmdir()

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import io
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -157,6 +158,16 @@ def unlisted(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
+def listed(path: str) -> Callable[[pathlib.Path], pathlib.Path]:
+    def images(folder: pathlib.Path) -> pathlib.Path:
+        put(folder / path)
+        (folder / "set").mkdir()
+        (folder / "set" / "table.csv").write_text(f"path\n{path}\n")
+        return folder / "set" / "table.csv"
+
+    return images
+
+
 def finished_again():
     """A finished run that is called again with its data."""
 
@@ -264,6 +275,16 @@ def in_table(*replaced: tuple[str, str]) -> Callable[[pathlib.Path], Any]:
     return change
 
 
+def listed_elsewhere(patches: pathlib.Path, run: pathlib.Path) -> pathlib.Path:
+    """A manifest of data that the small run has not seen, in another folder than its images."""
+    folder = others(numbered=True)(patches, run)
+    table = run.parent / "lists" / "table.csv"
+    table.parent.mkdir()
+    text = (folder / "manifest.csv").read_text()
+    table.write_text(re.sub(r"^(other|glomerulus)/", rf"{folder}/\1/", text, flags=re.MULTILINE))
+    return table
+
+
 def tabled(
     *more: str,
     prepare: Callable[[pathlib.Path, pathlib.Path], Any] = lambda patches, run: None,
@@ -345,6 +366,13 @@ CASES = [
         "one class in place of the other",
         judged("--rename", "other=glomerulus", data=others(numbered=True)),
     ),
+    Case(
+        "a network on a manifest whose images lie outside its folder", judged(data=listed_elsewhere)
+    ),
+    Case(
+        "the same, as it is meant",
+        judged("--allow-outside", data=listed_elsewhere, part="48 images"),
+    ),
     Case("a split that the data lacks", judged("--split", "test", data=others(numbered=True))),
     Case(
         "data without patients",
@@ -380,6 +408,12 @@ CASES = [
             prepare=lambda patches, run: [
                 (run.parent / f"a.csv.{end}").write_text("x") for end in ("part", "json")
             ]
+        ),
+    ),
+    Case(
+        "predictions for a manifest with images outside its folder, by the command",
+        small(
+            lambda patches, run: command("predict", run, "--data", listed_elsewhere(patches, run))
         ),
     ),
     Case("predictions into a table that is none", tabled("--out", "a.xlsx")),
@@ -422,6 +456,9 @@ CASES = [
     Case("predictions for an empty path", predict("")),
     Case("predictions for an empty folder", predict(lambda folder: folder)),
     Case("predictions for a folder with a manifest that lacks images", predict(unlisted)),
+    Case(
+        "predictions for a manifest with an image outside its folder", predict(listed("../a.png"))
+    ),
     Case("predictions with a spacing in nanometres", predict(picture(1), mpp=250.0)),
     Case("predictions of a network that needs a spacing, without one", resampled),
     Case(

@@ -11,6 +11,7 @@ from reliability.situations import (
     Case,
     Cells,
     class_folders,
+    command,
     load,
     patient,
     put,
@@ -51,6 +52,31 @@ def listed(path: str):
 
 def absolute(folder: pathlib.Path) -> Answer:
     return listed(f"{folder}/img/00.png")(folder)
+
+
+def outside(path: str, *, manifest: str = "", **options: object):
+    """A table, or the manifest of a folder of patches, with one more image that lies elsewhere."""
+
+    def answer(folder: pathlib.Path) -> Answer:
+        put(folder / "elsewhere" / "00.png", 99)
+        row = f"{path.replace('FOLDER', str(folder))},other,Anna\n"
+        if not manifest:
+            (folder / "set").mkdir()
+            file = table(folder / "set")
+            file.write_text(file.read_text() + row)
+            return load(file, **options)
+        class_folders(folder / "set")
+        lines = [f"{name}/{i:02d}.png,{name},P{i // 2}\n" for name in CLASSES for i in range(8)]
+        (folder / "set" / manifest).write_text("".join(["path,label,patient\n", *lines, row]))
+        return load(folder / "set", **options)
+
+    return answer
+
+
+def outside_in_check_data(folder: pathlib.Path) -> Answer:
+    (folder / "set").mkdir()
+    file = table(folder / "set", path=lambda i: f"../set/../img/{i:02d}.png")
+    return command("check-data", file, part="outside its folder")
 
 
 def decomposed(folder: pathlib.Path) -> Answer:
@@ -155,6 +181,25 @@ CASES = [
     Case("an image that is listed twice", listed("img/00.png")),
     Case("an image that is listed twice, once with ./ in front", listed("./img/00.png")),
     Case("an image that is listed twice, once with its whole path", absolute),
+    Case(
+        "an image outside the folder of its table, by its whole path",
+        outside("FOLDER/elsewhere/00.png"),
+    ),
+    Case("an image outside the folder of its table, by ..", outside("../elsewhere/00.png")),
+    Case("the same, allowed on purpose", outside("../elsewhere/00.png", allow_outside=True)),
+    Case(
+        "an image outside a folder of patches, in its manifest",
+        outside("other/../../elsewhere/00.png", manifest="manifest.csv"),
+    ),
+    Case(
+        "the same with its whole path, allowed on purpose",
+        outside("FOLDER/elsewhere/00.png", manifest="manifest.csv", allow_outside=True),
+    ),
+    Case("images outside the folder of their table, in check-data", outside_in_check_data),
+    Case(
+        "an image whose path leads out of the folder of its table and back",
+        outside("../set/img/../../set/img/00.png"),  # the same file as a row before
+    ),
     Case("an image that is not there", listed("img/99.png")),
     Case("paths in capitals on a disk that tells them apart", written(lambda t: t.upper())),
     Case("a path whose letters have another Unicode form on the disk", decomposed),

@@ -106,6 +106,32 @@ def moved_source(run: pathlib.Path, patches: pathlib.Path, to: pathlib.Path) -> 
     file.write_text(file.read_text().replace(str(patches), str(to)))
 
 
+def test_a_run_from_before_paths_were_confined_goes_on_once_it_is_allowed(
+    patches, tmp_path, capsys
+):
+    table = tmp_path / "lists" / "table.csv"
+    table.parent.mkdir()
+    text = (patches / "manifest.csv").read_text()
+    for name in CLASSES:
+        text = text.replace(f"\n{name}/", f"\n{patches}/{name}/")
+    table.write_text(text)
+    allowed = {"data.allow_outside": True}
+    train_and_evaluate(config_for(table, num_epochs=1, **allowed), tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    lines = file.read_text().splitlines()
+    kept = [line for line in lines if '"allow_outside"' not in line]
+    assert len(lines) - len(kept) >= 2
+    file.write_text("\n".join(kept))
+    for epochs in (1, 2):
+        with pytest.raises(UserError, match=r"48 image\(s\) outside .*data.allow_outside = True"):
+            train_and_evaluate(config_for(table, num_epochs=epochs), tmp_path / "run")
+    assert train_and_evaluate(config_for(table, num_epochs=1, **allowed), tmp_path / "run")
+    assert "is finished" in capsys.readouterr().out
+    again = train_and_evaluate(config_for(table, num_epochs=2, **allowed), tmp_path / "run")
+    assert again["epochs"] == 2
+    assert "other than before: data.allow_outside" in capsys.readouterr().out
+
+
 def test_a_finished_run_whose_data_are_gone_says_that_it_cannot_compare_them(
     copy, patches, tmp_path, capsys
 ):

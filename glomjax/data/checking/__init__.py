@@ -81,7 +81,9 @@ def check_data(
     except UserError as error:
         report.add("error", "source", str(error))
         try:
-            report.classes, report.examples, report.splits = _listed(report.source)
+            report.classes, report.examples, report.splits = _listed(
+                report.source, allow_outside=options.get("allow_outside", False)
+            )
         except UserError:
             return report
     preprocessing = dataclasses.replace(
@@ -146,9 +148,9 @@ def _joined(splits: DataSplits) -> _Table:
     return splits.classes, examples, split_of
 
 
-def _listed(source: str) -> _Table:
+def _listed(source: str, *, allow_outside: bool) -> _Table:
     """What a source lists, whether it can be divided or not."""
-    patches, read, _ = sources.read_source(source)
+    patches, read, _ = sources.read_source(source, allow_outside=allow_outside)
     classes = sorted({patch.label for patch in patches}, key=lambda n: (is_glomerulus(n), n))
     examples = sources.examples_of(patches, read, classes)
     return tuple(classes), examples, tuple(patch.split or NO_SPLIT for patch in patches)

@@ -44,6 +44,7 @@ def load_source(
     synthetic_size: str = "demo",
     mpp: float = 0.0,
     exact_names: bool = False,
+    allow_outside: bool = False,
     kept: Mapping[str, str] | None = None,
 ) -> DataSplits:
     """Lists the labelled images of a source and divides them; no image is opened yet.
@@ -64,6 +65,7 @@ def load_source(
       synthetic_size: of the synthetic data.
       mpp: microns per pixel of all images, for a source that does not give it; 0: unknown.
       exact_names: patients, slides, sites and classes that are spelt alike are different ones.
+      allow_outside: a manifest may list images that lie outside its folder.
       kept: {id: split} of an earlier division of this source: where images are divided here, it
         takes the place of a new division.
 
@@ -86,7 +88,7 @@ def load_source(
             )
         check_own_splits("the synthetic data", folds, split_by)
         return synthetic.load(synthetic_size).with_spacing(mpp)
-    patches, read, notes = read_source(source, adopts=not kept)
+    patches, read, notes = read_source(source, adopts=not kept, allow_outside=allow_outside)
     names, class_notes = class_names({p.label for p in patches}, classes, source, exact=exact_names)
     labels = np.array([names.index(patch.label) for patch in patches], np.int32)
     grouping = grouping_columns(patches, column_name(split_by), source)
@@ -152,11 +154,12 @@ def load_source(
 
 
 def read_source(
-    source: str, *, adopts: bool = True
+    source: str, *, adopts: bool = True, allow_outside: bool = False, allowing: str = ""
 ) -> tuple[list[Patch], Callable[[str], bytes | np.ndarray], list[str]]:
     """What a folder, a manifest, a TFDS data set or "synthetic" (the small embedded data) lists,
     sorted by id and not divided yet; a function that gives the image of an id; and notes. With
-    `adopts`, columns of other names may tell the split."""
+    `adopts`, columns of other names may tell the split; `allow_outside` and `allowing` are those of
+    `read_manifest`."""
     read: Callable[[str], bytes | np.ndarray]
     if not source:
         raise UserError("the data is an empty path; name a folder, a manifest or tfds:NAME")
@@ -167,7 +170,9 @@ def read_source(
 
         patches, read, notes = read_tfds(source.removeprefix("tfds:"))
     else:
-        patches, read, notes = read_folder(pathlib.Path(source))
+        patches, read, notes = read_folder(
+            pathlib.Path(source), allow_outside=allow_outside, allowing=allowing
+        )
     patches = sorted(patches, key=lambda patch: patch.id)
     patches, more = adopt_split(patches, f"'{source}'") if adopts else (patches, [])
     return patches, read, [*notes, *more]

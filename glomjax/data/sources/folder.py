@@ -1,6 +1,7 @@
 """Labelled patches from a folder, with or without a manifest, or from a manifest alone."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".w
 
 
 def read_folder(
-    source: pathlib.Path,
+    source: pathlib.Path, *, allow_outside: bool = False, allowing: str = ""
 ) -> tuple[list[Patch], Callable[[str], bytes], list[str]]:
     """What a folder or a manifest lists; no image is opened yet.
 
@@ -23,7 +24,7 @@ def read_folder(
     deeper, and the folders below that of the class are the column `folder` then. Its
     `manifest.csv` or `manifest.tsv`, where there is one, gives the labels and must list exactly
     the images. `source` may also be a manifest itself, with image paths that are absolute or
-    relative to its folder.
+    relative to its folder. `allow_outside` and `allowing` are those of `read_manifest`.
 
     Returns:
       The patches, with paths relative to the source as ids; a function that gives the bytes of the
@@ -34,12 +35,17 @@ def read_folder(
     """
     source = pathlib.Path(os.path.abspath(os.path.expanduser(source)))
     root = source if os.path.isdir(source) else source.parent
-    patches, notes = _list(source)
+    read = functools.partial(read_manifest, allow_outside=allow_outside, allowing=allowing)
+    patches, notes = _list(source, read)
     # An absolute id replaces the root.
     return patches, lambda name: _read_bytes(root / name), notes
 
 
-def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
+def _list(
+    source: pathlib.Path,
+    read: Callable[[pathlib.Path, pathlib.Path], tuple[list[Patch], list[str]]],
+) -> tuple[list[Patch], list[str]]:
+    """What is there; `read` reads a manifest."""
     if not os.path.exists(source):
         raise UserError(
             f"'{source}' does not exist: give a folder of patches or a CSV or TSV manifest."
@@ -49,14 +55,14 @@ def _list(source: pathlib.Path) -> tuple[list[Patch], list[str]]:
             raise UserError(
                 f"'{source}' is not a folder: give a folder of patches or a .csv or .tsv file."
             )
-        return read_manifest(source, source.parent)
+        return read(source, source.parent)
 
     images, others, away = _sorted_files(source)
     manifests = [n for n in others if n.lower() in [f"manifest{s}" for s in MANIFEST_SUFFIXES]]
     if len(manifests) > 1:
         raise UserError(f"'{source}' has {' and '.join(sorted(manifests))}: keep one of them.")
     manifest = source / manifests[0] if manifests else None
-    patches, notes = read_manifest(manifest, source) if manifest else ([], [])
+    patches, notes = read(manifest, source) if manifest else ([], [])
     listed = {patch.id for patch in patches}
 
     masks = layout.masks(images) - listed

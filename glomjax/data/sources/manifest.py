@@ -23,7 +23,7 @@ from glomjax.data.sources.columns import (
     resembles_split,
     split_named,
 )
-from glomjax.errors import UserError, quoted
+from glomjax.errors import UserError, assignment, quoted
 
 MANIFEST_SUFFIXES = (".csv", ".tsv")
 MIN_MPP, MAX_MPP = 0.01, 100.0  # microns per pixel; beyond, it is another unit
@@ -55,7 +55,12 @@ class Patch:
 
 
 def read_manifest(
-    manifest: pathlib.Path, root: pathlib.Path, *, labelled: bool = True
+    manifest: pathlib.Path,
+    root: pathlib.Path,
+    *,
+    labelled: bool = True,
+    allow_outside: bool = False,
+    allowing: str = "",
 ) -> tuple[list[Patch], list[str]]:
     """The rows in their order, ids relative to `root` where the file lies below it; and notes.
 
@@ -65,9 +70,16 @@ def read_manifest(
     start there. Without `labelled` it may lack labels, which are "" then, and files, which whoever
     reads them reports.
 
+    A table from somebody else may list any file of this machine, whose pixels would then be in a
+    sheet or in weights. So images lie below `root` by their paths, whose links are followed.
+
+    Args:
+      allow_outside: images may lie anywhere, as the user says.
+      allowing: how the user says so, by default in the configuration.
+
     Raises:
-      UserError: the file is no such table, a row is wrong or listed twice, its image is missing,
-        or a column is filled in part.
+      UserError: the file is no such table, a row is wrong or listed twice, its image is missing or
+        outside, or a column is filled in part.
     """
     required = ("path", "label") if labelled else ("path",)
     rows, notes = _rows(manifest, required)
@@ -75,6 +87,8 @@ def read_manifest(
         for column in required:
             if not row[column]:
                 raise UserError(f"{manifest}, line {line}: the {column} is empty; fill it in.")
+    if not allow_outside:
+        _check_inside([row["path"] for _, row in rows], manifest, root, allowing)
     rows = [(line, {**row, "path": _normal_id(row["path"], root)}) for line, row in rows]
 
     missing = [row["path"] for _, row in rows if not os.path.isfile(root / row["path"])]
@@ -272,7 +286,25 @@ def _parsed_number(text: str, column: str, where: str) -> float | None:
 def _normal_id(text: str, root: pathlib.Path) -> str:
     """One spelling per file: posix separators, relative to the root where it lies below it."""
     path = pathlib.Path(os.path.normpath(text.replace("\\", "/")))
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+    whole = pathlib.Path(os.path.normpath(root / path))  # a path may lead out and back again
+    return (whole.relative_to(root) if whole.is_relative_to(root) else path).as_posix()
+
+
+def _check_inside(
+    paths: Sequence[str], manifest: pathlib.Path, root: pathlib.Path, allowing: str
+) -> None:
+    """Raises UserError for paths that lead out of the root, before any of them is looked up."""
+    outside = [
+        path
+        for path in paths
+        if os.path.isabs(name := _normal_id(path, root)) or name.split("/")[0] == ".."
+    ]
+    if outside:
+        raise UserError(
+            f"{manifest} lists {len(outside)} image(s) outside its folder, the first is "
+            f"{quoted(outside[:1])}; keep images in the folder of their manifest, or, where these "
+            f"are meant, allow it with {allowing or assignment('data.allow_outside', True)}."
+        )
 
 
 def _check_all_or_none(
