@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from glomjax.cli.configuration import ALIASES, split_overrides
-from glomjax.errors import UserError, nearest_key
+from glomjax.errors import UserError, nearest_key, printable
 
 if TYPE_CHECKING:
     from glomjax.inference.classifier import Classifier
@@ -138,8 +138,13 @@ def print_error(error: UserError) -> None:
     print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def print_text(text: str) -> bool:
+def print_text(text: str, *, as_it_is: bool = False) -> bool:
     """Prints; whoever closes the pipe has read enough, and then there is nobody to print more for.
+
+    Names from data and weight files command no terminal: each line is `printable`.
+
+    Args:
+      as_it_is: a table that a program may read, which gets the very names unless it is a terminal.
 
     Returns:
       Whether it was read.
@@ -147,6 +152,8 @@ def print_text(text: str) -> bool:
     Raises:
       UserError: standard output cannot be written.
     """
+    if not as_it_is or sys.stdout.isatty():
+        text = "\n".join(map(printable, text.split("\n")))
     try:
         print(text, flush=True)
     except OSError as error:

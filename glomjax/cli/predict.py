@@ -114,7 +114,7 @@ class _PredictionJob:
         else:
             from glomjax.files import csv_text
 
-            if not print_text(csv_text([header]).removesuffix("\n")):
+            if not print_text(csv_text([header]).removesuffix("\n"), as_it_is=True):
                 raise _NobodyReads
             self._write(iter(self._stream.images))
         for line in self._closing_lines():
@@ -165,7 +165,7 @@ class _PredictionJob:
             rows = rows_of(part, batch, columns)
             if self._table is not None:
                 self._table.write(rows)
-            elif not print_text(csv_text(rows).removesuffix("\n")):
+            elif not print_text(csv_text(rows).removesuffix("\n"), as_it_is=True):
                 raise _NobodyReads
             for row in rows:
                 self._count(row)

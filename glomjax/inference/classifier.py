@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from glomjax.data.threads import THREADS
-from glomjax.errors import UserError
+from glomjax.errors import UserError, printable
 from glomjax.evaluation.metrics import probabilities
 from glomjax.files import cache_dir
 from glomjax.inference.images import (
@@ -253,7 +253,7 @@ class Classifier:
         checked_mpp(mpp)
         stream = iterate_images(images, allow_outside=allow_outside)
         for note in stream.notes:
-            _LOG.warning(note)
+            _LOG.warning("%s", printable(note))
         if mpp is not None and not any(spec.preprocessing.mpp for spec in self.specs):
             _LOG.warning(
                 "the spacing of the training images is not known, so that of the images, %g, "

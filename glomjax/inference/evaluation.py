@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import glomjax
-from glomjax.errors import UserError, argument
+from glomjax.errors import UserError, argument, printable
 from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.evaluation.report import summary_line, write_report
 from glomjax.files import write_file
@@ -209,4 +209,4 @@ def _report(classifier: Classifier, metrics: Mapping[str, Any], seen: Seen) -> s
             f"sensitivity {metrics['sensitivity']:.3f}  specificity {metrics['specificity']:.3f} "
             f"(positive: {metrics['positive_class']}, from a probability of 0.5)"
         )
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

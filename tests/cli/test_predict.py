@@ -228,7 +228,7 @@ def test_files_that_are_left_out_and_columns_that_are_taken_are_said(
 
 
 def test_whoever_closes_the_pipe_ends_the_work(run, patches, monkeypatch, capsys):
-    monkeypatch.setattr("glomjax.cli.predict.print_text", lambda text: False)
+    monkeypatch.setattr("glomjax.cli.predict.print_text", lambda text, as_it_is: False)
     monkeypatch.setattr(classifier_module.Classifier, "iterate", None)  # not to be called
     assert main(["predict", run, "--data", str(patches)]) == 0
     assert capsys.readouterr().err == ""
