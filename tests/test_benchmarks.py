@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import pathlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -214,3 +215,58 @@ def test_stress_counts_what_its_workers_say(stress, monkeypatch, capsys):
     assert lines[2].split() == ["script", "1", "1", "0", "0", "0", "0", "0", "0"]
     assert lines[3].split() == ["call", "0", "0", "0", "0", "1", "0", "0", "0"]
     assert lines[4:] == ["memory:", "  call: c  C"]
+
+
+ADVISORY = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["1.1"], "description": "..."}
+GOOD = {"name": "numpy", "version": "1.0", "vulns": []}
+BAD = {"name": "pillow", "version": "1.0", "vulns": [ADVISORY]}
+SKIPPED = {"name": "jax", "skip_reason": "Dependency not found on PyPI"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "code", "said"),
+    [
+        ([GOOD], 0, "1 packages, 0 known vulnerabilities (advisories of PyPI)"),
+        ([GOOD, BAD], 1, "pillow 1.0: PYSEC-1, CVE-1; fixed in 1.1"),
+        ([GOOD, SKIPPED], 2, "PyPI gave no answer on 1 packages (jax)"),
+        ([], 2, "PyPI gave no answer on the packages"),
+    ],
+)
+def test_audit_tells_nothing_known_from_no_answer(capsys, packages, code, said):
+    assert script("audit").report(packages, "PyPI") == code
+    captured = capsys.readouterr()
+    assert said in captured.out + captured.err
+
+
+@pytest.mark.parametrize("knows", ["PyPI", "OSV", ""])
+def test_audit_asks_a_service_only_if_it_has_advisories(monkeypatch, capsys, knows):
+    """A mirror of PyPI has none, and an unreachable service gives no answer."""
+    audit = script("audit")
+    asked = []
+
+    def answer(python, service, requirements, *options):
+        asked.append((service, requirements.name))
+        if audit.SERVICES[service] != knows:
+            return [] if service == "osv" else [{"version": "", "vulns": [], **SKIPPED}]
+        return [BAD] if requirements.name == "known.txt" else [GOOD]
+
+    monkeypatch.setattr(audit, "audit", answer)
+    monkeypatch.setattr(audit.venv, "create", lambda *args, **kwargs: None)
+    monkeypatch.setattr(
+        audit.subprocess, "run", lambda *args, **kwargs: SimpleNamespace(returncode=0)
+    )
+    assert audit.main() == (0 if knows else 2)
+    captured = capsys.readouterr()
+    if knows:
+        assert asked[-1] == (knows.lower(), "requirements.txt")
+        assert captured.out == f"1 packages, 0 known vulnerabilities (advisories of {knows})\n"
+    else:
+        assert asked == [("pypi", "known.txt"), ("osv", "known.txt")]
+        assert "the advisories of neither PyPI nor OSV can be had from here" in captured.err
+
+
+@pytest.mark.parametrize("output", ["", "Traceback", "[]", '{"dependencies": null}'])
+def test_audit_takes_no_answer_for_none(monkeypatch, output):
+    audit = script("audit")
+    monkeypatch.setattr(audit.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=output))
+    assert audit.audit("python", "pypi", pathlib.Path("requirements.txt")) == []
