@@ -2,6 +2,7 @@
 by a process that is killed in the middle of one."""
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from glomjax.memory import free_bytes, free_host_bytes
 from glomjax.ops.compilation import compile_now
 from glomjax.training.config import RunConfig
 
-_GIB, _MB = 2**30, 1e6
+_GIB = 2**30
 
 
 def size_of(tree: Any) -> int:
@@ -42,14 +43,17 @@ def check_cache(config: RunConfig, images: int, params: Mapping[str, Any]) -> No
     kept = min(config.data.cache_gib * _GIB, images * height * width * 3)
     # Where the host computes: parameters, gradients and two moments.
     state = 4 * size_of(params) if jax.default_backend() == "cpu" else 0
-    if kept + state > free:
-        least = max(free - state, 0) / _GIB * 0.9
-        raise UserError(
-            f"there is no memory for this run: {kept / _GIB:.2f} GiB for its decoded images and "
-            f"{state / _GIB:.2f} GiB for the network's parameters and optimizer, where "
-            f"{free / _GIB:.2f} GiB are free; {assignment('data.cache_gib', round(least, 2))} "
-            "keeps fewer images decoded, which takes longer"
-        )
+    if kept + state <= free:
+        return
+    advice = "end other programs, or take another machine"
+    if state < free:
+        fewer = math.floor(90 * (free - state) / _GIB) / 100
+        advice = f"{assignment('data.cache_gib', fewer)} keeps fewer images, which takes longer"
+    raise UserError(
+        f"there is no memory for this run: it needs {_amount(kept)} for decoded images and "
+        f"{_amount(state)} for the parameters of the network and what trains them, and "
+        f"{_amount(free)} are free; {advice}"
+    )
 
 
 def check_step(
@@ -86,7 +90,7 @@ def check_step(
         advice = "not even the smallest batch fits: end other programs, or take another machine"
     raise UserError(
         f"there is no memory for a step with batches of {rows} images: it needs "
-        f"{needed / _GIB:.2f} GiB and {free / _GIB:.2f} GiB are free; {advice}"
+        f"{_amount(needed)} and {_amount(free)} are free; {advice}"
     )
 
 
@@ -179,11 +183,12 @@ def describe_disk(folder: str | os.PathLike[str], whole: int, params: int) -> tu
     most, least = 3 * whole + params, whole + params
     free = shutil.disk_usage(folder).free
     line = (
-        f"checkpoints: up to {_megabytes(most)} while it trains and {_megabytes(least)} once it is "
-        f"finished; {_megabytes(free)} are free"
+        f"checkpoints: up to {_amount(most)} while it trains and {_amount(least)} once it is "
+        f"finished; {_amount(free)} are free"
     )
     return line, most <= free
 
 
-def _megabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e10 else f"{max(count / _MB, 1):,.0f} MB"
+def _amount(count: float) -> str:
+    """Of memory or disk."""
+    return f"{count / _GIB:.2f} GiB" if count >= _GIB else f"{count / 2**20:.3g} MiB"

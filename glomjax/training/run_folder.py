@@ -52,8 +52,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            reason = "Not a directory" if self.path.is_file() else error.strerror
             raise UserError(
-                f"run folder '{self.path}' cannot be made ({error.strerror}); "
+                f"run folder '{self.path}' cannot be made ({reason}); "
                 f"name another with {argument('--workdir')}"
             ) from error
 
@@ -217,10 +218,10 @@ class RunFolder:
         file = self.path / "config.json"
         try:
             stored = dict(json.loads(file.read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            checksum = _checksum(stored)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise self._no_run() from error
-        # Runs of earlier versions have none.
-        if stored.get("checksum", _checksum(stored)) != _checksum(stored):
+        if stored.get("checksum", checksum) != checksum:  # runs of earlier versions have none
             raise UserError(
                 f"'{file}' is not what the run wrote; restore it from a copy, or name another "
                 f"folder with {argument('--workdir')}"
@@ -328,9 +329,11 @@ class RunFolder:
 
 
 def _checksum(config: Mapping[str, Any]) -> str:
-    """Of what `config.json` holds: a digit that has changed would train another network."""
-    rest = {key: value for key, value in config.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    """Of what takes effect, but for what may differ from one part of the run to the next: a digit
+    that has changed on the disk would train another network."""
+    effective = flatten(config.get("effective") or {})
+    decides = {key: value for key, value in effective.items() if key not in MAY_DIFFER}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def _is_demo_of(key: str, requested: Mapping[str, Any]) -> bool:

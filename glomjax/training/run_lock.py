@@ -149,8 +149,8 @@ class RunLock:
                 pass
             except OSError as error:
                 raise UserError(
-                    f"run folder '{self._folder}' cannot be written ({error.strerror}); make it "
-                    f"writable, or name another with {argument('--workdir')}"
+                    f"run folder '{self._folder}' cannot be written ({error.strerror}); make room "
+                    f"there, or make it writable, or name another with {argument('--workdir')}"
                 ) from error
             holder, silence = _read(self._file), self._silence()
             if silence is None:

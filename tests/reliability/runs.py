@@ -427,7 +427,6 @@ CASES = [
         going_on(empty("test_metrics.json"), run="finished"),
     ),
     Case("a run whose splits.csv is another table", going_on(empty("splits.csv", b"a,b\n1,2\n"))),
-    Case("a run whose best weights are damaged", going_on(damaged)),
     Case("no trained network", classify(None)),
     Case("an empty list of trained networks", classify([])),
     Case("a number in a list of trained networks", classify([3])),

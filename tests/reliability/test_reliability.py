@@ -9,6 +9,7 @@ from reliability import (
     checks,
     commands,
     configuration,
+    faults,
     folders,
     identities,
     images,
@@ -22,7 +23,7 @@ from reliability.document import DOCUMENT, document, row, rows_of, sentence
 from reliability.situations import Answer, Case
 
 MODULES = (identities, tables, splits, folders, images, checks)
-MODULES += (configuration, commands, scripts, weights, runs)
+MODULES += (configuration, commands, scripts, weights, runs, faults)
 AREAS = {module.HEADING: module.CASES for module in MODULES}
 CASES = [case for cases in AREAS.values() for case in cases]
 WRITES = os.environ.get("GLOMJAX_WRITE_DOCS", "") == "1"

@@ -65,7 +65,7 @@ def test_a_step_that_has_no_room_is_refused_with_the_batch_that_has(
 
 def test_where_nothing_fits_that_is_said(patches, tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "free_bytes", lambda: 1000)
-    with pytest.raises(UserError, match=r"needs .* GiB and 0.00 GiB are free; not even the small"):
+    with pytest.raises(UserError, match=r"needs .* MiB and 0.000954 MiB are free; not even the"):
         train_and_evaluate(config(patches), tmp_path, progress=False)
 
 
@@ -82,7 +82,7 @@ def test_images_that_would_fill_the_memory_are_refused_before_they_are_read(
     monkeypatch.setattr(resources, "free_host_bytes", lambda: images // 2)
     monkeypatch.setattr(DecodedImages, "_decode", lambda *arguments: pytest.fail("it reads"))
     large = {"image_size": (280, 280), "data.cache_gib": 1.0}
-    with pytest.raises(UserError, match=r"0.01 GiB for its decoded images") as error:
+    with pytest.raises(UserError, match=r"needs 10.8 MiB for decoded images") as error:
         train_and_evaluate(config(patches, **large), tmp_path, progress=False)
     advised = re.search(r"config.data.cache_gib = ([\d.]+) keeps fewer", str(error.value))
     assert float(advised[1]) * 2**30 < images // 2
