@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import types
+from collections.abc import Callable
 from typing import Any
 
 from glomjax.errors import UserError, argument, same_again
@@ -59,14 +60,19 @@ class Interrupts:
 
     Attributes:
       signal: the number of the one that came, 0 before.
-      can_save: while it is False there is nothing to save, and a signal raises `Interrupted`.
+      can_save: while it is False there is nothing to save, and a signal raises `Interrupted`; where
+        Python does not run for so long, as within a compilation, the process ends without that.
+      at_end: is called before it does.
     """
 
     _HANDLED = (signal.SIGINT, signal.SIGTERM)
+    _PATIENCE = 2.0  # seconds
 
     def __init__(self, limit: TimeLimit | None = None, *, can_save: bool = True) -> None:
         self.signal = 0
         self.can_save = can_save
+        self.at_end: Callable[[], None] = lambda: None
+        self._left = threading.Event()
         self.limit = limit or TimeLimit()
         self._before: dict[int, Any] = {}
 
@@ -80,6 +86,7 @@ class Interrupts:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._left.set()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._before:
@@ -109,7 +116,16 @@ class Interrupts:
             if come and number[0] == signal.SIGINT:
                 os._exit(128 + signal.SIGINT)
             come += number[0] in self._HANDLED
+            if come and not self.can_save:
+                threading.Thread(target=self._end, args=(number[0],), daemon=True).start()
         os.close(reading)
+
+    def _end(self, number: int) -> None:
+        if not self._left.wait(self._PATIENCE) and not self.can_save:
+            self.at_end()
+            ended = Interrupted(number, saved=False)
+            os.write(2, f"{ended}\n".encode())
+            os._exit(ended.exit_code)
 
 
 class Interrupted(KeyboardInterrupt):

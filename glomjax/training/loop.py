@@ -96,6 +96,7 @@ def train_and_evaluate(
         contextlib.ExitStack() as stack,
     ):
         lock = stack.enter_context(contextlib.ExitStack())
+        interrupts.at_end = lock.close
         stack.enter_context(Watch(at_end=lock.close))
         placement.agree("configuration", json.dumps(requested.to_dict(), sort_keys=True))
         failed: UserError | None = None
@@ -185,7 +186,6 @@ class Trainer:
         """Epochs until early stopping or the limit; the best weights are in `state.best` then."""
         state, position, config = self.state, self.state.position, self.config
         self.checkpoints.saved = time.monotonic()
-        self.interrupts.can_save = True
         while position.epoch < config.num_epochs and not position.stop:
             self._thaw()
             row = self._epoch()
@@ -220,6 +220,7 @@ class Trainer:
 
     def finish(self) -> dict[str, Any]:
         """Scores validation and test split with the best weights and writes the report."""
+        self.interrupts.can_save = True
         step = self.setup.phases.predict_step(symmetries=self.config.test_time_augmentation)
         best = self.state.best
         params = self.placement.put(best) if best else self.state.evaluated
@@ -261,6 +262,7 @@ class Trainer:
                     self._learning_rate(position.step),
                     jax.random.fold_in(self.key, position.step),
                 )
+                self.interrupts.can_save = True
                 position.step, position.batch = position.step + 1, position.batch + 1
                 position.seconds = time.monotonic() - start
                 in_flight.append(state.sums)

@@ -6,10 +6,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from glomjax.training.interrupts import Interrupted, Interrupts
+from glomjax.training.interrupts import (
+    NONE,
+    STOP,
+    TIME_IS_UP,
+    Interrupted,
+    Interrupts,
+    TimeLimit,
+)
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 
@@ -120,3 +128,45 @@ def test_two_within_one_call_of_a_c_library_end_the_process_too():
         run.send_signal(signal.SIGINT)
         assert run.wait(5) == 128 + signal.SIGINT
         assert run.stdout.read() == ""
+
+
+@pytest.mark.parametrize("number", HANDLED, ids=lambda number: number.name)
+def test_before_there_is_something_to_save_a_signal_raises(number):
+    before = handlers()
+    with (
+        pytest.raises(Interrupted, match="before the first step") as caught,
+        Interrupts(can_save=False),
+    ):
+        os.kill(os.getpid(), number)
+    assert caught.value.exit_code == 128 + number
+    assert handlers() == before
+
+
+def test_before_that_even_a_compilation_does_not_hold_the_process():
+    with program(f"interrupts.can_save = False; {LONG_CALL}", "pass") as run:
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(0.5)
+        begun = time.monotonic()
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(15) == 143
+        assert time.monotonic() - begun >= Interrupts._PATIENCE
+
+
+def test_a_limit_of_time_leaves_room_for_a_step_and_for_saving_it(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    limit = TimeLimit(1)
+    interrupts = Interrupts(limit)
+    assert interrupts.request == NONE
+    now += 3600 - TimeLimit.SPARE_SECONDS - 1
+    assert interrupts.request == NONE
+    limit.took("step", 2)
+    limit.took("step", 1)
+    assert interrupts.request == TIME_IS_UP
+    now -= 60
+    assert interrupts.request == NONE
+    limit.took("save", 40)
+    assert interrupts.request == TIME_IS_UP
+    interrupts.signal = signal.SIGTERM
+    assert interrupts.request == STOP
+    assert not TimeLimit().is_up
