@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from glomjax.data.pipeline import Batches, batches_ahead
 from glomjax.errors import UserError, assignment
@@ -19,6 +18,9 @@ from glomjax.ops.compilation import compile_now
 from glomjax.training.config import RunConfig
 
 _GIB = 2**30
+# What compiling validation's step takes of the host. With it, a step of DaViT-T with 8 images of
+# 280 x 280 was to take 1.83 GiB and took 1.88; one of AlexNet-mini with 32, 0.77 and 0.68.
+_LATER_PROGRAMS = 192 * 2**20
 
 
 def size_of(tree: Any) -> int:
@@ -78,7 +80,7 @@ def check_step(
     if free is None or needed is None or needed <= free:
         return
     rows = len(arguments[4]["label"])
-    unit = jax.device_count() * config.accumulation_steps
+    unit = arguments[4]["label"].sharding.num_devices * config.accumulation_steps
     fitting = _fitting_rows(step, arguments, batches, (rows, needed), free, unit)
     if fitting:
         parts = config.accumulation_steps * -(-rows // fitting)
@@ -103,16 +105,18 @@ def _step_bytes(
     if analysis is None:
         return None
     needed = (
-        analysis.temp_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-        + steps_ahead() * size_of(arguments[4])
+        analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     )
+    devices = arguments[4]["label"].sharding.num_devices
+    needed += steps_ahead() * size_of(arguments[4]) / devices
     if jax.default_backend() == "cpu":
+        needed *= min(devices, jax.local_device_count())  # which have one memory together
         trainable, frozen, opt_state = arguments[:3]
-        # What is saved is copied before, and the best parameters are kept.
-        copies = 2 * size_of((trainable, frozen)) + size_of(opt_state)
-        needed += copies + (batches_ahead() + 1) * size_of(arguments[4])
+        # What is saved is copied before, Orbax holds it while it writes, and the best parameters
+        # are kept.
+        params = size_of((trainable, frozen))
+        needed += 3 * params + 2 * size_of(opt_state) + _LATER_PROGRAMS
+        needed += (batches_ahead() + 1) * size_of(arguments[4])
         needed += sum(part.cache_left for part in batches.values())
     return int(needed)
 
@@ -130,7 +134,9 @@ def _fitting_rows(
 
     def needed(rows: int) -> int:
         batch = {
-            name: np.zeros((rows, *value.shape[1:]), value.dtype)
+            name: jax.ShapeDtypeStruct(
+                (rows, *value.shape[1:]), value.dtype, sharding=value.sharding
+            )
             for name, value in arguments[4].items()
         }
         changed = (*arguments[:4], batch, *arguments[5:])
