@@ -3,8 +3,8 @@
 kills sends SIGKILL at random moments to a plain run, one that thaws, one of which the head alone
 trains, and one of two processes, over and over until each has ended, and compares what it leaves
 with an undisturbed one. processes kills one of two at moments spread over the run. disk lets a run
-find its disk full from the n-th file on that it opens, for every n. epochs trains for long, and
-looks at memory and open files.
+find its disk full from the n-th file on that it opens for writing, for every n. epochs trains for
+long, and looks at memory and open files.
 """
 
 import collections
@@ -72,8 +72,9 @@ def train(kind: str, folder: pathlib.Path, about: dict[str, Any]) -> None:
 
     Args:
       about: "source" and "epochs", as of `configuration`; "process" and "port", of two processes;
-        "full_at", from which file on that it opens the disk is full, and "ballast", the file that
-        fills it, or else a limit of all files does; "log", for what it says.
+        "full_at", from which file on that it opens the disk is full (0 for none, and their number
+        is the last line that it says), and "ballast", the file that fills it, or else a limit of
+        all files does; "log", for what it says.
     """
     if log := about.get("log"):
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -91,10 +92,12 @@ def train(kind: str, folder: pathlib.Path, about: dict[str, Any]) -> None:
     try:
         if "process" in about:
             initialize(f"127.0.0.1:{about['port']}", 2, about["process"])
+        opened: list[str] = []
         if "full_at" in about:
-            fill_at(folder, about["full_at"], about.get("ballast"))
+            fill_at(folder, about["full_at"], about.get("ballast"), opened)
         config = configuration(kind, about["source"], about["epochs"])
         train_and_evaluate(config, folder, data=DATA, progress="log" in about)
+        print(len(opened), flush=True)
     except UserError as error:
         print_error(error)
         os._exit(2)
@@ -102,21 +105,22 @@ def train(kind: str, folder: pathlib.Path, about: dict[str, Any]) -> None:
         os._exit(interrupted.exit_code)
 
 
-def fill_at(folder: pathlib.Path, number: int, ballast: pathlib.Path | None) -> None:
+def fill_at(
+    folder: pathlib.Path, number: int, ballast: pathlib.Path | None, opened: list[str]
+) -> None:
     """From the file of this number on that is opened for writing below the folder, its disk is
-    full."""
-    opened = 0
+    full. `opened` gets the names of all."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal opened
         if event != "open" or not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
         if not isinstance(arguments[0], str | bytes | os.PathLike):
             return
-        if not os.fsdecode(arguments[0]).startswith(str(folder)):
+        name = os.fsdecode(arguments[0])
+        if not name.startswith(str(folder)):
             return
-        opened += 1
-        if opened != number:
+        opened.append(name)
+        if len(opened) != number:
             return
         if ballast is None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -256,7 +260,6 @@ def processes(stress: Stress) -> None:
     _, seconds = stress.undisturbed("two")
     for moment in range(stress.count):
         workdir = stress.folder / "pair"
-        logs = [stress.folder / f"log{i}" for i in range(2)]
         both = stress.start("two", workdir, log=stress.folder / "log")
         time.sleep(seconds * 0.9 * (moment + 0.5) / stress.count)
         victim = both[moment % 2]
@@ -275,38 +278,39 @@ def processes(stress: Stress) -> None:
         else:
             stress.compare("two", workdir, f"moment {moment}")
         shutil.rmtree(workdir)
-        del logs
 
 
 def disk(stress: Stress) -> None:
-    with small_disk(stress.folder / "disk") as mounted:
-        root = stress.folder / "disk"
+    root, log = stress.folder / "disk", stress.folder / "log"
+    workdir, ballast = root / "run", root / "ballast"
+    with small_disk(root) as mounted:
         stress.counts["a disk of 20 MB" if mounted else "a limit of the size of files"] = 1
-        number = 0
-        while stress.count <= 0 or number < stress.count:
-            number += 1
-            workdir, ballast = root / "run", root / "ballast"
-            log = stress.folder / "log"
+        stress.undisturbed("plain")
+        if any(stress.wait(stress.start("plain", workdir, full_at=0, log=log), 120)):
+            raise SystemExit(f"a run on the small disk says: {log.read_text()}")
+        files = int(log.read_text().split()[-1])
+        shutil.rmtree(workdir)
+        stress.counts["files that a run opens"] = files
+        count = min(stress.count or files, files)
+        for number in sorted({1 + i * files // count for i in range(count)}):
             log.unlink(missing_ok=True)
             more = {"full_at": number, "log": log} | ({"ballast": ballast} if mounted else {})
             (code,) = stress.wait(stress.start("plain", workdir, **more), 120)
-            filled = ballast.exists() if mounted else code != 0
             ballast.unlink(missing_ok=True)
             if code == 2:
+                stress.counts["one sentence, exit code 2"] += 1
                 stress.said(log, f"file {number}")
-            elif code != 0:
+            elif code == 0:  # those behind it are for reading, such as the curves
+                stress.counts["to its end without them"] += 1
+            else:
                 stress.found.append(f"file {number}: exit code {code}")
             if code:
                 (code,) = stress.wait(stress.start("plain", workdir), 120)
-                stress.counts["gone on"] += code == 0
             if code:
                 stress.found.append(f"file {number}: it goes on to {code}")
             else:
                 stress.compare("plain", workdir, f"file {number}")
             shutil.rmtree(workdir)
-            if not filled:
-                break
-        stress.counts["files"] = number
 
 
 @contextlib.contextmanager
