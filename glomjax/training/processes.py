@@ -21,6 +21,8 @@ from glomjax.training.interrupts import Interrupted
 JOIN_SECONDS = 300  # in which all processes of a job must have come
 BEAT_SECONDS = 5.0  # between two signs of life of a process
 SILENCE_SECONDS = 30  # without one, after which a process counts as dead
+# jax would abort processes that a laptop has put to sleep; `Watch` tells those from dead ones.
+_ASLEEP_SECONDS = 7 * 24 * 3600
 _HELLO = 1024  # bytes of the message by which processes find each other
 _BEAT, _GOODBYE, _FAILED = b".", b"q", b"e"
 _LOG = logging.getLogger("glomjax")
@@ -69,6 +71,7 @@ def initialize(
                 count or None,  # jax takes that of a whole job for the one of a step
                 process if all(given) else None,
                 initialization_timeout=int(timeout) + 60,
+                heartbeat_timeout_seconds=_ASLEEP_SECONDS,
             )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -199,7 +202,7 @@ class Watch:
             if not np.all(all_connected):
                 _LOG.warning(
                     "some processes of this job cannot reach process 0 on a free port of it; where "
-                    "one dies, jax aborts the others after some minutes"
+                    "one of them dies, the others may wait for it until somebody ends them"
                 )
 
     def _call(self, hosts: list[str], port: int, token: str, name: str) -> bool:
