@@ -102,13 +102,13 @@ class DaViT(nnx.Module):
         parameters, values = _extent((rows, columns), maps, **sizes)
         if parameters > MOST_PARAMETERS:
             raise UserError(
-                f"{told} make a network of {parameters:,} parameters; it can have at most "
+                f"{told} make a network of {_amount(parameters)} parameters; it can have at most "
                 f"{MOST_PARAMETERS:,}"
             )
         if values > MOST_VALUES:
             raise UserError(
-                f"{told} and windows of {rows} x {columns} make an array of {values:,} numbers of "
-                f"one image of {image_size[0]} x {image_size[1]}; it can have at most "
+                f"{told} and windows of {rows} x {columns} make an array of {_amount(values)} "
+                f"numbers of one image of {image_size[0]} x {image_size[1]}; it can have at most "
                 f"{MOST_VALUES:,}"
             )
 
@@ -230,14 +230,18 @@ def _extent(
 ) -> tuple[int, int]:
     """(parameters, values of the largest array that one image becomes), without the logits."""
     (rows, columns), (height, width) = window, maps
-    parameters, values, inputs = 0, 0, 7 * 7 * 3 / 4  # the stem's kernel is 7 x 7, the others 2 x 2
+    parameters, values, patch = 0, 0, 7 * 7 * 3  # the stem's kernel is 7 x 7, the others 2 x 2
     for depth, channels, heads in zip(depths, embed_dims, num_heads, strict=True):
-        parameters += int(4 * inputs * channels) + depth * (24 * channels + 66) * channels
+        parameters += patch * channels + depth * (24 * channels + 66) * channels
         windows = -(-height // rows) * -(-width // columns)
         scores = windows * heads * (rows * columns) ** 2
         values = max(values, scores, 4 * channels * height * width, channels**2 // heads)
-        height, width, inputs = -(-height // 2), -(-width // 2), channels
+        height, width, patch = -(-height // 2), -(-width // 2), 4 * channels
     return parameters, values
+
+
+def _amount(number: int) -> str:
+    return f"{number:,}" if number < 10**30 else "more than 10^30"
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -173,6 +173,8 @@ def test_a_googlenet_too_small_for_its_pools_is_refused():
             {"embed_dims": (96, 192, 384, 24 * 2**30)},
             r"a network of [\d,]{20,} parameters; it can have at most 4,294,967,296",
         ),
+        # A product of more digits than Python writes.
+        ("davit_tiny", {"embed_dims": (24 * 10**4000,) * 4}, r"more than 10\^30 parameters"),
         ("davit_tiny", {"drop_path_rate": -0.1}, r"drop_path_rate is -0.1"),
         ("davit_tiny", {"window_size": 25}, r"window_size is 25, .* of 96 x 96 is 24 x 24"),
         ("davit_tiny", {"window_size": (7, 100)}, r"window_size is \(7, 100\)"),
