@@ -164,7 +164,7 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     file = found / "metadata.json"
     if not file.is_file() or _manifest(found).get(file.name) != _digest(file):
         raise _damaged(found, file.name)
-    return json.loads(file.read_text())
+    return _json(found, file.name)
 
 
 def params_of(arrays: Arrays) -> dict[str, Any]:
@@ -200,10 +200,16 @@ def _restore(found: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     damaged = [f for f in sorted(written | present) if written.get(f) != present.get(f)]
     if damaged:
         raise _damaged(found, damaged[0])
-    with logging_left_to_scripts(), _checkpointer() as checkpointer:
-        restored = checkpointer.restore(found.absolute() / "arrays")
-    arrays = {path: np.asarray(array) for path, array in restored.items()}
-    return arrays, json.loads((found / "metadata.json").read_text())
+    try:
+        with logging_left_to_scripts(), _checkpointer() as checkpointer:
+            restored = checkpointer.restore(found.absolute() / "arrays")
+        arrays = {path: np.asarray(array) for path, array in restored.items()}
+    except Exception as error:  # of several libraries: damaged before its digests were taken
+        raise UserError(
+            f"checkpoint '{found}' cannot be read ({type(error).__name__}); restore the folder "
+            "from a copy or remove it"
+        ) from error
+    return arrays, _json(found, "metadata.json")
 
 
 @contextlib.contextmanager
@@ -267,13 +273,17 @@ def _existing(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _manifest(folder: pathlib.Path) -> dict[str, str]:
+    return _json(folder, "manifest.json")
+
+
+def _json(folder: pathlib.Path, name: str) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except ValueError as error:  # no JSON, or no text
-        raise _damaged(folder, "manifest.json") from error
-    if not isinstance(manifest, dict):
-        raise _damaged(folder, "manifest.json")
-    return manifest
+        content = json.loads((folder / name).read_text())
+    except (FileNotFoundError, ValueError, RecursionError) as error:  # no JSON, or no text
+        raise _damaged(folder, name) from error
+    if not isinstance(content, dict):
+        raise _damaged(folder, name)
+    return content
 
 
 def _damaged(folder: pathlib.Path, file: str) -> UserError:

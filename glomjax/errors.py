@@ -98,6 +98,11 @@ def shown(value: object) -> str:
     return _cut(text, SHOWN)
 
 
+def excerpt(text: object, most: int = SHOWN) -> str:
+    """What others said, or called something, on one line and cut in the middle where it is long."""
+    return _cut(printable(" ".join(str(text).split())), most)
+
+
 def _cut(text: str, most: int) -> str:
     """A text without its middle where it has more than `most` characters."""
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
@@ -113,6 +118,13 @@ def first_few(items: Iterable[str], total: int = 0) -> str:
     items = list(items)
     more = max(total, len(items)) - len(items[:LISTED])
     return ", ".join(items[:LISTED]) + (f" and {more} more" if more else "")
+
+
+def named(names: Iterable[str], most: int = LISTED) -> str:
+    """`first_few` of the names that a file gives to what it holds, at most so many, each cut in the
+    middle where it is very long."""
+    names = list(names)
+    return first_few([excerpt(name, 80) for name in names[:most]], len(names))
 
 
 def quoted(names: Iterable[str]) -> str:

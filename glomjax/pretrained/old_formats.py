@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, excerpt
 from glomjax.models import num_logits, settled_options
 from glomjax.preprocessing.preprocessing import Preprocessing
 from glomjax.pretrained.spec import NetworkSpec, TrainingRecord
@@ -32,29 +32,36 @@ def spec_of_checkpoint(
         size = tuple(network["image_size"])
         architecture = network["name"]
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
+        options = settled_options(architecture, size, options)
+        preprocessing |= {"target_mpp" if config.get("target_mpp") else "seen_mpp": mpp}
+        stored = Preprocessing.from_dict(preprocessing)
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise UserError(
             f"{name} is not that of a run: its metadata.json does not name model, classes and "
             "preprocessing"
         ) from error
-    resampled = bool(config.get("target_mpp"))
-    preprocessing |= {"target_mpp" if resampled else "seen_mpp": mpp}
-    batch, parts = config.get("batch_size", 0), config.get("accumulation_steps", 1)
+    try:
+        batch, parts = config.get("batch_size", 0), config.get("accumulation_steps", 1)
+        device_batch = -(-batch // parts) * parts
+        native = config.get("ops", {}).get("native", "auto")
+        regime = config.get("freeze", {}).get("regime", "")
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{name} lies in a run whose config.json is damaged ({type(error).__name__}: "
+            f"{excerpt(error)}); restore it from a copy"
+        ) from error
     return NetworkSpec(
         architecture=architecture,
-        options=settled_options(architecture, size, options),
+        options=options,
         outputs=num_logits(len(classes)),
         classes=classes,
         image_size=size,
-        preprocessing=Preprocessing.from_dict(preprocessing),
+        preprocessing=stored,
         precision=config.get("precision", "float32"),
-        native=config.get("ops", {}).get("native", "auto"),
+        native=native,
         symmetries=config.get("test_time_augmentation", False),
-        device_batch=-(-batch // parts) * parts,
-        trained_on=TrainingRecord(
-            regime=config.get("freeze", {}).get("regime", ""),
-            initial_weights=initial_weights,
-        ),
+        device_batch=device_batch,
+        trained_on=TrainingRecord(regime=regime, initial_weights=initial_weights),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from glomjax import checkpoints
-from glomjax.errors import UserError, first_few
+from glomjax.errors import UserError, named
 from glomjax.files import checksum
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.pretrained import kecam, sources, timm, weight_file
@@ -102,7 +102,7 @@ def read_weights(source: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray],
         raise UserError(f"weight source {path} cannot be read ({error.strerror})") from error
     if odd := [f"{key} ({v.dtype})" for key, v in params.items() if v.dtype != np.float32]:
         raise UserError(
-            f"weight source {path} holds tensors that are not float32: {first_few(odd)}; save it "
+            f"weight source {path} holds tensors that are not float32: {named(odd)}; save it "
             "again in float32"
         )
     return params, info
@@ -154,7 +154,7 @@ def _read_file(
     if not params:
         raise UserError(
             f"weight file {path} holds no tensor of a DaViT as {name} names them (its "
-            f"{len(tensors)} tensors: {first_few(tensors)}); it is the file of another network"
+            f"{len(tensors)} tensors: {named(tensors, 3)}); it is the file of another network"
         )
     head = params.get("head/bias")
     spec = NetworkSpec(
@@ -184,11 +184,11 @@ def _check_prefix(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None
         for stem in timm.STEMS
         if name == stem or name.endswith(f".{stem}")
     }
-    if not prefixes or "" in prefixes:
+    prefix = min(prefixes, key=len, default="")
+    if not prefix or len(prefix) > 80:  # no wrapper writes such a one
         return
-    prefix = min(prefixes, key=len)
     others = [name for name in tensors if not name.startswith(prefix)]
-    beside = f", beside {len(others)} other tensors ({first_few(others)})" if others else ""
+    beside = f", beside {len(others)} other tensors ({named(others, 3)})" if others else ""
     raise UserError(
         f"weight file {path} holds a DaViT whose names begin with {prefix!r}, as a wrapper writes "
         f"them{beside}; save them without it: safetensors.numpy.save_file({{name.removeprefix("
@@ -217,5 +217,5 @@ def _config_of_run(folder: pathlib.Path) -> dict[str, Any]:
     file = folder.absolute().parent.parent / "config.json"
     try:
         return dict(json.loads(file.read_text())["effective"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}

@@ -1,6 +1,7 @@
 """A run's checkpoint as a source of weights, and what a source says about itself."""
 
 import hashlib
+import json
 import pathlib
 import shutil
 import subprocess
@@ -106,6 +107,85 @@ def test_a_checkpoint_that_is_not_that_of_a_run_is_refused(tmp_path):
         read_weights(tmp_path / "empty")
 
 
+def saved_again(folder: pathlib.Path, name: str, content: bytes) -> None:
+    """Another content of a checkpoint's file, as if the manifest had been written after it."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest[name] = f"{len(content)}:{hashlib.sha256(content).hexdigest()}"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+# TensorStore's threads answer after the loop that asked has ended.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt"])
+def test_arrays_that_were_damaged_before_their_digests_were_taken_are_refused(run, tmp_path, name):
+    folder = shutil.copytree(run / "checkpoints/best", tmp_path / "best")
+    content = (folder / "arrays" / name).read_bytes()
+    saved_again(folder, f"arrays/{name}", content[: len(content) // 2] + b"\xff" * 9)
+    for read in (read_weights, checkpoints.restore):
+        with pytest.raises(UserError, match=r"best' cannot be read \(\w+\); restore the folder"):
+            read(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"5", b"[" * 100_000])
+def test_metadata_that_is_none_is_damage(run, tmp_path, content):
+    folder = shutil.copytree(run / "checkpoints/best", tmp_path / "best")
+    saved_again(folder, "metadata.json", content)
+    for read in (read_weights, checkpoints.restore, checkpoints.read_metadata):
+        with pytest.raises(UserError, match="is damaged: file 'metadata.json'"):
+            read(folder)
+    (folder / "manifest.json").write_bytes(content)
+    for read in (read_weights, checkpoints.restore, checkpoints.read_metadata):
+        with pytest.raises(UserError, match="is damaged: file 'manifest.json'"):
+            read(folder)
+
+
+def test_metadata_that_is_gone_from_folder_and_manifest_is_damage(run, tmp_path):
+    folder = shutil.copytree(run / "checkpoints/best", tmp_path / "best")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["metadata.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "metadata.json").unlink()
+    with pytest.raises(UserError, match="is damaged: file 'metadata.json'"):
+        checkpoints.restore(folder)
+
+
+OLD = {
+    "model": {"name": "davit_tiny", "options": {**SIZES}, "image_size": [64, 64]},
+    "classes": CLASSES,
+    "preprocessing": {"name": "imagenet", "mean": [0.5] * 3, "std": [0.2] * 3, "mpp": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"model": OLD["model"] | {"image_size": [64]}},
+        {"model": OLD["model"] | {"name": ["davit_tiny"]}},
+        {"preprocessing": {"name": "imagenet", "mean": [0.5] * 3}},
+        {"preprocessing": OLD["preprocessing"] | {"mean": 0.5}},
+    ],
+)
+def test_damaged_metadata_of_format_1_is_one_sentence(tmp_path, damage):
+    values = {"params/x": np.ones(2, np.float32)}
+    checkpoints.save(tmp_path / "old", values, OLD | damage)
+    with pytest.raises(UserError, match="does not name model, classes and preprocessing"):
+        read_weights(tmp_path / "old")
+
+
+@pytest.mark.parametrize(
+    "damage", [{"accumulation_steps": 0}, {"batch_size": "32"}, {"ops": 5}, {"freeze": "full"}]
+)
+def test_a_damaged_configuration_beside_format_1_is_one_sentence(tmp_path, damage):
+    values = {"params/x": np.ones(2, np.float32)}
+    checkpoints.save(tmp_path / "checkpoints/best", values, OLD)
+    (tmp_path / "config.json").write_text(json.dumps({"effective": damage}))
+    with pytest.raises(UserError, match="lies in a run whose config.json is damaged"):
+        read_weights(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)  # as good as none
+    assert read_weights(tmp_path)[1].spec.device_batch == 0
+
+
 def test_a_folder_without_a_checkpoint_names_the_way_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in (tmp_path, "."):
@@ -132,12 +212,7 @@ def test_options_that_the_tensors_do_not_show_are_compared(run, option, value):
 
 
 def test_a_checkpoint_of_format_1_away_from_its_run_loads_but_is_not_applied(tmp_path, weights):
-    old = {
-        "model": {"name": "davit_tiny", "options": {**SIZES}, "image_size": [64, 64]},
-        "classes": CLASSES,
-        "preprocessing": {"name": "imagenet", "mean": [0.5] * 3, "std": [0.2] * 3, "mpp": 0.5},
-        "initial_weights": "/home/somebody/Miller/davit.h5",
-    }
+    old = OLD | {"initial_weights": "/home/somebody/Miller/davit.h5"}
     arrays = {f"params/{path}": value for path, value in weights.items()}
     checkpoints.save(tmp_path / "alone", arrays, old)
     load_weights(model(), tmp_path / "alone")
