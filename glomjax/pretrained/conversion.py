@@ -6,7 +6,7 @@ print(convert_weights("runs/davit", "davit.safetensors"))
 import os
 import pathlib
 
-from glomjax.errors import UserError, first_few
+from glomjax.errors import UserError, named
 from glomjax.pretrained.reading import read_weights
 from glomjax.pretrained.sources import name_of
 from glomjax.pretrained.weight_file import write_weights
@@ -41,7 +41,7 @@ def convert_weights(source: str | os.PathLike[str], out: str | os.PathLike[str])
     if info.unknown:
         raise UserError(
             f"{source} holds {len(info.unknown)} tensors that are none of ours "
-            f"({first_few(info.unknown)}), so '{out}' was not written: a part of a network is no "
+            f"({named(info.unknown)}), so '{out}' was not written: a part of a network is no "
             "network; name the file of one that glomjax has"
         )
     write_weights(

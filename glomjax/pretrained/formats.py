@@ -4,7 +4,7 @@ import pathlib
 import re
 import zipfile
 
-from glomjax.errors import UserError, first_few
+from glomjax.errors import UserError, named
 
 # The ways out.
 _TORCH = (
@@ -104,5 +104,5 @@ def _what_zip(path: pathlib.Path) -> str:
             "is a NumPy archive (.npz): load it with numpy.load, and save its arrays as "
             ".safetensors (safetensors.numpy.save_file)"
         )
-    listed = f" of {first_few(names)}" if names else ""
+    listed = f" of {named(names)}" if names else ""
     return f"is a ZIP archive{listed}{_UNPACK}"

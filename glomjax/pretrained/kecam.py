@@ -6,6 +6,7 @@ with window (spatial) and even ones with channel attention: two of its blocks ar
 Source: `keras_cv_attention_models/davit/davit.py`, version 1.4.3.
 """
 
+import math
 import pathlib
 import re
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import h5py
 import numpy as np
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, excerpt
 from glomjax.pretrained.formats import KERAS_3
 
 PRESET = "kecam"
@@ -95,15 +96,20 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
             for name, dataset in datasets:
                 key = "/".join(name.removesuffix(":0").split("/")[-2:])
                 if key in tensors:
-                    raise UserError(f"weight file {path} holds the tensor {key!r} twice.")
-                # A damaged header can claim any shape: never allocate more than the file holds.
+                    raise UserError(f"weight file {path} holds the tensor {excerpt(key)!r} twice.")
+                shape, chunk, kind = dataset.shape, dataset.chunks, dataset.dtype
+                if shape is None or kind.kind not in "fiub":
+                    raise OSError(f"{name} holds no numbers")
+                # A damaged header can claim any shape: never allocate more than the file holds. In
+                # Python's integers, since h5py's product of a shape can overflow.
+                claimed = max(math.prod(shape), math.prod(chunk or (0,))) * kind.itemsize
                 stored = dataset.id.get_storage_size()
-                most = stored * (1 if dataset.chunks is None else _MAX_COMPRESSION)
-                if stored > size or dataset.nbytes > most:
-                    raise OSError(f"{name} claims {dataset.nbytes} bytes and {stored} are stored")
+                most = stored * (1 if chunk is None else _MAX_COMPRESSION)
+                if stored > size or claimed > most:
+                    raise OSError(f"{name} claims {claimed} bytes and {stored} are stored")
                 tensors[key] = dataset[()]
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise UserError(
-            f"weight file {path} is damaged or incomplete ({error}); fetch it again"
+            f"weight file {path} is damaged or incomplete ({excerpt(error)}); fetch it again"
         ) from error
     return tensors

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from glomjax.errors import LISTED, UserError, assignment, first_few
+from glomjax.errors import LISTED, UserError, assignment, excerpt, first_few, named
 from glomjax.models import params_of, set_params
 from glomjax.pretrained.reading import SourceInfo, read_weights
 
@@ -117,7 +117,7 @@ def select_weights(
     _check_fit(f"{source} does not fit {name}", wanted, given, info.unknown)
     if bad := [path for path, value in given.items() if not np.isfinite(value).all()]:
         raise UserError(
-            f"{source} holds values that are not finite (NaN or infinity) in {first_few(bad)}; "
+            f"{source} holds values that are not finite (NaN or infinity) in {named(bad)}; "
             "weights like these cannot be used"
         )
     return {path: given[path] for path in wanted}, LoadReport(
@@ -197,7 +197,7 @@ def _check_fit(
         near = [path + _nearest(path, unexpected) for path in missing[:LISTED]]
         parts.append(f"{len(missing)} missing: {first_few(near, len(missing))}")
     if unexpected:
-        parts.append(f"{len(unexpected)} unexpected: {first_few(unexpected)}")
+        parts.append(f"{len(unexpected)} unexpected: {named(unexpected)}")
     if shapes:
         pairs = [f"{p} is {given[p].shape} and should be {wanted[p]}" for p in shapes[:LISTED]]
         parts.append(f"{len(shapes)} of another shape: {first_few(pairs, len(shapes))}")
@@ -212,4 +212,4 @@ def _check_fit(
 def _nearest(name: str, candidates: list[str]) -> str:
     plain = {re.sub(r"[/_]", ".", candidate): candidate for candidate in candidates}
     near = difflib.get_close_matches(re.sub(r"[/_]", ".", name), plain, n=1, cutoff=0.6)
-    return f" (nearest: {plain[near[0]]})" if near else ""
+    return f" (nearest: {excerpt(plain[near[0]], 80)})" if near else ""

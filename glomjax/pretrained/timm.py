@@ -11,7 +11,7 @@ import re
 import numpy as np
 import safetensors
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, excerpt
 
 PRESET = "msft"
 
@@ -83,5 +83,5 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             return tensors, dict(file.metadata() or {})
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"weight file {path} is damaged or incomplete ({error}); fetch it again"
+            f"weight file {path} is damaged or incomplete ({excerpt(error)}); fetch it again"
         ) from error

@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import pickle
 import struct
+import zlib
 
 import h5py
 import jax.numpy as jnp
@@ -224,6 +225,57 @@ def test_an_h5_shape_far_beyond_the_file_is_refused_without_allocating(tmp_path)
         file.create_dataset("stem_conv/stem_conv/kernel:0", (2**20, 2**20), "f4", chunks=(64, 64))
     with pytest.raises(UserError, match="claims 4398046511104 bytes and 0 are stored"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("options", [{"chunks": (64, 64)}, {}])
+def test_an_h5_shape_whose_product_overflows_is_refused(tmp_path, options):
+    path = tmp_path / "huge.h5"
+    with h5py.File(path, "w") as file:
+        # Of 2^64 values, which h5py's own product makes 0.
+        file.create_dataset("a/a/kernel:0", (2**33, 2**31), "u1", **options or {"chunks": (1, 1)})
+    with pytest.raises(UserError, match=f"claims {2**64} bytes and 0 are stored"):
+        read_weights(path)
+
+
+def test_an_h5_chunk_far_beyond_the_file_is_refused_without_allocating(tmp_path):
+    path = tmp_path / "chunk.h5"
+    with h5py.File(path, "w") as file:
+        ways = {"maxshape": (None,), "chunks": (2**28,), "compression": "gzip"}
+        data = file.create_dataset("a/a/bias:0", (4,), "f4", **ways)
+        data.id.write_direct_chunk((0,), zlib.compress(bytes(16)))
+    with pytest.raises(UserError, match=f"claims {2**30} bytes and"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("content", ["a text", h5py.Empty("f4"), np.zeros(2, "V8")])
+def test_what_holds_no_numbers_in_an_h5_file_is_refused(tmp_path, content):
+    path = tmp_path / "text.h5"
+    with h5py.File(path, "w") as file:
+        file["stem_conv/stem_conv/bias:0"] = content
+    with pytest.raises(UserError, match="stem_conv/stem_conv/bias:0 holds no numbers"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("prefix", ["x" * 10_000, "\N{TAG LATIN SMALL LETTER A}" * 200, "module."])
+def test_absurd_names_of_tensors_are_cut_in_one_short_sentence(five_classes, state, saved, prefix):
+    tensors = {f"{prefix}{name}": value for name, value in state.items()}
+    with pytest.raises(UserError) as caught:
+        load_weights(five_classes, saved(tensors))
+    assert len(str(caught.value)) <= 600
+    first = dict(list(tensors.items())[:2])
+    with pytest.raises(UserError, match="2 missing.* 2 unexpected") as caught:
+        load_weights(five_classes, saved(dict(list(state.items())[2:]) | first))
+    assert len(str(caught.value)) <= 600
+
+
+def test_an_absurd_number_format_is_one_short_sentence(tmp_path, state, saved):
+    path = saved(state)
+    content = path.read_bytes().replace(b'"F32"', b'"F' + b"3" * 10_000 + b'"', 1)
+    size = int.from_bytes(content[:8], "little") + 9_998
+    path.write_bytes(struct.pack("<Q", size) + content[8:])
+    with pytest.raises(UserError, match="damaged or incomplete .*unknown variant") as caught:
+        read_weights(path)
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("name", ["resnet.h5", "resnet.safetensors"])
