@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from glomjax.errors import UserError, assignment
+from glomjax.errors import UserError, assignment, shown
 from glomjax.preprocessing.decoding import DECODING_VERSION, fit_image, open_image, size_ratios
 from glomjax.preprocessing.stain_normalization import StainNormalizer
 
@@ -104,8 +104,8 @@ class Preprocessing:
         fields.setdefault("decoding", 1)
         if fields["decoding"] not in range(1, DECODING_VERSION + 1):
             raise UserError(
-                f"the network's images were decoded by version {fields['decoding']} of the rules, "
-                f"and this glomjax has those up to {DECODING_VERSION}; use the glomjax that "
+                f"the network's images were decoded by version {shown(fields['decoding'])} of the "
+                f"rules, and this glomjax has those up to {DECODING_VERSION}; use the glomjax that "
                 "trained it"
             )
         stain = fields.get("stain")

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, shown
 
 # Macenko et al. 2009 use 0.15 too, with log10; with the natural logarithm, as in most
 # implementations, pale eosin is above it.
@@ -367,6 +367,6 @@ STATISTICS = {method: space.names for method, space in _SPACES.items()}
 def _space(method: str) -> _Space:
     if method not in _SPACES:
         raise UserError(
-            f"the stain normalisation '{method}' is unknown; use {' or '.join(METHODS)}"
+            f"the stain normalisation {shown(method)} is unknown; use {' or '.join(METHODS)}"
         )
     return _SPACES[method]

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from glomjax.data.identities import normal_form
-from glomjax.errors import UserError
+from glomjax.errors import UserError, excerpt, shown
 from glomjax.files import as_tuples, jsonable
 from glomjax.models import create_model
 from glomjax.preprocessing.appearance import Appearance
@@ -26,6 +26,8 @@ from glomjax.preprocessing.preprocessing import Preprocessing
 
 # Format 1 had a few of these facts side by side and no spec; 2 is the first with one.
 FORMAT = 2
+# What reading something else as a spec raises.
+_NO_SPEC = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 HASHED = "stored"  # images are hashed as their files hold them
 # Interactive-log-in parameters of scrypt (RFC 7914): some 25 ms and 16 MiB a name, so that guessing
 # who was trained on takes a lifetime of tries and asking for one's own patients does not.
@@ -154,8 +156,8 @@ class NetworkSpec:
         try:
             if stored["format"] > FORMAT:
                 raise UserError(
-                    f"{name} has format {stored['format']} and this glomjax reads formats up to "
-                    f"{FORMAT}; install a newer glomjax"
+                    f"{name} has format {shown(stored['format'])} and this glomjax reads formats "
+                    f"up to {FORMAT}; install a newer glomjax"
                 )
             fields = _known(cls, stored)
             fields["preprocessing"] = Preprocessing.from_dict(fields["preprocessing"])
@@ -168,10 +170,10 @@ class NetworkSpec:
             if record := fields.get("trained_on"):
                 fields["trained_on"] = _record(record)
             return cls(**fields)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except _NO_SPEC as error:
             raise UserError(
                 f"{name} is damaged: its spec is not one of a network "
-                f"({type(error).__name__}: {error}); write it again"
+                f"({type(error).__name__}: {excerpt(error)}); write it again"
             ) from error
 
     def create_model(self) -> nnx.Module:

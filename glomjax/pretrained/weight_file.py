@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, shown
 from glomjax.files import write_file
 from glomjax.pretrained.old_formats import spec_of_file
 from glomjax.pretrained.spec import NetworkSpec
@@ -57,9 +57,9 @@ def check(
         digest, origin = about.pop("sha256"), about["source"]
         new = "spec" in about
         spec = None if new else spec_of_file(about)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"weight file {path} is damaged (its glomjax metadata reads {metadata[:80]!r}); write "
+            f"weight file {path} is damaged (its glomjax metadata reads {shown(metadata)}); write "
             "it again"
         ) from error
     if digest != _digest(about, tensors):

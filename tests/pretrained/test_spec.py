@@ -137,7 +137,28 @@ def test_a_newer_format_is_refused_and_missing_fields_take_defaults():
     assert NetworkSpec.from_dict(SPEC.to_dict() | {"more": 1}, "it") == SPEC
 
 
-@pytest.mark.parametrize("damage", [{"format": "x"}, {"options": 3}, {"preprocessing": {}}])
+def nested(depth: int) -> list:
+    inside: list = []
+    for _ in range(depth):
+        inside = [inside]
+    return inside
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"format": "x"},
+        {"options": 3},
+        {"preprocessing": {}},
+        {"classes": nested(5000)},
+        {"trained_on": {"train": {"patient_digests": 3}}},
+        {
+            "preprocessing": SPEC.preprocessing.to_dict()
+            | {"stain": {"method": "reinhard", "target": {"lightness_mean": 10**400}}}
+        },
+    ],
+    ids=range(6),
+)
 def test_a_damaged_spec_is_one_sentence(damage):
     with pytest.raises(UserError, match="it is damaged: its spec is not one of a network"):
         NetworkSpec.from_dict(SPEC.to_dict() | damage, "it")
@@ -148,6 +169,22 @@ def test_other_rules_of_decoding_are_refused():
     stored["preprocessing"]["decoding"] = 99
     with pytest.raises(UserError, match="decoded by version 99 of the rules"):
         NetworkSpec.from_dict(stored, "it")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"decoding": "x" * 10_000}, "decoded by version 'xxx"),
+        ({"stain": {"method": 10**4000, "target": {}}}, "the stain normalisation 1000"),
+    ],
+    ids=["decoding", "stain"],
+)
+def test_an_absurd_value_is_cut_in_one_short_sentence(damage, message):
+    stored = SPEC.to_dict()
+    stored["preprocessing"] |= damage
+    with pytest.raises(UserError, match=message) as caught:
+        NetworkSpec.from_dict(stored, "it")
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -67,6 +67,15 @@ def test_damaged_metadata_is_an_error(tmp_path, weights):
         read_weights(path)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "\U000e0001" * 1000, '{"sha256": 1' + "0" * 5000])
+def test_absurd_metadata_is_one_short_sentence(tmp_path, weights, text):
+    path = tmp_path / "ours.safetensors"
+    safetensors.numpy.save_file({"norm/scale": weights["norm/scale"]}, path, {"glomjax": text})
+    with pytest.raises(UserError, match="glomjax metadata reads") as caught:
+        read_weights(path)
+    assert len(str(caught.value)) < 600
+
+
 def test_a_folder_that_is_not_there_is_an_error(tmp_path, weights):
     (tmp_path / "file").write_text("")
     for folder in ("none", "file"):
