@@ -32,7 +32,8 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stress_cases import config_cases, image_cases, table_cases
+from stress_config import config_cases
+from stress_files import image_cases, table_cases
 
 from glomjax.errors import UserError
 
