@@ -1,19 +1,20 @@
-"""Absurd values, damaged tables and damaged images: is each refused in one sentence, and soon?
+"""Absurd values and damaged tables, images and weights: is each refused in one sentence, and soon?
 
-    python benchmarks/stress.py [config|tables|images|all] [--count N] [--seed S]
+    python benchmarks/stress.py [config|tables|images|weights|all] [--count N] [--seed S]
 
 config gives every field of the configuration and every option of every network values that no run
 can have, through the `ConfigDict` of a script, through the text of a command line and, for options,
 through `create_model`. What the checks let pass goes on to where a run would read its first image:
 devices, splits of a small folder, the network in shapes, what trains. tables damages a good
 manifest and lists it with `load_source`; images damages good files and decodes them with
-`open_image`.
+`open_image`; weights damages weight files and checkpoints and reads them with `read_weights`.
 
 Each case runs in a worker of its own limits: 2 s of computing to refuse it, 10 s to accept it and
 1 GiB of memory. Prints how many cases ended how, and the first of those that should not have: raw
-exceptions, timeouts, too much memory, dead workers, and sentences of several lines or of more than
-600 characters. The exit code is 1 where there are any. --count takes so many cases of each kind;
-by default it is all fixed values of the configuration, and 3000 tables and images.
+exceptions, timeouts, too much memory, dead workers, sentences of several lines or of more than 600
+characters, and silent loads: other weights than those that a checksum was written for. The exit
+code is 1 where there are any. --count takes so many cases of each kind; by default it is all fixed
+values of the configuration, 2,000 tables, 10,000 images and 10,000 weights.
 """
 
 import argparse
@@ -34,12 +35,26 @@ from typing import Any
 
 from stress_config import config_cases
 from stress_files import image_cases, table_cases
+from stress_weights import SilentLoad, weight_cases
 
 from glomjax.errors import UserError
 
-KINDS = {"config": config_cases, "tables": table_cases, "images": image_cases}
+KINDS = {
+    "config": config_cases,
+    "tables": table_cases,
+    "images": image_cases,
+    "weights": weight_cases,
+}
 REFUSED, ACCEPTED = "refused", "accepted"
-OFFENCES = ("raw exception", "timeout", "memory", "died", "several lines", "long sentence")
+OFFENCES = (
+    "raw exception",
+    "timeout",
+    "memory",
+    "died",
+    "several lines",
+    "long sentence",
+    "silent",
+)
 REFUSAL_SECONDS, ACCEPTANCE_SECONDS, DEADLINE = 2, 10, 30  # of computing; by the clock
 MEMORY = 2**30
 LONGEST = 600  # characters of a sentence
@@ -163,16 +178,25 @@ def attempt(run: Callable[[], Any]) -> tuple[str, str]:
             outcome = "several lines"
         elif len(detail) > LONGEST:
             outcome = "long sentence"
+        if _ran_out_of_memory(error.__cause__):
+            outcome = "memory"
     except MemoryError:
         return "memory", "MemoryError"
+    except SilentLoad as error:
+        return "silent", ascii(f"{error} ({', '.join(error.__notes__)})"[:200])
     except BaseException as error:
-        memory = "RESOURCE_EXHAUSTED" in str(error)
-        said = f"{type(error).__name__}: {error}"
-        return ("memory" if memory else "raw exception"), ascii(said[:200])
+        memory = _ran_out_of_memory(error)
+        said = f"{type(error).__name__}: {error!s:.150}"
+        said += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        return ("memory" if memory else "raw exception"), ascii(said[:300])
     seconds = time.process_time() - begun
     if seconds > limit:
         return "timeout", f"{outcome} after {seconds:.1f} s of computing"
     return outcome, ascii(detail[:200])
+
+
+def _ran_out_of_memory(error: BaseException | None) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def table_cases(folder: pathlib.Path, count: int, seed: int) -> list[Case]:
         table = functools.partial(_list_table, folder / "manifest.csv", content)
         return f"tables: {', '.join(names)} ({zlib.crc32(content):08x})", table
 
-    return drawn([], draw, count or 3000, seed)
+    return drawn([], draw, count or 2000, seed)
 
 
 def _list_table(file: pathlib.Path, content: bytes) -> None:
@@ -190,7 +190,7 @@ def image_cases(folder: pathlib.Path, count: int, seed: int) -> list[Case]:
         case = functools.partial(open_image, content, name="patch")
         return f"{kind}: {', '.join(names)} ({zlib.crc32(content):08x})", case
 
-    return drawn([], draw, count or 3000, seed)
+    return drawn([], draw, count or 10_000, seed)
 
 
 def _good_images() -> dict[str, bytes]:
