@@ -6,6 +6,7 @@ print(report)
 
 import dataclasses
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from flax import nnx
 from glomjax.errors import LISTED, UserError, assignment, excerpt, first_few, named
 from glomjax.models import params_of, set_params
 from glomjax.pretrained.reading import SourceInfo, read_weights
+
+_ROOM = 450  # characters of names in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,21 +195,32 @@ def _check_fit(
     missing = [path for path in wanted if path not in given]
     unexpected = [*(path for path in given if path not in wanted), *unknown]
     shapes = [path for path in wanted if path in given and given[path].shape != wanted[path]]
-    parts = []
-    if missing:
-        near = [path + _nearest(path, unexpected) for path in missing[:LISTED]]
-        parts.append(f"{len(missing)} missing: {first_few(near, len(missing))}")
-    if unexpected:
-        parts.append(f"{len(unexpected)} unexpected: {named(unexpected)}")
-    if shapes:
-        pairs = [f"{p} is {given[p].shape} and should be {wanted[p]}" for p in shapes[:LISTED]]
-        parts.append(f"{len(shapes)} of another shape: {first_few(pairs, len(shapes))}")
-    if not parts:
+    if not (missing or unexpected or shapes):
         return
+    found = {
+        "missing": (missing, lambda path: path + _nearest(path, unexpected)),
+        "unexpected": (unexpected, lambda path: excerpt(path, 80)),
+        "of another shape": (
+            shapes,
+            lambda path: excerpt(f"{path} is {given[path].shape} and should be {wanted[path]}"),
+        ),
+    }
     hint = ""
     if any(path.startswith("head/") for path in [*shapes, *unexpected]):
         hint = "; to keep the model's own head (another number of classes), exclude 'head/.*'"
+    room = (_ROOM - len(hint)) // sum(bool(paths) for paths, _ in found.values())
+    parts = [
+        f"{len(paths)} {kind}: {_listed([say(path) for path in paths[:LISTED]], len(paths), room)}"
+        for kind, (paths, say) in found.items()
+        if paths
+    ]
     raise UserError(f"{what}: {'; '.join(parts)}{hint}")
+
+
+def _listed(items: list[str], total: int, room: int) -> str:
+    """`first_few` of so many items as have room, but at least of one."""
+    lengths = itertools.accumulate(len(item) + 2 for item in items)
+    return first_few(items[: max(1, sum(length <= room for length in lengths))], total)
 
 
 def _nearest(name: str, candidates: list[str]) -> str:

@@ -77,7 +77,23 @@ def test_a_long_list_is_cut_and_counted():
     deeper = small(depths=(1, 1, 3, 1))
     with pytest.raises(UserError, match=r"32 missing: .* and 22 more") as caught:
         load_weights(deeper, TIMM)
-    assert len(str(caught.value)) < 2000
+    assert len(str(caught.value)) < 600
+
+
+def test_several_long_lists_share_the_room_of_one(five_classes, state, saved):
+    names = list(state)
+    for name in names[:40]:
+        state[f"x{name}"] = state.pop(name)
+    for name in names[40:80]:
+        state[name] = state[name][None]
+    with pytest.raises(UserError) as caught:
+        load_weights(five_classes, saved(state))
+    message = str(caught.value)
+    assert "40 missing: " in message
+    assert "40 unexpected: " in message
+    assert "40 of another shape: " in message
+    assert message.count(" more") == 3
+    assert len(message) < 600
 
 
 def test_a_head_of_another_class_count_names_the_way_out():
