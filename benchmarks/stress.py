@@ -1,20 +1,24 @@
-"""Absurd values and damaged tables, images and weights: is each refused in one sentence, and soon?
+"""Absurd values, damaged files, killed processes and full disks: does each end in one sentence, and
+does what was stopped go on?
 
-    python benchmarks/stress.py [config|tables|images|weights|all] [--count N] [--seed S]
+    python benchmarks/stress.py [KIND|all] [--count N] [--seed S]
 
-config gives every field of the configuration and every option of every network values that no run
-can have, through the `ConfigDict` of a script, through the text of a command line and, for options,
-through `create_model`. What the checks let pass goes on to where a run would read its first image:
-devices, splits of a small folder, the network in shapes, what trains. tables damages a good
-manifest and lists it with `load_source`; images damages good files and decodes them with
-`open_image`; weights damages weight files and checkpoints and reads them with `read_weights`.
+KIND is one of config, tables, images and weights, of which each case is refused or accepted, and of
+kills, processes, disk and epochs, which train (`stress_runs.py` says what they do). config gives
+every field of the configuration and every option of every network values that no run can have,
+through the `ConfigDict` of a script, through the text of a command line and, for options, through
+`create_model`. What the checks let pass goes on to where a run would read its first image: devices,
+splits of a small folder, the network in shapes, what trains. tables damages a good manifest and
+lists it with `load_source`; images damages good files and decodes them with `open_image`; weights
+damages weight files and checkpoints and reads them with `read_weights`.
 
-Each case runs in a worker of its own limits: 2 s of computing to refuse it, 10 s to accept it and
-1 GiB of memory. Prints how many cases ended how, and the first of those that should not have: raw
+Each case runs in a worker of its own limits: 2 s of computing to refuse it, 10 s to accept it and 1
+GiB of memory. Prints how many cases ended how, and the first of those that should not have: raw
 exceptions, timeouts, too much memory, dead workers, sentences of several lines or of more than 600
 characters, and silent loads: other weights than those that a checksum was written for. The exit
 code is 1 where there are any. --count takes so many cases of each kind; by default it is all fixed
-values of the configuration, 2,000 tables, 10,000 images and 10,000 weights.
+values of the configuration, 2,000 tables, 10,000 images and 10,000 weights, 500 kills, 20 pairs of
+processes, every file that a run opens on a full disk, and 1,000 epochs.
 """
 
 import argparse
@@ -35,6 +39,8 @@ from typing import Any
 
 from stress_config import config_cases
 from stress_files import image_cases, table_cases
+from stress_runs import KINDS as RUNS
+from stress_runs import stress_runs
 from stress_weights import SilentLoad, weight_cases
 
 from glomjax.errors import UserError
@@ -63,7 +69,7 @@ SHOWN = 12  # offenders of each kind
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", nargs="?", default="all", choices=(*KINDS, "all"))
+    parser.add_argument("kind", nargs="?", default="all", choices=(*KINDS, *RUNS, "all"))
     parser.add_argument("--count", type=int, default=0, help="cases of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -71,8 +77,10 @@ def main() -> None:
     if args.worker:
         work(args.kind, args.count, args.seed)
         return
-    kinds = list(KINDS) if args.kind == "all" else [args.kind]
-    offences = [stress(kind, args.count, args.seed) for kind in kinds]
+    kinds = [*KINDS, *RUNS] if args.kind == "all" else [args.kind]
+    offences = [
+        (stress if kind in KINDS else stress_runs)(kind, args.count, args.seed) for kind in kinds
+    ]
     raise SystemExit(1 if any(offences) else 0)
 
 
