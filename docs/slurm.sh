@@ -23,10 +23,15 @@ trap : TERM
 srun "${PYTHON:-.venv/bin/python}" -m glomjax train "$@"
 code=$?
 
-# 143: SIGTERM came; 75: the time of --max-hours is up. Both have saved, and the same command goes
-# on. Anything else has come to its end, or is for somebody to look at.
-if [ "$code" -eq 143 ] || [ "$code" -eq 75 ]; then
-    echo "saved; the job is put back into the queue"
-    scontrol requeue "$SLURM_JOB_ID"
-fi
+# 143: SIGTERM came; 75: the time of --max-hours is up. The same command goes on from where it has
+# saved. Anything else has come to its end, or is for somebody to look at; so has a job that scancel
+# has ended, which is no longer running.
+state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T 2> /dev/null)
+case "$code $state" in
+    "143 CANCELLED" | "143 COMPLETING") ;;
+    143* | 75*)
+        echo "the job is put back into the queue, and goes on from there"
+        scontrol requeue "$SLURM_JOB_ID"
+        ;;
+esac
 exit "$code"

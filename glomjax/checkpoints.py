@@ -14,8 +14,9 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -34,11 +35,15 @@ class Writer:
 
     An error of a save is raised by the next call.
 
+    Args:
+      check: is called before a checkpoint takes the place of another, and raises where it must not.
+
     Attributes:
       seconds: that the longest one took; 0 before the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
         self.seconds = 0.0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._running: concurrent.futures.Future[None] | None = None
@@ -61,7 +66,7 @@ class Writer:
         if not folder.parent.is_dir():  # which must not come back with a part of a run
             raise UserError(f"'{folder.parent}' is not there any more; '{folder.name}' is lost")
         begun = time.monotonic()
-        save(folder, arrays, metadata, keep_previous=previous)
+        save(folder, arrays, metadata, keep_previous=previous, check=self._check)
         self.seconds = max(self.seconds, time.monotonic() - begun)
 
     def wait(self) -> None:
@@ -84,6 +89,7 @@ def save(
     metadata: Mapping[str, Any],
     *,
     keep_previous: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes a checkpoint in place of the one in `folder`, which stays whole until the new one is.
 
@@ -91,12 +97,13 @@ def save(
       arrays: flat dict of arrays.
       metadata: JSON-ready.
       keep_previous: keep the replaced one beside it, as `FOLDER.old`.
+      check: is called before that, and raises where it must not be replaced any more.
 
     Raises:
       UserError: it cannot be written; the one in `folder` is as it was.
     """
     try:
-        _save(folder, arrays, metadata, keep_previous)
+        _save(folder, arrays, metadata, keep_previous, check)
     except OSError as error:
         # What there is of the new one takes the room that somebody has to make.
         shutil.rmtree(_new(folder), ignore_errors=True)
@@ -107,12 +114,19 @@ def save(
 
 
 def _save(
-    folder: pathlib.Path, arrays: Arrays, metadata: Mapping[str, Any], keep_previous: bool
+    folder: pathlib.Path,
+    arrays: Arrays,
+    metadata: Mapping[str, Any],
+    keep_previous: bool,
+    check: Callable[[], None],
 ) -> None:
     new = _new(folder)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     host = {path: np.asarray(array) for path, array in arrays.items()}
+    if sum(array.nbytes for array in host.values()) > shutil.disk_usage(new).free:
+        # Orbax would say so as well, but its threads say more behind it.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with _errors_of_the_disk(), logging_left_to_scripts(), _checkpointer() as checkpointer:
         checkpointer.save(new.absolute() / "arrays", host)
     # Orbax writes the folder's absolute path into this one, which it reads on cloud storage alone.
@@ -120,6 +134,7 @@ def _save(
     (new / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
     manifest = json.dumps(_digests(new), indent=2) + "\n"
     (new / "manifest.json").write_text(manifest)
+    check()
     old = _old(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -185,11 +200,14 @@ def restore_or_previous(
     Raises:
       UserError: there is none, or both are damaged.
     """
+    previous = _old(folder)
+    has_previous = folder.exists() and (previous / "manifest.json").is_file()
     try:
+        if has_previous and not (folder / "manifest.json").is_file():
+            raise _damaged(folder, "manifest.json")
         return *restore(folder), ""
     except UserError as error:
-        previous = _old(folder)
-        if not folder.exists() or not (previous / "manifest.json").is_file():
+        if not has_previous:
             raise
         found = str(error).partition(";")[0]
         return *_restore(previous), f"{found}; going on from the one before it, '{previous}'"
@@ -216,14 +234,21 @@ def _restore(found: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 def _errors_of_the_disk() -> Iterator[None]:
     """Orbax raises ValueError where a disk is full, after it has logged the same from each of its
     threads: that becomes an OSError, and nothing is logged."""
-    log = logging.getLogger("absl")
+    log, hook = logging.getLogger("absl"), sys.unraisablehook
 
     def raised_as_well(record: logging.LogRecord) -> bool:
         return "raised an exception" not in record.getMessage()
 
+    def of_no_closed_loop(unraisable: Any) -> None:
+        # What TensorStore would still have told a coroutine that has ended by the error.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
     log.addFilter(raised_as_well)
+    sys.unraisablehook = of_no_closed_loop
     try:
         yield
+        sys.unraisablehook = hook  # after an error its threads may come late
     except ValueError as error:
         status = re.match(r"[A-Z_]+(?=: )", str(error))
         if status is None:

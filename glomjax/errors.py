@@ -37,6 +37,11 @@ def at_command_line() -> Iterator[None]:
         _speaks_command_line = before
 
 
+def is_command_line() -> bool:
+    """Whether `at_command_line` holds."""
+    return _speaks_command_line
+
+
 def assignment(key: str, value: object = None) -> str:
     """How a field of the configuration is set where the message is read:
     `--config.data.fold=1`, or in a script `config.data.fold = 1`; without a value, its name."""

@@ -2,6 +2,7 @@
 again."""
 
 import csv
+import errno
 import hashlib
 import io
 import math
@@ -14,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from glomjax.errors import UserError
+
+# A full disk, a quota, and the limit of a file's size.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
@@ -32,9 +36,10 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}); give a folder that can be written"
-        ) from error
+        advice = (
+            "make room there" if error.errno in NO_ROOM else "give a folder that can be written"
+        )
+        raise UserError(f"{path} cannot be written ({error.strerror}); {advice}") from error
 
 
 def why_not_writable(folder: pathlib.Path) -> str:

@@ -49,8 +49,12 @@ def _free_of_groups() -> list[int | None]:
         except (OSError, ValueError):
             continue
         if most != "max" and int(most) < 2**60:
-            # Pages of files that nothing uses are given back before the limit is felt.
-            given_back = int(stat.get("inactive_file", stat.get("total_inactive_file", 0)))
+            # Pages of files, and what the kernel has noted of them, are given back before the limit
+            # is felt. In version 1 those of the groups below are counted by a name of their own.
+            given_back = sum(
+                int(stat.get(f"total_{name}", stat.get(name, 0)))
+                for name in ("inactive_file", "active_file", "slab_reclaimable")
+            )
             found.append(int(most) - used + given_back)
     return found
 

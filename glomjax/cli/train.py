@@ -9,6 +9,7 @@ import re
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -112,17 +113,30 @@ def run(arguments: argparse.Namespace) -> int:
     except Interrupted as interrupted:
         if not interrupted.saved:
             print(interrupted, file=sys.stderr)
+            _end_of_process(interrupted.exit_code)
         return interrupted.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command continues where it was saved last", file=sys.stderr)
         return 130
     except UserError as error:
-        if jax.distributed.is_initialized():
-            # jax would wait for the other processes, which wait for this one.
-            print_error(error)
-            os._exit(2)
-        raise
+        print_error(error)
+        _end_of_process(2)
+        return 2
+    except Exception:
+        traceback.print_exc()
+        _end_of_process(1)
+        return 1
     return 0
+
+
+def _end_of_process(code: int) -> None:
+    """Of one of several: jax would wait at its end for the others, which wait for this one."""
+    import jax
+
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def describe_fields() -> str:

@@ -248,7 +248,8 @@ def _load(target: _Target) -> ctypes.CDLL:
             built = _build(target, pathlib.Path(aside))
             digest = checksum(built)
             os.replace(built, target.path)
-            _checksum_of(target.path).write_text(digest)
+            with contextlib.suppress(OSError):  # then it is built again at the next start
+                _checksum_of(target.path).write_text(digest)
     return ctypes.cdll.LoadLibrary(str(target.path))
 
 

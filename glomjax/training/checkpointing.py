@@ -10,6 +10,7 @@ import numpy as np
 from glomjax import checkpoints
 from glomjax.errors import UserError
 from glomjax.pretrained.spec import NetworkSpec, TrainingRecord
+from glomjax.training.config import RunConfig
 from glomjax.training.run_folder import RunFolder
 from glomjax.training.sharding import Placement
 from glomjax.training.state import Position, TrainState
@@ -80,16 +81,17 @@ class RunCheckpoints:
       run: the folder.
       placement: of the arrays.
       spec: of the network, which every checkpoint carries.
-      monitor: the metric by which an epoch is the best.
+      config: says by which metric an epoch is the best, and how many there may be.
 
     Attributes:
       saved: when `last` was written last, or training began, by `time.monotonic`.
       seconds: that `last` took the longest time, from the device to the disk; 0 before the first.
     """
 
-    def __init__(self, run: RunFolder, placement: Placement, spec: NetworkSpec, monitor: str):
-        self._run, self._placement, self._spec, self._monitor = run, placement, spec, monitor
-        self._writer = checkpoints.Writer()
+    def __init__(self, run: RunFolder, placement: Placement, spec: NetworkSpec, config: RunConfig):
+        self._run, self._placement, self._spec = run, placement, spec
+        self._monitor, self._num_epochs = config.early_stopping.monitor, config.num_epochs
+        self._writer = checkpoints.Writer(run.lock.check)
         self.saved = time.monotonic()
         self._fetched = 0.0
 
@@ -125,12 +127,26 @@ class RunCheckpoints:
         if stopping.best_epoch == position.epoch - 1 and not position.batch:
             self.keep_best(state)
         elif position.epoch and stopping.best is not None:
+            lost = ""
             try:
-                best, _ = checkpoints.restore(self._run.best)
+                best, metadata = checkpoints.restore(self._run.best)
                 state.best = checkpoints.params_of(best)
+                lost = self._another_best(state, metadata)
             except UserError as error:
-                return self._do_without_best(state, str(error).partition(";")[0])
+                lost = str(error).partition(";")[0]
+            # Process 0 is about to write others: all must have read, and then do the same.
+            if self._placement.total(np.array([float(bool(lost))]))[0]:
+                return self._do_without_best(state, lost or "another process cannot read them")
         return ""
+
+    def _another_best(self, state: TrainState, metadata: dict[str, Any]) -> str:
+        """Why the weights in `best` are not those that `last` takes for the best, "" where they
+        are, or are of a later epoch, which is then trained again to the same."""
+        position = state.position
+        kept, reached = metadata["early_stopping"]["best_epoch"], metadata["position"]["epoch"]
+        if kept == state.stopping.best_epoch or position.epoch < reached <= self._num_epochs:
+            return ""
+        return f"'{self._run.best}' holds those of epoch {kept + 1}"
 
     def _do_without_best(self, state: TrainState, reason: str) -> str:
         """The parameters of the last epoch take the place of the best ones; in the middle of an

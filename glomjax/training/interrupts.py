@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from glomjax.errors import UserError, argument, same_again
+from glomjax.errors import UserError, argument, is_command_line, same_again
 
 NONE, SAVE, TIME_IS_UP, STOP = range(4)  # what a loop is asked for; the larger one counts
 TRY_AGAIN = 75  # the exit code of a run that its limit of time has ended, EX_TEMPFAIL of sysexits.h
@@ -36,16 +36,17 @@ class TimeLimit:
                 "and 0 for no limit"
             )
         self._end = time.monotonic() + 3600 * hours if hours else math.inf
-        self._longest = dict[str, float]()
+        self._longest = dict[str, list[float]]()
 
     def took(self, what: str, seconds: float) -> None:
-        """A step or a save took so long; the next one may as well, and somewhat longer."""
-        self._longest[what] = max(seconds, self._longest.get(what, 0.0))
+        """A step or a save took so long; the next one may as well, and somewhat longer. The longest
+        of all does not count beside others: in it the machine may have slept."""
+        self._longest[what] = sorted([*self._longest.get(what, []), seconds])[-2:]
 
     @property
     def is_up(self) -> bool:
         """Whether there is no time for another step, and for saving what it gives."""
-        needed = 1.5 * sum(self._longest.values()) + self.SPARE_SECONDS
+        needed = 1.5 * sum(longest[0] for longest in self._longest.values()) + self.SPARE_SECONDS
         return time.monotonic() + needed >= self._end
 
 
@@ -61,7 +62,8 @@ class Interrupts:
     Attributes:
       signal: the number of the one that came, 0 before.
       can_save: while it is False there is nothing to save, and a signal raises `Interrupted`; where
-        Python does not run for so long, as within a compilation, the process ends without that.
+        Python does not run for so long, as within a compilation, SIGTERM ends the process without
+        that, and Ctrl-C does at the command line, since a notebook would lose more.
       at_end: is called before it does.
     """
 
@@ -114,14 +116,19 @@ class Interrupts:
         come = 0
         while number := os.read(reading, 1):
             if come and number[0] == signal.SIGINT:
+                self.at_end()
                 os._exit(128 + signal.SIGINT)
-            come += number[0] in self._HANDLED
-            if come and not self.can_save:
+            if number[0] not in self._HANDLED:
+                continue
+            come += 1
+            ends = number[0] == signal.SIGTERM or is_command_line()
+            if come == 1 and ends and not self.can_save:
                 threading.Thread(target=self._end, args=(number[0],), daemon=True).start()
         os.close(reading)
 
     def _end(self, number: int) -> None:
-        if not self._left.wait(self._PATIENCE) and not self.can_save:
+        self._left.wait(self._PATIENCE)
+        if not self.signal and not self.can_save:  # `_note` has not run
             self.at_end()
             ended = Interrupted(number, saved=False)
             os.write(2, f"{ended}\n".encode())

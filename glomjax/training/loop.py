@@ -21,6 +21,7 @@ from glomjax.errors import UserError, argument, same_again
 from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.inference.prediction import predict_batches, steps_ahead, wait
 from glomjax.ops import native
+from glomjax.training.config import RunConfig
 from glomjax.training.config_checks import read_config
 from glomjax.training.finished import check_finished, has_epochs_left
 from glomjax.training.interrupts import (
@@ -36,7 +37,7 @@ from glomjax.training.optimizers import learning_rate
 from glomjax.training.phases import RunningPhase, stream_number
 from glomjax.training.processes import Watch
 from glomjax.training.progress import TensorBoard, Terminal
-from glomjax.training.resources import memory_errors
+from glomjax.training.resources import disk_errors, memory_errors
 from glomjax.training.run_folder import RunFolder, ShippedConfig, clear
 from glomjax.training.scoring import describe_end, epoch_row, report_test
 from glomjax.training.setup import RunSetup, prepare_run
@@ -80,69 +81,77 @@ def train_and_evaluate(
       UserError: whatever the user can put right.
       Interrupted: SIGTERM or Ctrl-C came, or the time is up; everything is saved.
     """
-    limit = TimeLimit(max_hours)
-    if not isinstance(workdir, (str, os.PathLike)):
-        raise UserError(
-            f"{argument('--workdir')} is {workdir!r}; it is the path of the run's folder, which is "
-            "made where it does not exist"
-        )
-    requested = read_config(config)
-    placement = Placement(requested.devices, shard_params=requested.shard_params)
-    terminal = Terminal(prints=progress, speaks=placement.writes)
-    with (
-        terminal.recording_failure(),
-        memory_errors(requested),
-        Interrupts(limit, can_save=False) as interrupts,
-        contextlib.ExitStack() as stack,
-    ):
-        lock = stack.enter_context(contextlib.ExitStack())
-        interrupts.at_end = lock.close
-        stack.enter_context(Watch(at_end=lock.close))
-        placement.agree("configuration", json.dumps(requested.to_dict(), sort_keys=True))
-        failed: UserError | None = None
-        if placement.writes:
-            try:
-                if overwrite:
-                    clear(workdir)
-                run = RunFolder(workdir, writes=True)
-                run.check_own()
-                if not run.finished or has_epochs_left(run, requested, data):
-                    lock.enter_context(run.lock)
-            except UserError as error:
-                failed = error
-        # No process looks at the folder before process 0 has it for itself, cleared for a new run;
-        # where it could not, the others, which know of no failure, do not wait for it any longer.
-        placement.agree("run folder", f"{overwrite} {failed}")
-        if failed is not None:
-            raise failed
-        if not placement.writes:
-            run = RunFolder(workdir, writes=False)
-        placement.agree("run folder", f"{run.begun} {run.finished}")
-        differences = run.claim(requested, shipped)
-        ends_here = run.finished and not has_epochs_left(run, requested, data)
-        placement.agree("run folder", f"{ends_here}")
-        if not ends_here:
-            terminal.keep_in(run.path)
-        for line in differences:
-            terminal.say(line)
-        if ends_here:
-            metrics = run.read_json("test_metrics.json")
-            if note := check_finished(run, requested, data):
-                terminal.banner(note)
-            terminal.say(
-                f"the run in '{run.path}' is finished; name another folder with "
-                f"{argument('--workdir')}, or replace the run with {argument('--overwrite', True)}"
+    with contextlib.ExitStack() as lock, Watch(at_end=lock.close) as watch:
+        interrupts = Interrupts(TimeLimit(max_hours), can_save=False)
+
+        def end() -> None:
+            watch.say_failed()
+            lock.close()
+
+        interrupts.at_end = end
+        if not isinstance(workdir, (str, os.PathLike)):
+            raise UserError(
+                f"{argument('--workdir')} is {workdir!r}; it is the path of the run's folder, "
+                "which is made where it does not exist"
             )
-            return metrics
-        setup = prepare_run(requested, run, placement, terminal, data)
-        if run.finished and placement.writes:
-            run.reopen()  # nothing refuses it any more
-        with (
-            native.setting(setup.config.ops.native),
-            Trainer(setup, setup.phase, interrupts) as trainer,
-        ):
-            trainer.fit()
-            return trainer.finish()
+        requested = read_config(config)
+        placement = Placement(requested.devices, shard_params=requested.shard_params)
+        terminal = Terminal(prints=progress, speaks=placement.writes)
+        with terminal.recording_failure(), disk_errors(workdir), interrupts:
+            placement.agree("configuration", json.dumps(requested.to_dict(), sort_keys=True))
+            run, goes_on = _open(requested, workdir, placement, lock, data, overwrite)
+            differences = run.claim(requested, shipped)
+            if goes_on:
+                terminal.keep_in(run.path)
+            for line in differences:
+                terminal.say(line)
+            if not goes_on:
+                metrics = run.read_json("test_metrics.json")
+                if note := check_finished(run, requested, data):
+                    terminal.banner(note)
+                terminal.say(
+                    f"the run in '{run.path}' is finished; name another folder with "
+                    f"{argument('--workdir')}, or replace the run with "
+                    f"{argument('--overwrite', True)}"
+                )
+                return metrics
+            setup = prepare_run(requested, run, placement, terminal, data)
+            if run.finished and placement.writes:
+                run.reopen()  # nothing refuses it any more
+            with (
+                memory_errors(setup.config),
+                native.setting(setup.config.ops.native),
+                Trainer(setup, setup.phase, interrupts) as trainer,
+            ):
+                trainer.fit()
+                return trainer.finish()
+
+
+def _open(
+    requested: RunConfig,
+    workdir: str | os.PathLike[str],
+    placement: Placement,
+    lock: contextlib.ExitStack,
+    data: ArraySplits | None,
+    overwrite: bool,
+) -> tuple[RunFolder, bool]:
+    """(the folder, whether a run begins or goes on in it), for which process 0 takes it."""
+    if placement.writes:
+        # Where it cannot, the others, which wait for it below, end with it.
+        if overwrite:
+            clear(workdir)
+        run = RunFolder(workdir, writes=True)
+        run.check_own()
+        goes_on = not run.finished or has_epochs_left(run, requested, data)
+        if goes_on:
+            lock.enter_context(run.lock)
+    # No process looks at the folder before process 0 has it for itself, cleared for a new run.
+    placement.agree("run folder", f"{overwrite}")
+    if not placement.writes:
+        run = RunFolder(workdir, writes=False)
+        goes_on = not run.finished or has_epochs_left(run, requested, data)
+    placement.agree("run folder", f"{run.begun} {run.finished} {goes_on}")
+    return run, goes_on
 
 
 @dataclasses.dataclass
@@ -186,6 +195,8 @@ class Trainer:
         """Epochs until early stopping or the limit; the best weights are in `state.best` then."""
         state, position, config = self.state, self.state.position, self.config
         self.checkpoints.saved = time.monotonic()
+        if self.placement.processes == 1 and self.interrupts.limit.is_up:
+            raise Interrupted(0, saved=False)
         while position.epoch < config.num_epochs and not position.stop:
             self._thaw()
             row = self._epoch()
@@ -285,6 +296,8 @@ class Trainer:
                     self._leave(request)
         totals = self._check_finite()
         position.seconds = trained = time.monotonic() - start
+        if self.placement.processes > 1:  # which do not stop before validation has ended
+            self.checkpoints.save_last(state)
         splits = self.setup.splits
         logits = self._predict(
             self.phase.predict_step,
@@ -292,6 +305,9 @@ class Trainer:
             self.phase.batches["validation"],
             should_stop=self._stops_now,
         )
+        if self.placement.processes > 1:
+            validated = time.monotonic() - start - trained
+            self.interrupts.limit.took("validation", validated)
         if self._stops_now():
             self.checkpoints.save_last(state)
             self._leave(self._pending_request())

@@ -1,8 +1,9 @@
 """What a phase of a run needs: what trains, its optimizer, its step and what the step reads."""
 
 import dataclasses
+import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -37,7 +38,8 @@ class RunningPhase:
       augments: whether each training image has a number by which it is changed, its "draw".
       train_step: as `make_train_step` makes it.
       predict_step: (params, images or features) -> logits of validation examples.
-      config: of the run.
+      check: refuses a step that has no room in memory; None behind the first phase of a process,
+        which has been running then.
     """
 
     number: int
@@ -47,7 +49,7 @@ class RunningPhase:
     augments: bool
     train_step: Any
     predict_step: Any
-    config: RunConfig
+    check: Callable[..., None] | None
     compiled: bool = False
 
     @property
@@ -67,7 +69,8 @@ class RunningPhase:
         """
         if not self.compiled:
             compiled = compile_now(self.train_step, *arguments)
-            check_step(self.config, self.train_step, compiled, arguments, self.batches)
+            if self.check is not None:
+                self.check(self.train_step, compiled, arguments, self.batches)
             self.compiled = True
         return self.train_step(*arguments)
 
@@ -106,6 +109,7 @@ class Phases:
         """Divides the parameters of `state` as this phase has them, with what its optimizer knows
         already of those that trained before, and makes the steps."""
         phase, config = self.plan[number], self.config
+        first, unit = state.opt_state is None, self.placement.devices * config.accumulation_steps
         params = state.params
         state.trainable = {path: params[path] for path in phase.trainable}
         state.frozen = {p: v for p, v in params.items() if phase.labels[p] == FROZEN}
@@ -150,7 +154,7 @@ class Phases:
                 constrain=self.placement.constrain,
             ),
             self.predict_step("classify" if on_features else "network"),
-            config,
+            functools.partial(check_step, state, unit=unit) if first else None,
         )
 
     def predict_step(self, part: str = "network", *, symmetries: bool = False) -> Any:

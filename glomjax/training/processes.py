@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import socket
@@ -147,34 +148,40 @@ class Watch:
         self._left = threading.Event()
         self._done = False  # from now on, others may end as they like
         self._ending = threading.Lock()
-        self._threads: list[threading.Thread] = []
+        self._listeners: list[threading.Thread] = []
 
     def __enter__(self) -> "Watch":
         if self._processes > 1:
             self._connect()
-            for peer in self._peers:
-                self._start(self._listen, peer)
+            self._listeners = [self._start(self._listen, peer) for peer in self._peers]
             self._start(self._beat)
         return self
 
     def __exit__(self, kind: object, value: BaseException | None, *trace: object) -> None:
-        together = value is None or (isinstance(value, Interrupted) and value.saved)
-        self._left.set()
-        self._send(_GOODBYE if together else _FAILED)
-        if not together:
+        if value is None or (isinstance(value, Interrupted) and value.saved):
+            self._send(_GOODBYE)
+            self._wait_for_peers()  # one of them may fail at its last file
+            self._done = True
+            self._left.set()
+        else:
+            self._left.set()
+            self.say_failed()
             # Where another process has died, which this exception then comes from, that is said.
             self._wait_for_peers(0.5)
-        self._done = True
-        if not together:
+            self._done = True
             # jax aborts the others as soon as process 0 is gone: they have a sentence to say first.
             self._wait_for_peers(4)
         for connection, _ in self._peers.values():
             connection.close()
 
-    def _wait_for_peers(self, seconds: float) -> None:
+    def say_failed(self) -> None:
+        """Tells the others that this process ends."""
+        self._send(_FAILED)
+
+    def _wait_for_peers(self, seconds: float = math.inf) -> None:
         end = time.monotonic() + seconds
-        for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
+        while any(thread.is_alive() for thread in self._listeners) and time.monotonic() < end:
+            time.sleep(0.02)
 
     def _connect(self) -> None:
         """Process 0 tells the others where it listens."""
@@ -195,10 +202,12 @@ class Watch:
             acceptor.start()
             connected = True
         # Behind this, no process still tries to connect.
-        all_connected = multihost_utils.process_allgather(np.array([connected]))
+        all_connected = np.ravel(multihost_utils.process_allgather(np.array([connected])))
         if server is not None:
             server.close()
             acceptor.join()
+            # One that has not heard the answer has hung up.
+            self._peers = {peer: v for peer, v in self._peers.items() if all_connected[peer]}
             if not np.all(all_connected):
                 _LOG.warning(
                     "some processes of this job cannot reach process 0 on a free port of it; where "
@@ -236,10 +245,10 @@ class Watch:
             except (OSError, ValueError, TypeError):
                 connection.close()
 
-    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+    def _start(self, target: Callable[..., None], *arguments: object) -> threading.Thread:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
         thread.start()
-        self._threads.append(thread)
+        return thread
 
     def _beat(self) -> None:
         while not self._left.wait(BEAT_SECONDS):

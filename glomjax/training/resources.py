@@ -2,8 +2,10 @@
 by a process that is killed in the middle of one."""
 
 import contextlib
+import errno
 import math
 import os
+import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,11 +13,13 @@ from typing import Any
 import jax
 
 from glomjax.data.pipeline import Batches, batches_ahead
-from glomjax.errors import UserError, assignment
+from glomjax.errors import UserError, assignment, same_again
+from glomjax.files import NO_ROOM
 from glomjax.inference.prediction import steps_ahead
 from glomjax.memory import free_bytes, free_host_bytes
 from glomjax.ops.compilation import compile_now
 from glomjax.training.config import RunConfig
+from glomjax.training.state import TrainState
 
 _GIB = 2**30
 # What compiling validation's step takes of the host. With it, a step of DaViT-T with 8 images of
@@ -59,37 +63,39 @@ def check_cache(config: RunConfig, images: int, params: Mapping[str, Any]) -> No
 
 
 def check_step(
-    config: RunConfig,
+    state: TrainState,
     step: Any,
     compiled: jax.stages.Compiled,
     arguments: tuple[Any, ...],
     batches: Mapping[str, Batches],
+    unit: int,
 ) -> None:
     """Refuses a step that does not fit into memory, with the size of a batch that would.
 
     Args:
+      state: of the run.
       step: the `jax.jit` function.
       compiled: of it, for these `arguments`: those of `make_train_step`'s step.
       batches: that the run reads.
+      unit: of which the rows of a batch are a multiple.
 
     Raises:
       UserError: it needs more than is free.
     """
     free = free_bytes()
     needed = _step_bytes(compiled, arguments, batches)
-    if free is None or needed is None or needed <= free:
+    if free is None or needed is None:
+        return
+    free += size_of(state.best) if jax.default_backend() == "cpu" else 0  # which is there already
+    if needed <= free:
         return
     rows = len(arguments[4]["label"])
-    unit = arguments[4]["label"].sharding.num_devices * config.accumulation_steps
-    fitting = _fitting_rows(step, arguments, batches, (rows, needed), free, unit)
-    if fitting:
-        parts = config.accumulation_steps * -(-rows // fitting)
-        advice = (
-            f"{assignment('batch_size', fitting)} fits, or "
-            f"{assignment('accumulation_steps', parts)}, which takes the same batch in parts"
-        )
+    if jax.process_count() > 1:  # which would have to compile together
+        advice = f"set {assignment('batch_size')} smaller"
+    elif fitting := _fitting_rows(step, arguments, batches, (rows, needed), free, unit):
+        advice = f"{assignment('batch_size', fitting)} fits"
     else:
-        advice = "not even the smallest batch fits: end other programs, or take another machine"
+        advice = "no smaller batch was found to fit: end other programs, or take another machine"
     raise UserError(
         f"there is no memory for a step with batches of {rows} images: it needs "
         f"{_amount(needed)} and {_amount(free)} are free; {advice}"
@@ -149,50 +155,65 @@ def _fitting_rows(
     few = needed(fewer)
     slope = max((most - few) / (rows - fewer), 1)
     found = min(int(fewer + (free - few) / slope), rows - unit) // unit * unit
-    while found >= unit:
-        if found == fewer and few <= free:
-            return found
-        if needed(found) <= free:
+    for _ in range(3):  # each compiles a program
+        if found < unit:
+            break
+        if (few if found == fewer else needed(found)) <= free:
             return found
         found = found * 3 // 4 // unit * unit
-    return 0
+    return fewer if few <= free else 0
 
 
 @contextlib.contextmanager
 def memory_errors(config: RunConfig) -> Iterator[None]:
-    """Memory that is gone in here is a UserError."""
+    """Memory that ends while a network trains or predicts in here is a UserError."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         where = "this machine" if jax.default_backend() == "cpu" else "the device"
-        half = max(config.batch_size // 2, 1)
         raise UserError(
             f"{where} has no memory left for batches of {config.batch_size} images of "
             f"{config.image_size[0]} x {config.image_size[1]}; try "
-            f"{assignment('batch_size', half)}, or "
+            f"{assignment('batch_size', max(config.batch_size // 2, 1))}, or "
             f"{assignment('accumulation_steps', 2 * config.accumulation_steps)}, which takes the "
             "same batch in parts"
         ) from error
 
 
-def describe_disk(folder: str | os.PathLike[str], whole: int, params: int) -> tuple[str, bool]:
+@contextlib.contextmanager
+def disk_errors(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """A disk in here that is full, or that cannot be written, is a UserError, whoever writes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (*NO_ROOM, errno.EROFS, errno.EIO, errno.ESTALE):
+            raise
+        raise UserError(
+            f"the run in '{os.fspath(folder)}' cannot be written ({error.strerror}); make room "
+            f"there, or make it writable, and {same_again()} goes on after the last checkpoint"
+        ) from error
+
+
+def describe_disk(folder: pathlib.Path, whole: int, params: int) -> tuple[str, bool]:
     """(a line on what the checkpoints of a run take, whether there is room for them).
 
     Args:
-      folder: of the run.
+      folder: of the checkpoints.
       whole: bytes of all that a run needs to go on; the one before it is kept, too, and a third one
         is there while it is written.
       params: bytes of the parameters, of which the best are kept.
     """
     most, least = 3 * whole + params, whole + params
+    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     free = shutil.disk_usage(folder).free
+    has_room = most - there <= free
     line = (
         f"checkpoints: up to {_amount(most)} while it trains and {_amount(least)} once it is "
-        f"finished; {_amount(free)} are free"
+        f"finished; {_amount(free)} are free{'' if has_room else ', which is too little'}"
     )
-    return line, most <= free
+    return line, has_room
 
 
 def _amount(count: float) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,8 +82,9 @@ class RunFolder:
         """Refuses a folder that holds something else than a run; and one of whose run the
         checkpoint is gone that it would go on from, since it would begin anew over the best one."""
         if not (self.path / "config.json").exists():
-            ours = ("checkpoints", RUN_LOG, LOCK)
-            leftovers = [f for f in self.path.iterdir() if f.name not in ours]
+            # With what a process that was killed leaves of those that it was writing.
+            ours = re.compile(rf"checkpoints|{RUN_LOG}|{LOCK}|\.(config\.json|{LOCK})\..*")
+            leftovers = [f for f in self.path.iterdir() if not ours.fullmatch(f.name)]
             if self.begun:
                 raise UserError(
                     f"'{self.path / 'config.json'}' of the run in this folder is gone; restore it "
@@ -330,9 +332,15 @@ class RunFolder:
 
 def _checksum(config: Mapping[str, Any]) -> str:
     """Of what takes effect, but for what may differ from one part of the run to the next: a digit
-    that has changed on the disk would train another network."""
+    that has changed on the disk would train another network. A field that has its default counts
+    for nothing, as one that did not exist when the file was written."""
     effective = flatten(config.get("effective") or {})
-    decides = {key: value for key, value in effective.items() if key not in MAY_DIFFER}
+    defaults = flatten((config.get("defaults") or {}).get("package") or {})
+    decides = {
+        key: value
+        for key, value in effective.items()
+        if key not in MAY_DIFFER and (key not in defaults or value != defaults[key])
+    }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
@@ -373,11 +381,11 @@ def clear(path: str | os.PathLike[str]) -> None:
         it: it is left as it is. Or something in it cannot be removed.
     """
     folder = pathlib.Path(path).expanduser()
-    if not folder.exists():
-        return
-    if folder.is_dir() and all(entry.name == LOCK for entry in folder.iterdir()):
-        return  # of a process that has just begun, or has died then
     try:
+        if not folder.exists():
+            return
+        if folder.is_dir() and all(entry.name == LOCK for entry in folder.iterdir()):
+            return  # of a process that has just begun, or has died then
         holds_run = "requested" in dict(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError, TypeError):
         holds_run = False

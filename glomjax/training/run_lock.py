@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import socket
+import subprocess
 import threading
 import time
 import uuid
@@ -63,7 +64,7 @@ class Holder:
     @property
     def is_of_this_system(self) -> bool:
         """Whether its number means the same process here."""
-        return bool(self.system) and (self.host, self.system) == (socket.gethostname(), _system())
+        return self.system != "" and self.system == _system()
 
     @property
     def lives(self) -> bool:
@@ -99,11 +100,16 @@ class RunLock:
 
     def __enter__(self) -> "RunLock":
         mine = Holder.here()
-        with _in_line(self._folder):
-            self._take(mine)
-        self._mine = mine
-        self._ends.clear()
-        threading.Thread(target=self._beat, name="run lock", daemon=True).start()
+        try:
+            with _in_line(self._folder):
+                self._take(mine)
+            self._mine = mine
+            self._ends.clear()
+            threading.Thread(target=self._beat, name="run lock", daemon=True).start()
+        except BaseException:  # a signal, too: nobody would release it
+            self._mine = mine
+            self.release()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -123,7 +129,8 @@ class RunLock:
         Raises:
           UserError: the folder is gone, or another process has it.
         """
-        if self._mine is None or (found := _read(self._file)) == self._mine:
+        found = self._renewed()
+        if self._mine is None or found == self._mine:
             return
         if found is not None:
             raise UserError(
@@ -206,24 +213,34 @@ class RunLock:
             aside.unlink()
 
     def _beat(self) -> None:
-        mine = self._mine
         while not self._ends.wait(BEAT_SECONDS):
             # What stands there is not this process's to renew where another one has taken it.
-            if _read(self._file) == mine:
+            if self._renewed() == self._mine:
                 with contextlib.suppress(OSError):
                     os.utime(self._file)
+
+    def _renewed(self) -> Holder | None:
+        """What stands there; a lock of this process that was damaged is written again."""
+        found, mine = _read(self._file), self._mine
+        if found is None and mine is not None and self._file.is_file():
+            whole = self._folder / f".{LOCK}.{mine.token}"
+            with contextlib.suppress(OSError):
+                _create(whole, mine)
+                os.replace(whole, self._file)
+                return mine
+        return found
 
 
 def _create(file: pathlib.Path, holder: Holder) -> None:
     """Raises FileExistsError where there is a lock."""
     text = json.dumps(dataclasses.asdict(holder), indent=2) + "\n"
-    with open(file, "x", encoding="utf-8") as stream:
-        try:
+    stream = open(file, "x", encoding="utf-8")  # noqa: SIM115
+    try:
+        with stream:  # a disk may say only at the end that it is full
             stream.write(text)
-            stream.flush()
-        except OSError:
-            file.unlink()
-            raise
+    except OSError:
+        file.unlink()
+        raise
 
 
 def _read(file: pathlib.Path) -> Holder | None:
@@ -256,7 +273,8 @@ def _started(process: int) -> str | None:
     try:
         text = pathlib.Path(f"/proc/{process}/stat").read_text()
     except OSError:
-        return ""
+        state, _, started = _asked("ps", "-o", "state=,lstart=", "-p", str(process)).partition(" ")
+        return None if state.startswith("Z") else started.strip()
     # Behind the name in brackets, which may hold anything: the state, and 18 fields later this.
     fields = text.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else fields[19]
@@ -266,5 +284,13 @@ def _system() -> str:
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
+    except OSError:  # macOS has neither
+        return _asked("sysctl", "-n", "kern.boottime")
+
+
+def _asked(*command: str) -> str:
+    """What a command of the system says, "" where there is none."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
         return ""

@@ -139,6 +139,7 @@ def report_test(
         "test_time_augmentation": config.test_time_augmentation,
     }
     if run.writes:
+        run.lock.check()
         plot_history(
             history,
             run.path / "history.png",
@@ -151,6 +152,7 @@ def report_test(
             logits=validation_logits,
             **_known_of(splits, "validation"),
         )
+        run.lock.check()
         # Last, since these files say that the run is finished.
         write_report(run.path, metrics=metrics, logits=logits, **_known_of(splits, "test"))
     terminal.say(summary_line(metrics, "test"))

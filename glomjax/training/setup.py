@@ -239,7 +239,7 @@ def _prepare(
     )
     spec = describe_network(config, prepared, batches["test"].rows // placement.devices)
     spec = dataclasses.replace(spec, trained_on=record)
-    writer = RunCheckpoints(run, placement, spec, config.early_stopping.monitor)
+    writer = RunCheckpoints(run, placement, spec, config)
 
     # 9. The phase that it begins with or goes on in.
     if saved is None:
@@ -254,9 +254,10 @@ def _prepare(
         )
     if phase.note:
         terminal.say(phase.note)
-    parts = size_of(state.params), size_of((state.opt_state, state.sums))
-    line, has_room = describe_disk(run.path, sum(parts), parts[0])
-    (terminal.say if has_room else terminal.banner)(line)
+    if run.writes:
+        parts = size_of(state.params), size_of((state.opt_state, state.sums))
+        line, has_room = describe_disk(run.best.parent, sum(parts), parts[0])
+        (terminal.say if has_room else terminal.banner)(line)
     return RunSetup(config, run, terminal, placement, splits, phases, phase, state, writer)
 
 

@@ -205,6 +205,42 @@ def test_between_two_epochs_the_last_weights_take_the_place_of_lost_ones(patches
     assert metadata["position"]["epoch"] == 2
 
 
+def test_weights_of_another_epoch_are_not_taken_for_the_best(patches, tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    first_is_best = {"early_stopping.min_delta": 100.0}
+    train(patches, folder, num_epochs=2, **first_is_best)
+    train(patches, other, num_epochs=2)
+    best = folder / "checkpoints" / "best"
+    shutil.rmtree(best)
+    shutil.copytree(other / "checkpoints" / "best", best)
+    _, metadata = checkpoints.restore(best)
+    assert metadata["early_stopping"]["best_epoch"] == 1
+    metrics = train(patches, folder, num_epochs=3, **first_is_best)
+    (note,) = [note for note in metrics["notes"] if "are lost" in note]
+    assert "best' holds those of epoch 2; those of epoch 2, the last one, take" in note
+
+
+def test_a_checkpoint_without_its_manifest_gives_way_with_a_word(copy, whole, patches, capsys):
+    (copy / "checkpoints" / "last" / "manifest.json").unlink()
+    train_and_evaluate(config(patches), copy)
+    assert (
+        "'manifest.json' is not what was written; going on from the one" in capsys.readouterr().out
+    )
+    assert outcome(copy) == outcome(whole[0])
+
+
+def test_a_process_whose_folder_is_taken_over_while_it_saves_replaces_nothing(tmp_path):
+    def taken():
+        raise UserError("was taken over")
+
+    folder = tmp_path / "last"
+    checkpoints.save(folder, {"a": np.arange(3)}, {})
+    before = checkpoints.fingerprint(folder)
+    with pytest.raises(UserError, match="was taken over"):
+        checkpoints.save(folder, {"a": np.arange(4)}, {}, check=taken)
+    assert checkpoints.fingerprint(folder) == before
+
+
 def test_a_run_whose_last_checkpoint_is_gone_does_not_begin_anew_over_its_best(copy, patches):
     for name in ("last", "last.old"):
         shutil.rmtree(copy / "checkpoints" / name)
@@ -258,7 +294,7 @@ def test_what_a_run_writes_is_said_at_its_start_and_the_one_before_the_last_goes
     patches, tmp_path, monkeypatch, capsys
 ):
     usage = collections.namedtuple("usage", "total used free")
-    for free, stands_out in ((2_000_000, False), (10_000, True)):
+    for free, stands_out in ((2_000_000, False), (100_000, True)):
         found = usage(0, 0, free)
         monkeypatch.setattr(resources.shutil, "disk_usage", lambda folder, found=found: found)
         folder = tmp_path / str(free)
@@ -266,7 +302,7 @@ def test_what_a_run_writes_is_said_at_its_start_and_the_one_before_the_last_goes
             train_and_evaluate(config(patches), folder)
         lines = capsys.readouterr().out.splitlines()
         (line,) = [line for line in lines if "checkpoints: up" in line]
-        assert line.startswith("*** ") == stands_out
+        assert line.startswith("*** ") == line.endswith(", which is too little ***") == stands_out
         assert " while it trains and " in line
     monkeypatch.undo()
     train(patches, folder)

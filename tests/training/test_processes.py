@@ -1,5 +1,6 @@
 """Processes of one job: how they find each other, and that none waits for one that is gone."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import pytest
 from small_runs import write_patches
 
 from glomjax.files import cache_dir
+from glomjax.training.run_lock import LOCK, Holder
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -139,22 +141,38 @@ def test_the_time_that_is_up_for_one_ends_both_with_the_same_code(config, tmp_pa
     assert [errors(text) for text in texts] == [[], []]
 
 
-def test_one_with_another_configuration_ends_both_with_sentences(config, tmp_path):
-    port = free_port()
+@pytest.mark.parametrize(
+    ("fields", "held", "said"),
+    [
+        (("--config.seed=0", "--config.seed=1"), False, "do not see the same configuration"),
+        (("", "--config.batch_size=0"), False, "batch_size is 0"),
+        (("", ""), True, "is in use by process 12 on node7"),
+    ],
+    ids=["other configurations", "an error in one", "a folder that is in use"],
+)
+def test_what_one_process_refuses_ends_both_with_sentences(config, tmp_path, fields, held, said):
+    port, workdir = free_port(), tmp_path / "run"
+    if held:
+        workdir.mkdir()
+        holder = dataclasses.replace(Holder.here(), host="node7", system="another", process=12)
+        (workdir / LOCK).write_text(json.dumps(dataclasses.asdict(holder)))
     both = [
         start(
-            ROOT / "main.py", "--config", config, f"--workdir={tmp_path / 'run'}",
-            f"--config.seed={number}",
+            ROOT / "main.py", "--config", config, f"--workdir={workdir}",
+            *filter(None, [fields[number]]),
             "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", number,
             PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}",
         )
         for number in range(2)
     ]  # fmt: skip
+    lines = []
     for process in both:
-        text, _ = process.communicate(timeout=90)
+        text, _ = process.communicate(timeout=60)
         assert process.returncode == 2
-        (line,) = errors(text)
-        assert "do not see the same configuration" in line or "has ended by an error" in line
+        lines += errors(text)
+    assert len(lines) == 2
+    assert any(said in line for line in lines)
+    assert all(said in line or "has ended by an error, so this one ends" in line for line in lines)
 
 
 SRUN = """
@@ -206,7 +224,7 @@ def test_the_script_for_slurm_goes_on_by_itself_after_sigterm(config, tmp_path):
     text, _ = job.communicate(timeout=60)
     assert job.returncode == 143
     assert errors(text) == []
-    assert "saved; the job is put back into the queue" in text
+    assert "the job is put back into the queue, and goes on from there" in text
     assert (tmp_path / "requeued").read_text() == f"requeue {more['SLURM_JOB_ID']}\n"
     epochs = len((workdir / "metrics.jsonl").read_text().splitlines())
     job = sbatch(f"--config.num_epochs={epochs + 1}")

@@ -157,6 +157,25 @@ def test_a_lock_that_somebody_has_removed_is_put_back(tmp_path):
         assert "in use" in refusal(tmp_path)
 
 
+def test_a_lock_that_is_damaged_under_a_living_holder_is_written_again(tmp_path):
+    with RunLock(tmp_path) as lock:
+        whole = (tmp_path / LOCK).read_text()
+        (tmp_path / LOCK).write_text("")
+        lock.check()
+        assert (tmp_path / LOCK).read_text() == whole
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_holder_that_cannot_begin_leaves_no_lock(tmp_path, monkeypatch):
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(RuntimeError), RunLock(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_of_many_that_want_the_lock_of_a_dead_process_one_gets_it(tmp_path):
     put(tmp_path, **ELSEWHERE, age=SILENCE_SECONDS + 1)
     got, refused, start, leave = [], [], threading.Barrier(8), threading.Event()
