@@ -17,6 +17,7 @@ from small_runs import blots
 
 import glomjax
 from glomjax import load_classifier
+from glomjax.data import synthetic
 from glomjax.errors import UserError
 from glomjax.inference.images import iterate_images
 from glomjax.inference.network import Network
@@ -174,7 +175,7 @@ def test_one_program_whatever_the_number_of_images(images, monkeypatch):
 
 def test_memory_does_not_grow_with_the_number_of_images(classifier, images):
     def endless():
-        for n in range(4000):
+        for n in range(1600):
             yield images[n % 13]
 
     tracemalloc.start()
@@ -182,11 +183,11 @@ def test_memory_does_not_grow_with_the_number_of_images(classifier, images):
         peaks = []
         for n, part in enumerate(classifier.iterate(endless())):
             assert len(part) == 8
-            if n in (20, 499):
+            if n in (20, 199):
                 peaks.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    # 3,800 images of 3,840 bytes lie between the two.
+    # 1,432 images of 3,840 bytes lie between the two.
     assert peaks[1] - peaks[0] < 1e6
 
 
@@ -410,9 +411,12 @@ def test_images_that_do_not_resemble_the_training_are_warned_of(small_run):
     assert [len(part.unlike) for part in parts] == [8, 1]
 
 
-def test_the_embedded_data_are_images_too(small_run):
+def test_the_embedded_data_are_images_too(small_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOMJAX_CACHE", str(tmp_path))
+    sizes = {"train": (8, 2), "validation": (4, 1), "test": (4, 1)}
+    monkeypatch.setitem(synthetic.SIZES, "demo", sizes)
     stream = iterate_images("synthetic")
-    assert stream.count == 900
+    assert stream.count == 16
     assert set(stream.columns) == {"label", "split", "patient"}
     (first, *_) = stream.images
     assert first.columns["label"] in ("other", "glomerulus")
