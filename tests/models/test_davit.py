@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from quick_programs import quickly
 
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of, set_params
@@ -46,7 +47,11 @@ def images_of(height=96, width=64, batch=2) -> jax.Array:
     return jnp.asarray(rng.standard_normal((batch, height, width, 3)), jnp.float32)
 
 
-def run(function, model, *args, compile=jax.jit):
+def compiled(function):
+    return jax.jit(function, compiler_options=quickly())
+
+
+def run(function, model, *args, compile=compiled):
     """function(model, *args) as one program, the weights an argument."""
     graphdef, state = nnx.split(model)
     return compile(lambda state, *args: function(nnx.merge(graphdef, state), *args))(state, *args)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from quick_programs import quickly
 
 from glomjax import ops
 from glomjax.models import davit
@@ -129,8 +130,9 @@ def arrays(shapes, dtype="float32", seed=0):
     return tuple(jnp.asarray(rng.standard_normal(s), dtype) for s in shapes)
 
 
-def value_and_gradients(op, args, seed=7):
-    """The output and the gradients for a random cotangent, compiled as one program."""
+def value_and_gradients(op, args, seed=7, options=None):
+    """The output and the gradients for a random cotangent, compiled as one program with these
+    options."""
     out = jax.eval_shape(op, *args)
     (g,) = arrays([out.shape], out.dtype, seed)
 
@@ -138,12 +140,13 @@ def value_and_gradients(op, args, seed=7):
         y, vjp = jax.vjp(op, *args)
         return y, vjp(g)
 
-    return jax.jit(run)(g, *args)
+    return jax.jit(run, compiler_options=options)(g, *args)
 
 
 def assert_agree(op, plain, args):
     """Value and gradients equal in shape, dtype and, relative to the largest, in number."""
-    ours, theirs = value_and_gradients(op, args), value_and_gradients(plain, args)
+    ours = value_and_gradients(op, args)
+    theirs = value_and_gradients(plain, args, options=quickly())
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from quick_programs import quickly
 
 from glomjax.errors import UserError
 from glomjax.models import create_model, params_of
@@ -327,13 +328,9 @@ def test_thawed_parameters_take_steps_of_their_learning_rate_and_the_others_go_o
 @native.setting("off")
 def test_the_compiled_step_costs_less_the_longer_the_frozen_prefix():
     costs = []
-    for regime, until in (
-        ("full", ""),
-        ("partial", "stages/0"),
-        ("partial", "stages/1"),
-        ("head_only", ""),
-    ):
-        model = abstract("davit_tiny", **SMALL_DAVIT)
+    sizes = {name: sizes[:2] for name, sizes in SMALL_DAVIT.items() if name != "drop_path_rate"}
+    for regime, until in (("full", ""), ("partial", "stages/0"), ("head_only", "")):
+        model = abstract("davit_tiny", **sizes, drop_path_rate=0.3)
         (phase,) = plan(model, regime, until=until)
         disable_regularisation_in_frozen_layers(model, phase.labels)
         graphdef, _ = nnx.split(model, nnx.Param)
@@ -350,11 +347,11 @@ def test_the_compiled_step_costs_less_the_longer_the_frozen_prefix():
         state = jax.eval_shape(optimizer.init, trainable)
         rate = jax.ShapeDtypeStruct((), jnp.float32)
         lowered = step.lower(trainable, frozen, state, zero_sums(), batch, rate, jax.random.key(0))
-        compiled = lowered.compile()
+        compiled = lowered.compile(quickly())  # operations and memory are settled before
         flops = compiled.cost_analysis()["flops"]
         costs.append((flops, compiled.memory_analysis().temp_size_in_bytes))
     flops, memory = zip(*costs, strict=True)
-    assert flops[0] > flops[1] > flops[2] > flops[3]
-    assert memory[0] > memory[1] > memory[2] > memory[3]
+    assert flops[0] > flops[1] > flops[2]
+    assert memory[0] > memory[1] > memory[2]
     # A forward pass is a third of a training step, or a little less.
-    assert flops[3] < 0.45 * flops[0]
+    assert flops[2] < 0.45 * flops[0]

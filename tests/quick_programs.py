@@ -1,0 +1,14 @@
+"""Programs for tests alone: compiled soon rather than to run fast."""
+
+from typing import Any
+
+import jax
+
+
+def quickly() -> dict[str, Any] | None:
+    """Options of XLA that leave LLVM's optimisations out, in a third of the time to compile.
+
+    For what XLA decides before, or for a definition to compare with. What a run or a prediction
+    compiles keeps the options of the package.
+    """
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
