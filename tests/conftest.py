@@ -9,6 +9,7 @@ import hypothesis
 import jax
 import pytest
 from flax import nnx
+from quick_programs import FEW_BLOCKS
 from small_runs import config_for, write_patches
 
 from glomjax.files import cache_dir
@@ -78,8 +79,7 @@ def small_network(request) -> Iterator[tuple[nnx.Module, int]]:
     """
     options, size = _SMALL_NETWORKS[request.param]
     with pytest.MonkeyPatch.context() as patch:
-        blocks = {name: googlenet._BLOCKS[name] for name in ("3b", "4a", "4d")}
-        patch.setattr(googlenet, "_BLOCKS", blocks)
+        patch.setattr(googlenet, "_BLOCKS", FEW_BLOCKS)
         yield (
             nnx.eval_shape(
                 lambda: create_model(**options, image_size=(size, size), rngs=nnx.Rngs(0))

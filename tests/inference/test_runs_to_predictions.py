@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
+from quick_programs import FEW_BLOCKS
 
 from glomjax import __main__ as cli
 from glomjax import load_classifier
@@ -22,7 +23,6 @@ from glomjax.pretrained import read_weights
 from glomjax.training import default_config, train_and_evaluate
 
 SPLITS = ("train", "validation", "test")
-BLOCKS = ("3b", "4a", "4d")  # of GoogLeNet's nine: both auxiliary heads, in a third of the time
 DAVIT = {"depths": (1, 1), "embed_dims": (8, 16), "num_heads": (1, 2), "dropout_rate": 0.1}
 # What may be lost between a run and its use elsewhere, a few to a run.
 RUNS = {
@@ -95,7 +95,7 @@ def config_of(folder: pathlib.Path, changes: dict):
 @pytest.fixture(scope="module")
 def blocks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(googlenet, "_BLOCKS", {name: googlenet._BLOCKS[name] for name in BLOCKS})
+        patch.setattr(googlenet, "_BLOCKS", FEW_BLOCKS)
         yield
 
 
@@ -123,7 +123,7 @@ import sys
 import numpy as np
 from glomjax import load_classifier
 from glomjax.models import googlenet
-googlenet._BLOCKS = {{name: googlenet._BLOCKS[name] for name in {BLOCKS}}}
+googlenet._BLOCKS = {FEW_BLOCKS}
 for number in range({len(RUNS)}):
     found = load_classifier(f"{{number}}.safetensors").predict(f"patches {{number}}/test.csv")
     assert not found.problems, found.problems
