@@ -127,7 +127,7 @@ def test_the_pixels_are_those_of_the_weights_also_when_a_run_goes_on_without_the
     runs, patches, tmp_path, capsys
 ):
     source = pathlib.Path(shutil.copy(runs["alexnet_mini"], tmp_path / "weights.safetensors"))
-    changes = FULL | {"pretrained.source": str(source)}
+    changes = {"pretrained.source": str(source), "freeze.regime": "partial", "freeze.until": "fc1"}
     train_and_evaluate(config_of(patches, "alexnet_mini", **changes), tmp_path / "run")
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["effective"]["preprocessing"] == "auto"
