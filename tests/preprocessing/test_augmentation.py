@@ -10,6 +10,7 @@ import pytest
 import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick_programs import quickly
 
 from glomjax.errors import UserError
 from glomjax.preprocessing.augmentation import (
@@ -52,7 +53,7 @@ def ramps(n: int) -> np.ndarray:
     return np.tile(np.stack([5 * column, 5 * row, 0 * row], axis=-1).astype(np.uint8), (n, 1, 1, 1))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=quickly())
 def compiled(augmentation: Augmentation, images: jax.Array, keys: jax.Array) -> jax.Array:
     return augmentation(images, keys)
 
