@@ -91,7 +91,8 @@ def train(kind: str, folder: pathlib.Path, about: dict[str, Any]) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         if "process" in about:
-            initialize(f"127.0.0.1:{about['port']}", 2, about["process"])
+            # One that is killed before it has joined is missed for so long.
+            initialize(f"127.0.0.1:{about['port']}", 2, about["process"], timeout=20)
         opened: list[str] = []
         if "full_at" in about:
             fill_at(folder, about["full_at"], about.get("ballast"), opened)
@@ -171,7 +172,7 @@ class Stress:
         self.found: list[str] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self._undisturbed: dict[str, tuple[dict[str, Any], float]] = {}
-        self.epochs = 5
+        self.epochs = 4
 
     def undisturbed(self, kind: str) -> tuple[dict[str, Any], float]:
         """(outcome, seconds) of a run to which nothing happens."""
@@ -246,7 +247,7 @@ def kills(stress: Stress) -> None:
                         share -= 1
                         stress.counts[f"kills of {kind}"] += 1
                         os.kill(victim.pid, signal.SIGKILL)
-                codes = stress.wait(processes, 300)
+                codes = stress.wait(processes, 2 * ENDS_WITHIN)
                 for process, code in zip(processes, codes, strict=True):
                     if code not in (0, 2, -signal.SIGKILL):
                         stress.found.append(f"{kind}: process {process.pid} ends with {code}")
