@@ -133,7 +133,7 @@ def load_networks(arguments: argparse.Namespace) -> "Classifier":
     )
 
 
-def print_error(error: UserError) -> None:
+def print_error(error: Exception) -> None:
     """One line on standard error, whatever the names in it hold."""
     print(f"error: {error}", file=sys.stderr, flush=True)
 

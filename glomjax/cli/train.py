@@ -113,24 +113,23 @@ def run(arguments: argparse.Namespace) -> int:
     except Interrupted as interrupted:
         if not interrupted.saved:
             print(interrupted, file=sys.stderr)
-            _end_of_process(interrupted.exit_code)
+            _leave_others(interrupted.exit_code)
         return interrupted.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command continues where it was saved last", file=sys.stderr)
         return 130
-    except UserError as error:
-        print_error(error)
-        _end_of_process(2)
-        return 2
-    except Exception:
-        traceback.print_exc()
-        _end_of_process(1)
-        return 1
+    except Exception as error:
+        if jax.distributed.is_initialized():
+            known = isinstance(error, UserError)
+            print_error(error) if known else traceback.print_exc()
+            _leave_others(2 if known else 1)
+        raise
     return 0
 
 
-def _end_of_process(code: int) -> None:
-    """Of one of several: jax would wait at its end for the others, which wait for this one."""
+def _leave_others(code: int) -> None:
+    """Ends one of several processes: at its end jax would wait for the others, which wait for this
+    one."""
     import jax
 
     if jax.distributed.is_initialized():

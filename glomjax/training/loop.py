@@ -142,14 +142,16 @@ def _open(
             clear(workdir)
         run = RunFolder(workdir, writes=True)
         run.check_own()
-        goes_on = not run.finished or has_epochs_left(run, requested, data)
-        if goes_on:
+        if not run.finished or has_epochs_left(run, requested, data):
             lock.enter_context(run.lock)
     # No process looks at the folder before process 0 has it for itself, cleared for a new run.
     placement.agree("run folder", f"{overwrite}")
     if not placement.writes:
         run = RunFolder(workdir, writes=False)
-        goes_on = not run.finished or has_epochs_left(run, requested, data)
+    # Also where another process has finished it just before it was taken.
+    goes_on = not run.finished or has_epochs_left(run, requested, data)
+    if goes_on and placement.writes and not run.lock.is_held:
+        lock.enter_context(run.lock)
     placement.agree("run folder", f"{run.begun} {run.finished} {goes_on}")
     return run, goes_on
 

@@ -64,12 +64,14 @@ def initialize(
     jax.config.update("jax_enable_preemption_service", False)
     # One program after another: on CPUs, messages of two at once could be taken for each other.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    count = processes or _tasks(os.environ)
+    # jax takes the number of a whole job of SLURM for that of a step.
+    tasks = _tasks(os.environ)
+    count = processes if all(given) else tasks if tasks > 1 else None
     try:
         with _ends_after(timeout, _not_joined(coordinator, count, timeout)):
             jax.distributed.initialize(
                 coordinator or None,
-                count or None,  # jax takes that of a whole job for the one of a step
+                count,
                 process if all(given) else None,
                 initialization_timeout=int(timeout) + 60,
                 heartbeat_timeout_seconds=_ASLEEP_SECONDS,
@@ -82,14 +84,14 @@ def initialize(
         ) from error
 
 
-def _not_joined(coordinator: str, count: int, timeout: float) -> str:
+def _not_joined(coordinator: str, count: int | None, timeout: float) -> str:
+    all_of = "the processes" if count is None else f"the {count} processes"
     where = f" at {coordinator}" if coordinator else ""
     return (
-        f"the {count or ''} processes of this job have not all come together{where} within "
-        f"{timeout:.0f} s; see to it that each of them is started, with its own "
-        f"{argument('--process')} and the same {argument('--coordinator')}, and that all reach "
-        "that host and port"
-    ).replace("the  processes", "the processes")
+        f"{all_of} of this job have not all come together{where} within {timeout:.0f} s; see to it "
+        f"that each of them is started, with its own {argument('--process')} and the same "
+        f"{argument('--coordinator')}, and that all reach that host and port"
+    )
 
 
 @contextlib.contextmanager

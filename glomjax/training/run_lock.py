@@ -115,6 +115,11 @@ class RunLock:
     def __exit__(self, *exception: object) -> None:
         self.release()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has taken it."""
+        return self._mine is not None
+
     def release(self) -> None:
         """Leaves the folder to others; a lock that is not this one's any more is left alone."""
         self._ends.set()
