@@ -99,6 +99,10 @@ def train(kind: str, folder: pathlib.Path, about: dict[str, Any]) -> None:
         config = configuration(kind, about["source"], about["epochs"])
         train_and_evaluate(config, folder, data=DATA, progress="log" in about)
         print(len(opened), flush=True)
+        if (
+            "process" in about
+        ):  # which a command does at its end, and a child of this module does not
+            jax.distributed.shutdown()
     except UserError as error:
         print_error(error)
         os._exit(2)

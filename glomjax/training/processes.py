@@ -1,6 +1,7 @@
 """The processes of a job: how they join, and that none waits for one that has died."""
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -11,20 +12,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from jax._src import distributed  # jax has no other door to what its processes have in common
 
 from glomjax.errors import UserError, argument, same_again
 from glomjax.training.interrupts import Interrupted
 
-JOIN_SECONDS = 300  # in which all processes of a job must have come
+JOIN_SECONDS = 300  # in which all processes of a job must have come, to it and to its runs
 BEAT_SECONDS = 5.0  # between two signs of life of a process
 SILENCE_SECONDS = 30  # without one, after which a process counts as dead
 # jax would abort processes that a laptop has put to sleep; `Watch` tells those from dead ones.
 _ASLEEP_SECONDS = 7 * 24 * 3600
-_HELLO = 1024  # bytes of the message by which processes find each other
+_HELLO = 1024  # bytes of a message by which processes find each other
+_WATCHES = itertools.count()  # all processes enter the same ones
 _BEAT, _GOODBYE, _FAILED = b".", b"q", b"e"
 _LOG = logging.getLogger("glomjax")
 
@@ -145,7 +147,10 @@ class Watch:
 
     def __init__(self, at_end: Callable[[], None] = lambda: None):
         self._at_end = at_end
-        self._processes, self._me = jax.process_count(), jax.process_index()
+        # As jax was told. Its devices take a while to come, and a process that dies in the meantime
+        # is to be missed as well.
+        state = distributed.global_state
+        self._processes, self._me = state.num_processes or 1, state.process_id or 0
         self._peers: dict[int, tuple[socket.socket, str]] = {}  # with what they are called
         self._left = threading.Event()
         self._done = False  # from now on, others may end as they like
@@ -186,43 +191,36 @@ class Watch:
             time.sleep(0.02)
 
     def _connect(self) -> None:
-        """Process 0 tells the others where it listens."""
-        server, told = None, b""
-        if self._me == 0:
-            server = socket.create_server(("", 0), backlog=self._processes)
-            token = secrets.token_hex(16)
-            hosts = [socket.gethostname(), _own_address(), "127.0.0.1"]
-            told = json.dumps([server.getsockname()[1], token, hosts]).encode()
-        message = np.frombuffer(told.ljust(_HELLO), np.uint8)
-        hello = multihost_utils.broadcast_one_to_all(message)
-        port, token, hosts = json.loads(np.asarray(hello).tobytes())
+        """Process 0 tells the others where it listens, by what jax keeps for all of them."""
+        store: Any = distributed.global_state.client
+        key = f"glomjax/watch/{next(_WATCHES)}"
         name = f"process {self._me} of {self._processes} ({os.getpid()} on {socket.gethostname()})"
-        if server is None:
-            connected = self._call(hosts, port, token, name)
+        if self._me == 0:
+            with socket.create_server(("", 0), backlog=self._processes) as server:
+                token = secrets.token_hex(16)
+                hosts = [socket.gethostname(), _own_address(), "127.0.0.1"]
+                store.key_value_set(key, json.dumps([server.getsockname()[1], token, hosts]))
+                self._accept(server, token, name)
+            connected = len(self._peers) == self._processes - 1
         else:
-            acceptor = threading.Thread(target=self._accept, args=(server, token, name))
-            acceptor.start()
-            connected = True
-        # Behind this, no process still tries to connect.
-        all_connected = np.ravel(multihost_utils.process_allgather(np.array([connected])))
-        if server is not None:
-            server.close()
-            acceptor.join()
-            # One that has not heard the answer has hung up.
-            self._peers = {peer: v for peer, v in self._peers.items() if all_connected[peer]}
-            if not np.all(all_connected):
-                _LOG.warning(
-                    "some processes of this job cannot reach process 0 on a free port of it; where "
-                    "one of them dies, the others may wait for it until somebody ends them"
-                )
+            connected = False
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # it has not come yet
+                told = store.blocking_key_value_get(key, 1000 * JOIN_SECONDS)
+                port, token, hosts = json.loads(told)
+                connected = self._call(hosts, port, token, name)
+        if not connected:
+            _LOG.warning(
+                "not all processes of this job reach process 0 on a free port of it; where one of "
+                "them dies, the others may wait for it until somebody ends them"
+            )
 
     def _call(self, hosts: list[str], port: int, token: str, name: str) -> bool:
         for host in hosts:
             try:
                 connection = socket.create_connection((host, port), timeout=5)
                 connection.sendall(json.dumps([token, self._me, name]).encode().ljust(_HELLO))
-                answer = _receive(connection, _HELLO)
-                self._peers[0] = connection, json.loads(answer)
+                self._peers[0] = connection, json.loads(_receive(connection, _HELLO))
+                connection.sendall(_BEAT)  # only now process 0 counts on it
                 return True
             except (OSError, ValueError):
                 continue
@@ -230,19 +228,19 @@ class Watch:
 
     def _accept(self, server: socket.socket, token: str, name: str) -> None:
         server.settimeout(0.2)
-        while len(self._peers) < self._processes - 1:
+        end = time.monotonic() + JOIN_SECONDS
+        while len(self._peers) < self._processes - 1 and time.monotonic() < end:
             try:
                 connection, _ = server.accept()
             except TimeoutError:
                 continue
-            except OSError:  # it was closed
-                return
             try:
                 connection.settimeout(5)
                 theirs, peer, called = json.loads(_receive(connection, _HELLO))
                 if not secrets.compare_digest(theirs, token):
                     raise ValueError("a stranger")
                 connection.sendall(json.dumps(name).encode().ljust(_HELLO))
+                _receive(connection, 1)
                 self._peers[int(peer)] = connection, called
             except (OSError, ValueError, TypeError):
                 connection.close()
