@@ -92,7 +92,7 @@ def train(kind: str, folder: pathlib.Path, about: dict[str, Any]) -> None:
     try:
         if "process" in about:
             # One that is killed before it has joined is missed for so long.
-            initialize(f"127.0.0.1:{about['port']}", 2, about["process"], timeout=20)
+            initialize(f"127.0.0.1:{about['port']}", 2, about["process"], timeout=10)
         opened: list[str] = []
         if "full_at" in about:
             fill_at(folder, about["full_at"], about.get("ballast"), opened)
@@ -355,14 +355,15 @@ def epochs(stress: Stress) -> None:
         if not part:
             stress.found.append(f"it was never seen between {low:.0%} and {high:.0%}")
             return
-        parts.append(np.median(np.array(part), axis=0))
+        # While it saves, some more are open for a moment.
+        parts.append((*np.median(np.array(part), axis=0)[:2], min(row[2] for row in part)))
     early, late = parts
     stress.counts["MB in the second fifth"] = int(early[1] / 1e6)
     stress.counts["MB in the last fifth"] = int(late[1] / 1e6)
     stress.counts["open files in the second fifth"] = int(early[2])
     stress.counts["open files in the last fifth"] = int(late[2])
     if late[1] > FLAT * early[1] or late[2] > early[2]:
-        stress.found.append(f"memory or open files grow: {early.tolist()} to {late.tolist()}")
+        stress.found.append(f"memory or open files grow: {early} to {late}")
 
 
 # {kind: (what it does, how often by default; 0 until there is no more)}

@@ -14,9 +14,9 @@ STRESS = pathlib.Path(__file__).parents[1] / "benchmarks" / "stress.py"
 @pytest.mark.parametrize(
     ("kind", "count", "counted"),
     [
-        ("kills", 12, "4 runs that ended as undisturbed ones"),
-        ("disk", 5, "5 runs that ended as undisturbed ones"),
-        ("epochs", 60, "open files in the last fifth"),
+        ("kills", 4, "4 runs that ended as undisturbed ones"),
+        ("disk", 3, "3 runs that ended as undisturbed ones"),
+        ("epochs", 40, "open files in the last fifth"),
     ],
 )
 def test_runs_end_as_undisturbed_ones_or_go_on_to_that(kind, count, counted):

@@ -22,7 +22,7 @@ with logging_left_to_scripts():
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")
-_HEADER, _PAGE = 128, 4096  # bytes of an array beside its pixels, and of a page of memory
+_LARGE, _PAGE = 128 * 1024, 4096  # bytes of a large piece of memory, and of a page of it
 
 
 class Batches:
@@ -204,8 +204,9 @@ class DecodedImages:
         self.measures = np.zeros((len(examples), appearance.MEASURES))
         self.anomalies: dict[int, Anomalies] = {}
         self._preprocessing, self._measured = preprocessing, measured
-        # As the memory has it, which is given out by the page.
-        self._bytes = -(-(image_size[0] * image_size[1] * 3 + _HEADER) // _PAGE) * _PAGE
+        self._bytes = image_size[0] * image_size[1] * 3
+        if self._bytes >= _LARGE:  # the C library gives whole pages out, of which it takes a little
+            self._bytes = -(-(self._bytes + 16) // _PAGE) * _PAGE
         self._room = cache_bytes // self._bytes
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()

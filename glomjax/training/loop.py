@@ -45,6 +45,7 @@ from glomjax.training.sharding import Placement
 from glomjax.training.state import Arrays
 from glomjax.training.steps import zero_sums
 
+_LONG = 20.0  # seconds of a validation before which several processes save what was trained
 NOT_FINITE = "not_finite.json"  # which batch had a loss that is NaN or infinite
 
 
@@ -176,6 +177,7 @@ class Trainer:
         self.config, self.state, self.run = setup.config, setup.state, setup.run
         self.terminal, self.placement = setup.terminal, setup.placement
         self.checkpoints = setup.checkpoints
+        self.validated = 0.0  # seconds, the last time
         self.key = jax.random.fold_in(jax.random.key(self.config.seed), stream_number("dropout"))
         self.board = TensorBoard(
             self.run.path / "tensorboard", self.state.position.epoch + 1, self.run.writes
@@ -298,8 +300,8 @@ class Trainer:
                     self._leave(request)
         totals = self._check_finite()
         position.seconds = trained = time.monotonic() - start
-        if self.placement.processes > 1:  # which do not stop before validation has ended
-            self.checkpoints.save_last(state)
+        if self.placement.processes > 1 and self.validated > _LONG:
+            self.checkpoints.save_last(state)  # since they do not stop before validation has ended
         splits = self.setup.splits
         logits = self._predict(
             self.phase.predict_step,
@@ -307,9 +309,9 @@ class Trainer:
             self.phase.batches["validation"],
             should_stop=self._stops_now,
         )
+        self.validated = time.monotonic() - start - trained
         if self.placement.processes > 1:
-            validated = time.monotonic() - start - trained
-            self.interrupts.limit.took("validation", validated)
+            self.interrupts.limit.took("validation", self.validated)
         if self._stops_now():
             self.checkpoints.save_last(state)
             self._leave(self._pending_request())

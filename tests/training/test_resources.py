@@ -110,14 +110,14 @@ def test_another_error_of_a_step_stays_what_it_is(patches, tmp_path, monkeypatch
 
 
 def test_kept_images_are_counted_as_the_memory_has_them():
-    """Of 100 x 100 pixels an image has 30,000 bytes, for which 8 pages are given out."""
-    images = np.zeros((10, 100, 100, 3), np.uint8)
+    """Of 280 x 280 pixels an image has 235,200 bytes, for which 58 pages are given out."""
+    images = np.zeros((10, 280, 280, 3), np.uint8)
     examples = Examples([str(i) for i in range(10)], np.zeros(10, int), lambda i: images[i])
-    decoded = DecodedImages(examples, (100, 100), cache_bytes=5 * 8 * 4096)
-    assert decoded.cache_left == 5 * 8 * 4096
+    decoded = DecodedImages(examples, (280, 280), cache_bytes=5 * 58 * 4096)
+    assert decoded.cache_left == 5 * 58 * 4096
     for i in range(3):
         decoded[i]
-    assert decoded.cache_left == 2 * 8 * 4096
+    assert decoded.cache_left == 2 * 58 * 4096
     for i in range(10):
         decoded[i]
     assert decoded.cache_left == 0
