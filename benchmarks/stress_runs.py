@@ -83,7 +83,7 @@ def train(kind: str, folder: pathlib.Path, about: dict[str, Any]) -> None:
     import jax
 
     from glomjax.cli.command import print_error
-    from glomjax.errors import UserError
+    from glomjax.errors import UserError, at_command_line
     from glomjax.files import cache_dir
     from glomjax.training import Interrupted, initialize, train_and_evaluate
 
@@ -97,7 +97,8 @@ def train(kind: str, folder: pathlib.Path, about: dict[str, Any]) -> None:
         if "full_at" in about:
             fill_at(folder, about["full_at"], about.get("ballast"), opened)
         config = configuration(kind, about["source"], about["epochs"])
-        train_and_evaluate(config, folder, data=DATA, progress="log" in about)
+        with at_command_line():
+            train_and_evaluate(config, folder, data=DATA, progress="log" in about)
         print(len(opened), flush=True)
         if (
             "process" in about

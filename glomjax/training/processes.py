@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from jax._src import distributed  # jax has no other door to what its processes have in common
 
-from glomjax.errors import UserError, argument, same_again
+from glomjax.errors import UserError, argument, is_command_line, same_again
 from glomjax.training.interrupts import Interrupted
 
 JOIN_SECONDS = 300  # in which all processes of a job must have come, to it and to its runs
@@ -25,6 +25,7 @@ BEAT_SECONDS = 5.0  # between two signs of life of a process
 SILENCE_SECONDS = 30  # without one, after which a process counts as dead
 # jax would abort processes that a laptop has put to sleep; `Watch` tells those from dead ones.
 _ASLEEP_SECONDS = 7 * 24 * 3600
+_STRAIGHT_SECONDS = 45
 _HELLO = 1024  # bytes of a message by which processes find each other
 _WATCHES = itertools.count()  # all processes enter the same ones
 _BEAT, _GOODBYE, _FAILED = b".", b"q", b"e"
@@ -201,7 +202,13 @@ class Watch:
                 hosts = [socket.gethostname(), _own_address(), "127.0.0.1"]
                 store.key_value_set(key, json.dumps([server.getsockname()[1], token, hosts]))
                 self._accept(server, token, name)
-            connected = len(self._peers) == self._processes - 1
+            if missing := set(range(1, self._processes)) - self._peers.keys():
+                raise UserError(
+                    f"process {min(missing)} of {self._processes} has joined this job and does not "
+                    "come to its run: it has died, or does not reach process 0 on a free port; "
+                    f"start all of them again, and {same_again()} goes on after the last checkpoint"
+                )
+            connected = True
         else:
             connected = False
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # it has not come yet
@@ -228,7 +235,8 @@ class Watch:
 
     def _accept(self, server: socket.socket, token: str, name: str) -> None:
         server.settimeout(0.2)
-        end = time.monotonic() + JOIN_SECONDS
+        # A script may do something else between; the command line goes there straight.
+        end = time.monotonic() + (_STRAIGHT_SECONDS if is_command_line() else JOIN_SECONDS)
         while len(self._peers) < self._processes - 1 and time.monotonic() < end:
             try:
                 connection, _ = server.accept()
