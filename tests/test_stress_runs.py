@@ -14,7 +14,7 @@ STRESS = pathlib.Path(__file__).parents[1] / "benchmarks" / "stress.py"
 @pytest.mark.parametrize(
     ("kind", "count", "counted"),
     [
-        ("kills", 4, "4 runs that ended as undisturbed ones"),
+        ("kills", 4, "runs that ended as undisturbed ones"),
         ("disk", 3, "3 runs that ended as undisturbed ones"),
         ("epochs", 40, "open files in the last fifth"),
     ],

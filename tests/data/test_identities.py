@@ -5,7 +5,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from glomjax.data.identities import cell, check_spellings, is_missing, name_of, normal_form
@@ -86,6 +86,8 @@ def test_names_that_differ_keep_forms_of_their_own():
     st.sampled_from([str.upper, str.lower, lambda t: f" {t}\u200b", lambda t: t.replace("_", "-")]),
 )
 def test_a_form_does_not_change_with_the_spelling_nor_when_it_is_formed_again(name, respell):
+    # A hyphen in front of a number is its sign, which an underscore is not.
+    assume(respell(name).strip(" \u200b")[:1] != "-" or name.strip()[:1] == "-")
     assert normal_form(respell(name)) == normal_form(name)
     assert normal_form(normal_form(name)) == normal_form(name)
 
