@@ -26,6 +26,11 @@ def free_host_bytes() -> int | None:
     return min(known, default=None)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or jax says that the host or a device has no memory left."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def _free_of_machine() -> int | None:
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()

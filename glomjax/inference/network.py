@@ -13,6 +13,7 @@ from flax import nnx
 from glomjax import pretrained
 from glomjax.errors import UserError
 from glomjax.inference.steps import make_predict_step
+from glomjax.memory import is_out_of_memory
 from glomjax.models import params_of
 from glomjax.ops import native
 from glomjax.ops.compilation import compile_now
@@ -100,7 +101,7 @@ class Network:
                     if jax.default_backend() != "cpu":  # where memory is asked for in a run alone
                         jax.block_until_ready(program(self.params, images))
                 except jax.errors.JaxRuntimeError as error:
-                    if "RESOURCE_EXHAUSTED" in str(error):
+                    if is_out_of_memory(error):
                         raise MemoryError from error
                     raise
                 self._programs[part, batch] = program

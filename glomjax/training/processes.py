@@ -25,7 +25,8 @@ BEAT_SECONDS = 5.0  # between two signs of life of a process
 SILENCE_SECONDS = 30  # without one, after which a process counts as dead
 # jax would abort processes that a laptop has put to sleep; `Watch` tells those from dead ones.
 _ASLEEP_SECONDS = 7 * 24 * 3600
-_STRAIGHT_SECONDS = 45
+# In which processes that the command line has started come from joining the job to their run.
+_COMMAND_LINE_SECONDS = 45
 _HELLO = 1024  # bytes of a message by which processes find each other
 _WATCHES = itertools.count()  # all processes enter the same ones
 _BEAT, _GOODBYE, _FAILED = b".", b"q", b"e"
@@ -235,8 +236,8 @@ class Watch:
 
     def _accept(self, server: socket.socket, token: str, name: str) -> None:
         server.settimeout(0.2)
-        # A script may do something else between; the command line goes there straight.
-        end = time.monotonic() + (_STRAIGHT_SECONDS if is_command_line() else JOIN_SECONDS)
+        # A script may do something else in between, such as reading its arrays.
+        end = time.monotonic() + (_COMMAND_LINE_SECONDS if is_command_line() else JOIN_SECONDS)
         while len(self._peers) < self._processes - 1 and time.monotonic() < end:
             try:
                 connection, _ = server.accept()

@@ -16,7 +16,7 @@ from glomjax.data.pipeline import Batches, batches_ahead
 from glomjax.errors import UserError, assignment, same_again
 from glomjax.files import NO_ROOM
 from glomjax.inference.prediction import steps_ahead
-from glomjax.memory import free_bytes, free_host_bytes
+from glomjax.memory import free_bytes, free_host_bytes, is_out_of_memory
 from glomjax.ops.compilation import compile_now
 from glomjax.training.config import RunConfig
 from glomjax.training.state import TrainState
@@ -170,7 +170,7 @@ def memory_errors(config: RunConfig) -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         where = "this machine" if jax.default_backend() == "cpu" else "the device"
         raise UserError(

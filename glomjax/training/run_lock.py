@@ -134,8 +134,7 @@ class RunLock:
         Raises:
           UserError: the folder is gone, or another process has it.
         """
-        found = self._renewed()
-        if self._mine is None or found == self._mine:
+        if self._mine is None or (found := self._renewed()) == self._mine:
             return
         if found is not None:
             raise UserError(
@@ -167,12 +166,11 @@ class RunLock:
             holder, silence = _read(self._file), self._silence()
             if silence is None:
                 continue  # it has just been released
-            here = holder is not None and holder.is_of_this_system
-            lives = silence < SILENCE_SECONDS
-            if holder is not None and here:
-                lives = holder.lives
-            if lives:
-                raise self._in_use(holder, None if here else silence)
+            if holder is not None and holder.is_of_this_system:
+                if holder.lives:
+                    raise self._in_use(holder, None)
+            elif silence < SILENCE_SECONDS:
+                raise self._in_use(holder, silence)
             self._remove(holder)
         raise UserError(
             f"run folder '{self._folder}' is taken and released by other processes all the time; "
