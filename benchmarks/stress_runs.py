@@ -341,7 +341,7 @@ def epochs(stress: Stress) -> None:
     (process,) = stress.start("plain", workdir)
     seen: list[tuple[int, int, int]] = []  # (epochs, bytes, open files)
     while process.is_alive():
-        time.sleep(0.5)
+        time.sleep(0.02)
         with contextlib.suppress(OSError):
             done = (workdir / "metrics.jsonl").read_bytes().count(b"\n")
             pages = int(pathlib.Path(f"/proc/{process.pid}/statm").read_text().split()[1])

@@ -66,7 +66,15 @@ class Writer:
         if not folder.parent.is_dir():  # which must not come back with a part of a run
             raise UserError(f"'{folder.parent}' is not there any more; '{folder.name}' is lost")
         begun = time.monotonic()
-        save(folder, arrays, metadata, keep_previous=previous, check=self._check)
+        try:
+            save(folder, arrays, metadata, keep_previous=previous, check=self._check)
+        except Exception:
+            # Where the run's folder went meanwhile, Orbax has made another one to write into.
+            shutil.rmtree(_new(folder), ignore_errors=True)
+            with contextlib.suppress(OSError):  # that they are not empty
+                folder.parent.rmdir()
+                folder.parent.parent.rmdir()
+            raise
         self.seconds = max(self.seconds, time.monotonic() - begun)
 
     def wait(self) -> None:

@@ -319,6 +319,22 @@ def test_a_folder_that_goes_while_a_run_trains_ends_it_and_does_not_come_back(pa
     assert not folder.exists()
 
 
+def test_a_folder_that_goes_while_a_checkpoint_is_written_does_not_come_back(tmp_path):
+    folder = tmp_path / "run" / "checkpoints" / "last"
+    folder.parent.mkdir(parents=True)
+
+    def gone():
+        shutil.rmtree(tmp_path / "run")
+        folder.with_name("last.new").mkdir(parents=True)  # as Orbax does
+        raise UserError("it is not there any more")
+
+    writer = checkpoints.Writer(gone)
+    writer.save(folder, {"a": np.zeros(3)}, {})
+    with pytest.raises(UserError, match="not there any more"):
+        writer.close()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_clock_that_jumps_changes_nothing(patches, whole, tmp_path, monkeypatch):
     now = time.time
     with stopped_at(3, lambda: monkeypatch.setattr(time, "time", lambda: now() - 86400)):
