@@ -1,6 +1,7 @@
 """How good a classifier is: numbers, a report folder and figures, from arrays alone."""
 
-from glomjax.evaluation.auroc import Interval, auroc, auroc_interval
+from glomjax.evaluation.auroc import auroc, auroc_interval
+from glomjax.evaluation.intervals import Interval
 from glomjax.evaluation.metrics import (
     classification_metrics,
     collapse_message,

@@ -5,10 +5,15 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtr, stdtrit
 
+from glomjax.errors import UserError
+
+INDEPENDENT = "assumes that patches are independent"
+# Below so many patients of a class an interval is called indicative.
+FEW = 10
 # More independent examples than this are left out in so many random parts.
-_MOST_PARTS = 500
+_MOST_PARTS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,20 +25,87 @@ class Interval:
     method: str  # "none" where there is none, and `note` says why
     note: str = ""
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is one."""
+        return self.method != "none"
+
+    def to_dict(self) -> dict[str, float | str | None]:
+        """JSON-ready, with None for bounds that are not known."""
+        low, high = (self.low, self.high) if self.is_known else (None, None)
+        return {"low": low, "high": high, "method": self.method, "note": self.note}
+
 
 def no_interval(why: str) -> Interval:
     """There is none."""
     return Interval(math.nan, math.nan, "none", why)
 
 
+def checked_level(level: float) -> float:
+    """The coverage; UserError where it is no share."""
+    if not isinstance(level, (int, float)) or not 0 < level < 1:
+        raise UserError(f"level is {level!r}; it is a share between 0 and 1, such as 0.95")
+    return level
+
+
+def quantile(level: float, freedom: float = math.inf) -> float:
+    """Student's, of both sides; the normal one without a number of degrees of freedom."""
+    share = (1 + level) / 2
+    return float(ndtri(share) if math.isinf(freedom) else stdtrit(freedom, share))
+
+
+def wilson(rate: float, count: float, q: float) -> tuple[float, float]:
+    """Wilson's score interval (1927, J Am Stat Assoc 22:209-212) of a share of so many."""
+    center = (rate + q * q / (2 * count)) / (1 + q * q / count)
+    spread = rate * (1 - rate) / count + q * q / (4 * count * count)
+    half = q / (1 + q * q / count) * math.sqrt(spread)
+    # Where all or none are counted a bound is that share itself, but for rounding.
+    return min(max(center - half, 0.0), rate), max(min(center + half, 1.0), rate)
+
+
+def newcombe(area: float, positives: float, negatives: float, q: float) -> tuple[float, float]:
+    """Newcombe's score interval of an AUROC (2006, Stat Med 25:559-573, method 5).
+
+    The bounds are the areas t with |t - area| = q sqrt(V(t)), where V is Hanley and McNeil's
+    variance with both numbers less one replaced by half of their sum less one.
+    """
+    half = (positives + negatives) / 2 - 1
+
+    def excess(t: float) -> float:
+        shape = 1 + half * ((1 - t) / (2 - t) + t / (1 + t))
+        return (t - area) ** 2 - q * q * t * (1 - t) / (positives * negatives) * shape
+
+    def root(inside: float, outside: float) -> float:
+        for _ in range(50):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if excess(middle) < 0 else (inside, middle)
+        return outside
+
+    # At an area of 0 or 1 the excess is zero at the area itself, which is that bound.
+    low = root(area, 0.0) if area > 0 else 0.0
+    high = root(area, 1.0) if area < 1 else 1.0
+    return low, high
+
+
 def patient_numbers(groups: Sequence[str] | np.ndarray | None, count: int) -> np.ndarray:
     """int [N]: the number of each example's patient, from 0; without patients each example is one,
-    or, where they are many, is in one of 500 random parts."""
+    or, where they are many, is in one of 200 random parts."""
     if groups is not None:
+        if len(groups) != count:
+            raise UserError(
+                f"{len(groups)} patients were given for {count} examples; give one per example"
+            )
         return np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
     if count <= _MOST_PARTS:
         return np.arange(count)
     return np.random.default_rng(0).permutation(count) % _MOST_PARTS
+
+
+def few(patients: int, kind: str) -> str:
+    """The note on so many patients of a class, "" where they are enough."""
+    if patients >= FEW:
+        return ""
+    return f"indicative: {patients} {kind}{'' if patients == 1 else 's'}"
 
 
 def paired_difference(
@@ -115,6 +187,6 @@ def jackknife_interval(
     if np.ptp(without) < 1e-12:
         return no_interval("it is the same whichever patient is left out"), math.nan
     freedom = max(float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum()) - 1, 1.0)
-    half = float(student.ppf((1 + level) / 2, freedom)) * error
-    p = 2 * float(student.sf(abs(difference) / error, freedom))
+    half = quantile(level, freedom) * error
+    p = 2 * float(stdtr(freedom, -abs(difference) / error))
     return Interval(difference - half, difference + half, kind), p
