@@ -97,6 +97,13 @@ def add_networks(parser: Parser) -> None:
         "bit for bit; fewer where memory has no room for them",
     )
     parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="of two classes, the probability above which an image is positive; by default the one "
+        "that the networks carry, 0.5 where none was chosen on their validation split",
+    )
+    parser.add_argument(
         "--mpp",
         type=float,
         metavar="NUMBER",
@@ -130,6 +137,7 @@ def load_networks(arguments: argparse.Namespace) -> "Classifier":
         arguments.sources,
         device_batch=arguments.batch,
         symmetries=True if arguments.symmetries else None,
+        threshold=arguments.threshold,
     )
 
 

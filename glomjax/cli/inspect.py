@@ -114,6 +114,8 @@ def _facts(info: "SourceInfo") -> list[tuple[str, str]]:
 
 
 def _facts_of_classifier(spec: "NetworkSpec") -> list[tuple[str, str]]:
+    from glomjax.evaluation.calibration import probability_text
+
     source = "" if spec.source_size is None else f", of patches of {_size(spec.source_size)}"
     facts = [
         ("positive", spec.positive or "none: more than two classes"),
@@ -121,6 +123,10 @@ def _facts_of_classifier(spec: "NetworkSpec") -> list[tuple[str, str]]:
         ("computes", f"{spec.precision}, {spec.device_batch} images in a batch"),
         ("symmetries", "mean over them" if spec.symmetries else "the images as they are"),
     ]
+    if spec.temperature != 1:
+        facts.append(("temperature", f"{spec.temperature:.4g}, by which logits are divided"))
+    if spec.positive:
+        facts.append(("threshold", f"{probability_text(spec.threshold)} ({spec.threshold_rule})"))
     if rule := spec.appearance:
         alarms = f"{rule.false_alarms:.1%} of training images, {rule.groups} {rule.kind}s held out"
         facts.append(("flags", f"images of other colours, and by mistake {alarms}"))

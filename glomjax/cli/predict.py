@@ -179,6 +179,7 @@ class _PredictionJob:
 
     def _closing_lines(self) -> Iterator[str]:
         """What is said on standard error when all rows are there."""
+        from glomjax.evaluation.calibration import FIXED
         from glomjax.inference.resemblance import COLOURS, false_alarms, summary, without_rule
 
         where = f" in '{self._arguments.out}'" if self._arguments.out else ""
@@ -191,6 +192,8 @@ class _PredictionJob:
                 yield false_alarms(self._classifier.specs)
         if text := without_rule(self._classifier.specs):
             yield text
+        if self._classifier.threshold_rule != FIXED:
+            yield self._classifier.positive_from
 
     def _about(self) -> dict[str, Any]:
         """Which networks, settings and data the table is made with."""
@@ -200,11 +203,17 @@ class _PredictionJob:
         return {
             "glomjax_version": glomjax.__version__,
             "networks": [
-                {"sha256": checksum, "architecture": spec.architecture}
+                {
+                    "sha256": checksum,
+                    "architecture": spec.architecture,
+                    "temperature": spec.temperature,
+                }
                 for checksum, spec in zip(classifier.checksums, classifier.specs, strict=True)
             ],
             "classes": list(classifier.classes),
             "batch": classifier.spec.device_batch,
+            "threshold": classifier.threshold,
+            "threshold_rule": classifier.threshold_rule,
             "symmetries": [spec.symmetries for spec in classifier.specs],
             "data": self._arguments.data,
             "mpp": self._arguments.mpp,

@@ -1,6 +1,7 @@
 """How good a classifier is: numbers, a report folder and figures, from arrays alone."""
 
 from glomjax.evaluation.auroc import auroc, auroc_interval
+from glomjax.evaluation.calibration import choose_threshold, fit_temperature, predicted_classes
 from glomjax.evaluation.intervals import Interval
 from glomjax.evaluation.metrics import (
     classification_metrics,
@@ -15,9 +16,12 @@ __all__ = [
     "Interval",
     "auroc",
     "auroc_interval",
+    "choose_threshold",
     "classification_metrics",
     "collapse_message",
+    "fit_temperature",
     "plot_history",
+    "predicted_classes",
     "prior_entropy",
     "probabilities",
     "write_predictions",

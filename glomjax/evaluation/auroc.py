@@ -24,6 +24,7 @@ from glomjax.evaluation.intervals import (
 )
 from glomjax.evaluation.similarity import (
     USUAL_CORRELATION,
+    USUAL_WEIGHT,
     Members,
     both_below,
     correlation,
@@ -115,7 +116,7 @@ def auroc_interval(
         estimate,
         max(positives / effect, 1.0),
         max(negatives / effect, 1.0),
-        quantile(level, freedom),
+        quantile(level, freedom + USUAL_WEIGHT),
     )
     with_class = min(Members.of(patient[part], patients).patients for part in (positive, ~positive))
     return Interval(low, high, f"newcombe by {kind}", few(with_class, kind))

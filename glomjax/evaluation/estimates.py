@@ -28,6 +28,7 @@ from glomjax.evaluation.measures import MEASURES, measures, measures_without
 from glomjax.evaluation.similarity import (
     USUAL_CORRELATION,
     USUAL_OF_ERRORS,
+    USUAL_WEIGHT,
     Members,
     correlation,
     correlation_of_errors,
@@ -252,7 +253,7 @@ class _Sample:
         if members.patients < 2:
             return no_interval(f"one {self.kind} says nothing of others")
         count = max(len(which) / max(effect, 1.0), 1.0)
-        low, high = wilson(rate, count, quantile(self.level, members.freedom))
+        low, high = wilson(rate, count, quantile(self.level, members.freedom + USUAL_WEIGHT))
         return Interval(low, high, f"wilson by {self.kind}", self._note(members))
 
     def _note(self, members: Members) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from glomjax.errors import UserError
 from glomjax.evaluation.auroc import Interval, auroc, auroc_interval
+from glomjax.evaluation.calibration import predicted_classes
 
 # What counts as collapsed: see `_collapsed_reason`.
 _EQUAL_PROBABILITIES = 1e-2  # standard deviation
@@ -41,6 +42,8 @@ def classification_metrics(
     logits: ArrayLike,
     classes: Sequence[str],
     groups: Sequence[str] | np.ndarray | None = None,
+    *,
+    threshold: float = 0.5,
 ) -> dict[str, Any]:
     """Every number of a test report, as plain Python values.
 
@@ -52,10 +55,11 @@ def classification_metrics(
         do lie so gives the two columns (0, logit), which mean the same.
       classes: class names; for two classes (negative, positive).
       groups: one patient name per example [N], or None; see `auroc_interval`.
+      threshold: of two classes, the probability above which an example is positive.
 
     Returns:
-      `n`, `classes`, `loss` (mean cross-entropy, nats), `accuracy` (most probable class; for two
-      classes a probability above 0.5 is positive), `auroc`, `auroc_interval` (`low`, `high`,
+      `n`, `classes`, `loss` (mean cross-entropy, nats), `accuracy` (most probable class; of two
+      the positive one above the threshold), `auroc`, `auroc_interval` (`low`, `high`,
       `level`, `method`, `note`, and `patients` with groups), `confusion_matrix` (rows true, columns
       predicted), `class_prior` and `prior_entropy` (nats) of these labels, `prediction_spread`
       (largest standard deviation of a class's probability), `collapsed`, `collapsed_reason`; for
@@ -68,7 +72,7 @@ def classification_metrics(
         logits, classes and groups do not fit together.
     """
     _refuse_probabilities(_checked_logits(logits))
-    return metrics_of_network(labels, logits, classes, groups)
+    return metrics_of_network(labels, logits, classes, groups, threshold=threshold)
 
 
 def metrics_of_network(
@@ -76,6 +80,8 @@ def metrics_of_network(
     logits: ArrayLike,
     classes: Sequence[str],
     groups: Sequence[str] | np.ndarray | None = None,
+    *,
+    threshold: float = 0.5,
 ) -> dict[str, Any]:
     """`classification_metrics` of what a network has just given, and so of logits, whatever their
     values: a run must not end over an epoch in which they happen to look like probabilities."""
@@ -89,7 +95,7 @@ def metrics_of_network(
         )
 
     confusion = np.zeros((class_count, class_count), dtype=np.int64)
-    np.add.at(confusion, (targets, predicted.argmax(axis=1)), 1)
+    np.add.at(confusion, (targets, predicted_classes(logits, threshold)), 1)
     prior = confusion.sum(axis=1) / n
     level = 0.95
     if class_count == 2:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from glomjax.errors import UserError
+from glomjax.evaluation.calibration import predicted_classes
 from glomjax.evaluation.metrics import checked_labels, probabilities
 from glomjax.files import csv_text, jsonable, write_file
 
@@ -23,6 +24,7 @@ def write_report(
     classes: Sequence[str],
     patients: Sequence[str] | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
+    threshold: float = 0.5,
 ) -> None:
     """Writes `test_metrics.json` and `predictions.csv` into `folder`, which is made if needed.
 
@@ -32,7 +34,7 @@ def write_report(
     Args:
       folder: where the two files go; existing ones are replaced, each in one step.
       metrics: as `classification_metrics` gives them; further entries are welcome.
-      ids, labels, logits, classes, patients, columns: as in `write_predictions`.
+      ids, labels, logits, classes, patients, columns, threshold: as in `write_predictions`.
 
     Raises:
       UserError: as of `write_predictions`.
@@ -45,6 +47,7 @@ def write_report(
         classes=classes,
         patients=patients,
         columns=columns,
+        threshold=threshold,
     )
     text = json.dumps(
         jsonable(metrics), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
@@ -62,6 +65,7 @@ def write_predictions(
     classes: Sequence[str],
     patients: Sequence[str] | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
+    threshold: float = 0.5,
 ) -> None:
     """Writes a CSV table (UTF-8) with a row for each example, in the order given.
 
@@ -79,6 +83,7 @@ def write_predictions(
       patients: one name per example [N], or None.
       columns: {name: one cell per example [N]} of what else is known of the examples, such as their
         slides; one that is called as a column of the table itself becomes `data_<name>`.
+      threshold: of two classes, the probability above which the prediction is the positive one.
 
     Raises:
       UserError: the arguments differ in length, a logit is not finite, or the file cannot be
@@ -101,12 +106,13 @@ def write_predictions(
 
     truth = checked_labels(labels, predicted, classes).tolist()
     raw = np.asarray(logits, dtype=np.float64)  # [N, K]
+    decided = predicted_classes(raw, threshold).tolist()
     scores = score_columns(classes, raw.shape[1])
     headings = free_names(further, ["id", "patient", "label", "prediction", *scores])
     rows: list[list[Any]] = [["id", "patient", *headings, "label", "prediction", *scores]]
     for i, (chances, values) in enumerate(zip(predicted.tolist(), raw.tolist(), strict=True)):
         known = [ids[i], names[i], *(cells[i] for cells in further.values())]
-        chosen = [classes[truth[i]], classes[int(predicted[i].argmax())]]
+        chosen = [classes[truth[i]], classes[decided[i]]]
         rows.append([*known, *chosen, *map(repr, (*chances, *values))])
 
     write_file(file, csv_text(rows).encode())

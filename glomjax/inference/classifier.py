@@ -16,7 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from glomjax.data.threads import THREADS
-from glomjax.errors import UserError, printable
+from glomjax.errors import UserError, argument, printable
+from glomjax.evaluation.calibration import (
+    FIXED,
+    apply_temperature,
+    check_threshold,
+    predicted_classes,
+    probability_text,
+)
 from glomjax.evaluation.metrics import probabilities
 from glomjax.files import cache_dir
 from glomjax.inference.images import (
@@ -30,6 +37,7 @@ from glomjax.inference.prediction import predict_batches
 from glomjax.inference.resemblance import summary
 from glomjax.memory import free_bytes
 from glomjax.models import num_logits
+from glomjax.pretrained.spec import NetworkSpec
 
 MOST_IN_BATCH = 2**16  # images; as in training
 _LOG = logging.getLogger(__name__)
@@ -41,10 +49,13 @@ class Predictions:
 
     Attributes:
       ids: a path or a number of each image.
-      logits: float32 [N, K]; NaN where an image could not be read. Of an ensemble, the log-odds (of
-        two classes) or the logarithms of the mean probabilities.
+      logits: float32 [N, K], divided by the temperature that the network carries; NaN where an
+        image could not be read. Of an ensemble, the log-odds (of two classes) or the logarithms of
+        the mean probabilities.
       probabilities: float64 [N, C], of each class; NaN where an image could not be read.
-      labels: the name of the most probable class of each image, "" where it could not be read.
+      labels: the name of each image's class: of two the positive one where its probability is
+        above the classifier's threshold, of more the most probable one; "" where the image could
+        not be read.
       classes: names of the C classes.
       problems: {id: why} of the images that could not be read.
       unlike: {id: in what} of the images that do not resemble those of the training, for which the
@@ -69,6 +80,7 @@ def load_classifier(
     *,
     device_batch: int | None = None,
     symmetries: bool | None = None,
+    threshold: float | None = None,
 ) -> "Classifier":
     """A trained network, with all that it needs to be applied.
 
@@ -81,6 +93,9 @@ def load_classifier(
         is no memory for so many, there are fewer, and the log says so.
       symmetries: whether an image's logits are the mean over its flips and quarter turns; by
         default as in the run's test.
+      threshold: of two classes, the probability above which an image is positive; by default the
+        one that the network carries, of an ensemble whose members carry several their mean: the
+        mean of the probabilities is above it where the members are above their own on average.
 
     Raises:
       UserError: no such source, a damaged one, weights that belong to no named classes, or members
@@ -103,6 +118,8 @@ def load_classifier(
         device_batch = int(device_batch)
     if symmetries not in (None, True, False):
         raise UserError(f"symmetries is {symmetries!r}; it is True or False, or not given")
+    if threshold is not None:
+        check_threshold(threshold)
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         # A second start does not compile again.
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("jit")))
@@ -122,7 +139,7 @@ def load_classifier(
                     f"{sources[0]} and {member} cannot be one ensemble: their {what} differ "
                     f"({ours} and {theirs}); name networks that were trained alike"
                 )
-    return Classifier(networks)
+    return Classifier(networks, threshold)
 
 
 class Classifier:
@@ -133,20 +150,33 @@ class Classifier:
       spec: what the first one carries, and so the only one, if it is no ensemble.
       classes: names of the classes; of two the second is the positive one.
       checksums: of the weights of each network, SHA-256, hexadecimal.
+      threshold: of two classes, the probability above which an image is positive.
+      threshold_rule: where it comes from.
     """
 
-    def __init__(self, networks: Sequence[Network]):
+    def __init__(self, networks: Sequence[Network], threshold: float | None = None):
         self._networks = tuple(networks)
         self.specs = tuple(network.spec for network in networks)
         self.spec = self.specs[0]
         self.classes = self.spec.classes
         self.checksums = tuple(network.checksum for network in networks)
+        self.threshold, self.threshold_rule = _threshold(self.specs, threshold)
         self._batch: dict[tuple[str, int], int] = {}
 
     def __repr__(self) -> str:
         names = ", ".join(spec.architecture for spec in self.specs)
         height, width = self.spec.image_size
         return f"Classifier({names}; {height} x {width}; classes {', '.join(self.classes)})"
+
+    @property
+    def positive_from(self) -> str:
+        """The positive class and the probability from which it is predicted, as results say it; ""
+        where there are not two classes."""
+        if not self.spec.positive:
+            return ""
+        chosen = "" if self.threshold_rule == FIXED else f"; threshold: {self.threshold_rule}"
+        number = probability_text(self.threshold)
+        return f"positive: {self.spec.positive}, from a probability of {number}{chosen}"
 
     def predict(
         self,
@@ -207,12 +237,16 @@ class Classifier:
             logits = np.full((len(ids), self.outputs), np.nan, np.float32)
             chances = np.full((len(ids), len(self.classes)), np.nan)
             if readable.any():
-                members = [part[readable] for part in outputs]
+                members = [
+                    apply_temperature(part[readable], spec.temperature)
+                    for part, spec in zip(outputs, self.specs, strict=True)
+                ]
                 chances[readable] = np.mean([probabilities(part) for part in members], axis=0)
                 logits[readable] = members[0] if len(members) == 1 else _joint_logits(members)
+            decided = predicted_classes(logits, self.threshold)
             labels = tuple(
-                self.classes[int(row.argmax())] if known else ""
-                for row, known in zip(chances, readable, strict=True)
+                self.classes[number] if known else ""
+                for number, known in zip(decided, readable, strict=True)
             )
             problems = {row.id: row.problem for row in rows if row.problem}
             unlike = {row.id: row.unlike for row in rows if row.unlike}
@@ -327,6 +361,33 @@ def _path(source: Source) -> Source:
     """Raises TypeError for what is no path."""
     os.fspath(source)
     return source
+
+
+def _threshold(specs: Sequence[NetworkSpec], given: float | None) -> tuple[float, str]:
+    """(the threshold of a classifier of these networks, where it comes from).
+
+    Raises:
+      UserError: one is given, and there are other than two classes.
+    """
+    if given is not None:
+        if (count := len(specs[0].classes)) != 2:
+            raise UserError(
+                f"{argument('--threshold')} is {given!r}, and the network has {count} classes; "
+                "leave it out, and the most probable one is predicted"
+            )
+        return float(given), "given"
+    carried = [spec.threshold for spec in specs]
+    rules = list(dict.fromkeys(spec.threshold_rule for spec in specs))
+    if len(set(carried)) == 1:
+        return carried[0], "; ".join(rules)
+    mean = float(np.mean(carried))
+    told = ", ".join(map(probability_text, carried))
+    _LOG.warning(
+        "the members' thresholds differ (%s); that of the ensemble is their mean, %s",
+        told,
+        probability_text(mean),
+    )
+    return mean, f"mean of the members' thresholds ({told}; {'; '.join(rules)})"
 
 
 def _joint_logits(members: Sequence[np.ndarray]) -> np.ndarray:

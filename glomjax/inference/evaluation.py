@@ -115,8 +115,17 @@ def evaluate(
         notes.append(f"{text[0].upper()}{text[1:]}.")
     logits = np.concatenate([part.logits for part in parts])
     metrics = metrics_of_network(
-        examples.labels, logits, classifier.classes, groups=examples.patients
+        examples.labels,
+        logits,
+        classifier.classes,
+        groups=examples.patients,
+        threshold=classifier.threshold,
     )
+    if len(classifier.classes) == 2:
+        metrics |= {
+            "threshold": classifier.threshold,
+            "threshold_rule": classifier.threshold_rule,
+        }
     metrics |= _about(classifier, data, seen, notes) | {"unlike_training": len(unlike)}
     report = _report(classifier, metrics, seen)
     columns = dict(examples.columns)
@@ -133,6 +142,7 @@ def evaluate(
         classes=classifier.classes,
         patients=examples.real_patients,
         columns=columns,
+        threshold=classifier.threshold,
     )
     return Evaluation(metrics, report)
 
@@ -170,6 +180,8 @@ def _about(
                 "sha256": checksum,
                 "test_time_augmentation": spec.symmetries,
                 "device_batch": spec.device_batch,
+                "temperature": spec.temperature,
+                "threshold": spec.threshold,
             }
             for spec, checksum in zip(classifier.specs, classifier.checksums, strict=True)
         ],
@@ -207,6 +219,6 @@ def _report(classifier: Classifier, metrics: Mapping[str, Any], seen: Seen) -> s
     if "sensitivity" in metrics:
         lines.append(
             f"sensitivity {metrics['sensitivity']:.3f}  specificity {metrics['specificity']:.3f} "
-            f"(positive: {metrics['positive_class']}, from a probability of 0.5)"
+            f"({classifier.positive_from})"
         )
     return "\n".join(map(printable, lines))

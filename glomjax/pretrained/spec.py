@@ -9,6 +9,7 @@ import base64
 import concurrent.futures
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -24,8 +25,10 @@ from glomjax.models import create_model
 from glomjax.preprocessing.appearance import Appearance
 from glomjax.preprocessing.preprocessing import Preprocessing
 
-# Format 1 had a few of these facts side by side and no spec; 2 is the first with one.
-FORMAT = 2
+# Format 1 had a few of these facts side by side and no spec; 2 is the first with one. 3 has a
+# temperature or a threshold, over which a glomjax that does not know them would go without a word;
+# a spec without them stays 2, for that one to read.
+FORMAT = 3
 # What reading something else as a spec raises.
 _NO_SPEC = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 HASHED = "stored"  # images are hashed as their files hold them
@@ -111,6 +114,9 @@ class NetworkSpec:
       symmetries: whether an image's logits are the mean over its flips and quarter turns.
       device_batch: images in a batch on one device, by which its results were computed.
       trained_on: the record of the training, None for foreign weights.
+      temperature: by which logits are divided.
+      threshold: of two classes, the probability, after that, above which an image is positive.
+      threshold_rule: by which it was chosen, on the validation split; "0.5" where it was not.
     """
 
     architecture: str
@@ -127,6 +133,9 @@ class NetworkSpec:
     symmetries: bool = False
     device_batch: int = 32
     trained_on: TrainingRecord | None = None
+    temperature: float = 1.0
+    threshold: float = 0.5
+    threshold_rule: str = "0.5"
 
     @property
     def positive(self) -> str:
@@ -135,7 +144,8 @@ class NetworkSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` is its inverse, to the last bit."""
-        plain: dict[str, Any] = {"format": FORMAT, "positive": self.positive}
+        decides = (self.temperature, self.threshold) != (1.0, 0.5)
+        plain: dict[str, Any] = {"format": 3 if decides else 2, "positive": self.positive}
         plain |= {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         record = self.trained_on
         plain["preprocessing"] = self.preprocessing.to_dict()
@@ -169,7 +179,10 @@ class NetworkSpec:
                 fields["appearance"] = Appearance.from_dict(appearance)
             if record := fields.get("trained_on"):
                 fields["trained_on"] = _record(record)
-            return cls(**fields)
+            spec = cls(**fields)
+            if not (0 < spec.threshold < 1 and 0 < spec.temperature < math.inf):
+                raise ValueError("threshold or temperature")
+            return spec
         except _NO_SPEC as error:
             raise UserError(
                 f"{name} is damaged: its spec is not one of a network "

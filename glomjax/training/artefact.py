@@ -7,8 +7,10 @@ import numpy as np
 
 import glomjax
 from glomjax import pretrained
+from glomjax.data.examples import DataSplits
 from glomjax.data.preparation import PreparedData
 from glomjax.errors import UserError, assignment
+from glomjax.evaluation.calibration import FIXED
 from glomjax.files import as_tuples
 from glomjax.inference.leaks import doubts, find_seen
 from glomjax.models import num_logits, settled_options
@@ -82,6 +84,25 @@ def record_training(
         images_hashed_as=HASHED,
         glomjax_version=glomjax.__version__,
     )
+
+
+def check_threshold_rule(rule: str, splits: DataSplits) -> None:
+    """Raises UserError where the validation split cannot have a threshold by a rule."""
+    if rule == FIXED:
+        return
+    asked = f"{assignment('decision.threshold', rule)} asks for a threshold"
+    instead = f"leave it at {assignment('decision.threshold', FIXED)}"
+    if len(splits.classes) != 2:
+        raise UserError(
+            f"{asked}, which two classes have and not {len(splits.classes)}; {instead}, by which "
+            "the most probable class is predicted"
+        )
+    for number, name in enumerate(splits.classes):
+        if number not in splits.validation.labels:
+            raise UserError(
+                f"{asked}, and the validation split, on which it is chosen, has no image of "
+                f"{name!r}; divide the data otherwise, or {instead}"
+            )
 
 
 def check_not_seen(record: TrainingRecord, prepared: PreparedData, *, allowed: bool) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from glomjax import checkpoints
 from glomjax.errors import UserError
+from glomjax.evaluation.calibration import Decision
 from glomjax.pretrained.spec import NetworkSpec, TrainingRecord
 from glomjax.training.config import RunConfig
 from glomjax.training.run_folder import RunFolder
@@ -117,6 +118,20 @@ class RunCheckpoints:
         arrays = {checkpoints.PARAMS + path: value for path, value in state.best.items()}
         self._save(self._run.best, arrays, state)
 
+    def keep_decision(self, state: TrainState, decision: Decision) -> None:
+        """What was chosen on the validation split joins the best parameters on the disk, where
+        whoever predicts with them finds it. A run that is killed after that chooses the same
+        again."""
+        decided = dataclasses.replace(
+            self._spec,
+            temperature=decision.temperature,
+            threshold=decision.threshold,
+            threshold_rule=decision.rule,
+        )
+        if decided != self._spec:
+            arrays = {checkpoints.PARAMS + path: value for path, value in state.best.items()}
+            self._save(self._run.best, arrays, state, spec=decided)
+
     def restore_best(self, state: TrainState) -> str:
         """Reads the best parameters back, or keeps those that a kill left unwritten.
 
@@ -176,13 +191,19 @@ class RunCheckpoints:
         self._writer.close()
 
     def _save(
-        self, folder: Any, arrays: dict[str, Any], state: TrainState, *, keep_previous: bool = False
+        self,
+        folder: Any,
+        arrays: dict[str, Any],
+        state: TrainState,
+        *,
+        keep_previous: bool = False,
+        spec: NetworkSpec | None = None,
     ) -> None:
         if not self._run.writes:
             return
         self._run.lock.check()
         metadata = {
-            "spec": self._spec.to_dict(),
+            "spec": (spec or self._spec).to_dict(),
             "position": dataclasses.asdict(state.position),
             "early_stopping": state.stopping.state_dict(),
             "plateau": state.plateau.state_dict(),

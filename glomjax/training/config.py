@@ -172,6 +172,20 @@ class DataConfig:
         return options | {"seed": self.split_seed}
 
 
+@dataclasses.dataclass(frozen=True)
+class DecisionConfig:
+    """What is chosen on the validation split once the weights are, before the test is predicted."""
+
+    threshold: str = _field(
+        "0.5",
+        "the probability from which a patch is positive: 0.5, youden, sensitivity=VALUE or "
+        "specificity=VALUE on the validation split",
+    )
+    temperature: bool = _field(
+        False, "divide the logits by the temperature that fits the validation split"
+    )
+
+
 # The strength of each effect, as a field of its own.
 AugmentationConfig = dataclasses.make_dataclass(
     "AugmentationConfig",
@@ -288,6 +302,7 @@ class RunConfig:
     model: ModelConfig = _field(ModelConfig, "the network")
     early_stopping: EarlyStoppingConfig = _field(EarlyStoppingConfig, "when the run ends")
     plateau: PlateauConfig = _field(PlateauConfig, "the schedule plateau")
+    decision: DecisionConfig = _field(DecisionConfig, "how logits become a decision")
     data: DataConfig = _field(DataConfig, "the labelled images and their splits")
     augmentation: Any = _field(AugmentationConfig, "random changes of training images")
     pretrained: PretrainedConfig = _field(PretrainedConfig, "initial weights")

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from glomjax.data.sources.manifest import MAX_MPP, MIN_MPP
 from glomjax.data.splits import checked_fractions
 from glomjax.errors import UserError, nearest_key, shown
+from glomjax.evaluation.calibration import parse_rule
 from glomjax.models import MODELS, MOST_PIXELS, check_options, is_of_type
 from glomjax.preprocessing.sixteen_bits import BITS
 from glomjax.training.config import RunConfig
@@ -80,6 +81,10 @@ def check_values(config: RunConfig) -> None:
     for text in config.freeze.unfreeze:
         parse_unfreeze(text)
     config.augment()
+    try:
+        parse_rule(config.decision.threshold)
+    except UserError as error:
+        raise UserError(f"decision.threshold: {error}") from error
 
 
 def _check_optimizer(config: RunConfig) -> None:

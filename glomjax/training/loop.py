@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from glomjax.data.pipeline import Batches
 from glomjax.data.sources import ArraySplits
 from glomjax.errors import UserError, argument, same_again
+from glomjax.evaluation.calibration import Decision, apply_temperature
 from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.inference.prediction import predict_batches, steps_ahead, wait
 from glomjax.ops import native
@@ -39,7 +40,7 @@ from glomjax.training.processes import Watch
 from glomjax.training.progress import TensorBoard, Terminal
 from glomjax.training.resources import disk_errors, memory_errors
 from glomjax.training.run_folder import RunFolder, ShippedConfig, clear
-from glomjax.training.scoring import describe_end, epoch_row, report_test
+from glomjax.training.scoring import choose_decision, describe_end, epoch_row, report_test
 from glomjax.training.setup import RunSetup, prepare_run
 from glomjax.training.sharding import Placement
 from glomjax.training.state import Arrays
@@ -239,15 +240,19 @@ class Trainer:
         step = self.setup.phases.predict_step(symmetries=self.config.test_time_augmentation)
         best = self.state.best
         params = self.placement.put(best) if best else self.state.evaluated
-        logits = {}
+        decision, logits = Decision(), {}
         for split in ("validation", "test"):
             batches = self.setup.phases.batches[split]
             logits[split] = self._predict(step, params, batches, should_stop=self._stops_now)
             if self._stops_now():
                 self._leave(self._pending_request())
+            if split == "validation":  # before the test split is predicted, which counts in nothing
+                decision = choose_decision(self.setup, logits[split])
+                self.checkpoints.keep_decision(self.state, decision)
+            logits[split] = apply_temperature(logits[split], decision.temperature)
         self.checkpoints.wait()
         # A signal from here on finds the report written, which takes less time than to leave.
-        metrics = report_test(self.setup, logits["test"], logits["validation"])
+        metrics = report_test(self.setup, logits["test"], logits["validation"], decision)
         self.run.tidy_checkpoints()
         return metrics
 

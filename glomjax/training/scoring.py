@@ -14,6 +14,7 @@ from glomjax.evaluation import (
     write_predictions,
     write_report,
 )
+from glomjax.evaluation.calibration import Decision, fit_decision
 from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.evaluation.report import summary_line
 from glomjax.files import jsonable
@@ -107,19 +108,33 @@ def overfitting(history: Sequence[Mapping[str, Any]], best_epoch: int) -> str:
     )
 
 
+def choose_decision(setup: RunSetup, validation_logits: np.ndarray) -> Decision:
+    """The temperature and the threshold that the configuration asks for, which are said."""
+    rules = setup.config.decision
+    labels = setup.splits.validation.labels
+    decision = fit_decision(
+        labels, validation_logits, rules.threshold, temperature=rules.temperature
+    )
+    for note in decision.notes:
+        setup.terminal.say(note)
+    return decision
+
+
 def report_test(
-    setup: RunSetup, logits: np.ndarray, validation_logits: np.ndarray
+    setup: RunSetup, logits: np.ndarray, validation_logits: np.ndarray, decision: Decision
 ) -> dict[str, Any]:
     """Writes the files of a finished run; the test metrics, as in `test_metrics.json`.
 
     Args:
-      logits, validation_logits: float32 [N, K] of the test and of the validation examples.
+      logits, validation_logits: float32 [N, K] of the test and of the validation examples, divided
+        by the temperature.
+      decision: that was chosen on the validation split.
     """
     run, splits, config, state = setup.run, setup.splits, setup.config, setup.state
     test, terminal = splits.test, setup.terminal
     history, best_epoch = state.position.history, state.stopping.best_epoch + 1
     looks = run.test_evaluations + 1
-    notes = [*splits.notes, *state.position.notes]
+    notes = [*splits.notes, *state.position.notes, *decision.notes]
     if looks > 1:
         notes.append(
             f"The test split was judged {looks} times, now after {state.position.epoch} epochs: a "
@@ -127,9 +142,13 @@ def report_test(
         )
     if overfitted := overfitting(history, best_epoch):
         notes.append(overfitted)
-    metrics = metrics_of_network(test.labels, logits, splits.classes, groups=test.patients)
+    threshold = decision.threshold
+    metrics = metrics_of_network(
+        test.labels, logits, splits.classes, groups=test.patients, threshold=threshold
+    )
     metrics |= {
         "split": "test",
+        "temperature": decision.temperature,
         "best_epoch": best_epoch,
         "epochs": state.position.epoch,
         "patients": None if test.patients is None else len(set(test.patients)),
@@ -138,6 +157,8 @@ def report_test(
         "initial_weights": config.pretrained.source,
         "test_time_augmentation": config.test_time_augmentation,
     }
+    if len(splits.classes) == 2:
+        metrics |= {"threshold": threshold, "threshold_rule": decision.rule}
     if run.writes:
         run.lock.check()
         plot_history(
@@ -150,11 +171,13 @@ def report_test(
         write_predictions(
             run.path / "predictions_validation.csv",
             logits=validation_logits,
+            threshold=threshold,
             **_known_of(splits, "validation"),
         )
         run.lock.check()
         # Last, since these files say that the run is finished.
-        write_report(run.path, metrics=metrics, logits=logits, **_known_of(splits, "test"))
+        known = _known_of(splits, "test")
+        write_report(run.path, metrics=metrics, logits=logits, threshold=threshold, **known)
     terminal.say(summary_line(metrics, "test"))
     for message in filter(None, [collapse_message(metrics), overfitted]):
         terminal.banner(message)

@@ -21,7 +21,12 @@ from glomjax.ops import native
 from glomjax.preprocessing.decoding import DECODING_VERSION
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import parameter_groups
-from glomjax.training.artefact import check_not_seen, describe_network, record_training
+from glomjax.training.artefact import (
+    check_not_seen,
+    check_threshold_rule,
+    describe_network,
+    record_training,
+)
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.checkpointing import RunCheckpoints, SavedRun, restore_run
 from glomjax.training.config import MONITORS, DataConfig, RunConfig
@@ -136,6 +141,7 @@ def _prepare(
         terminal.say(line)
     for note in splits.notes:
         terminal.banner(note)
+    check_threshold_rule(config.decision.threshold, splits)
     placement.agree("data", splits.digest())  # by now process 0 has taken the folder
     create = functools.partial(create_network, config, len(splits.classes))
     if len(splits.classes) != 2:  # the same parameters but for the shape of the last
