@@ -87,22 +87,14 @@ def record_training(
 
 
 def check_threshold_rule(rule: str, splits: DataSplits) -> None:
-    """Raises UserError where the validation split cannot have a threshold by a rule."""
-    if rule == FIXED:
-        return
-    asked = f"{assignment('decision.threshold', rule)} asks for a threshold"
-    instead = f"leave it at {assignment('decision.threshold', FIXED)}"
-    if len(splits.classes) != 2:
+    """Raises UserError for a rule of thresholds where there are not two classes."""
+    if rule != FIXED and len(splits.classes) != 2:
         raise UserError(
-            f"{asked}, which two classes have and not {len(splits.classes)}; {instead}, by which "
-            "the most probable class is predicted"
+            f"{assignment('decision.threshold', rule)} asks for a threshold, which two classes "
+            f"have and not {len(splits.classes)}; leave it at "
+            f"{assignment('decision.threshold', FIXED)}, by which the most probable class is "
+            "predicted"
         )
-    for number, name in enumerate(splits.classes):
-        if number not in splits.validation.labels:
-            raise UserError(
-                f"{asked}, and the validation split, on which it is chosen, has no image of "
-                f"{name!r}; divide the data otherwise, or {instead}"
-            )
 
 
 def check_not_seen(record: TrainingRecord, prepared: PreparedData, *, allowed: bool) -> list[str]:

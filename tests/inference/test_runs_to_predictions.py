@@ -31,6 +31,8 @@ RUNS = {
         "target_mpp": 0.4,
         "stain_normalization": "macenko",
         "ema_decay": 0.5,
+        "decision.threshold": "specificity=0.5",
+        "decision.temperature": True,
     },
     "davit, Reinhard, pad, bfloat16, symmetries": {
         "image_size": (64, 64),
@@ -45,6 +47,7 @@ RUNS = {
         "resize": "crop",
         "preprocessing": "standardize",
         "accumulation_steps": 3,
+        "decision.temperature": True,
     },
     "googlenet, stretch, without kernels": {
         "model.name": "googlenet",
@@ -195,6 +198,9 @@ def test_the_spec_says_what_the_run_was(runs):
     assert second.preprocessing.resize == "pad"
     assert (third.outputs, third.positive, third.classes) == (3, "", ("a", "b", "c"))
     assert (fourth.native, fourth.architecture) == ("off", "googlenet")
+    assert (first.threshold_rule, third.threshold_rule) == ("specificity=0.5", "0.5")
+    assert first.threshold != 0.5
+    assert 1 not in (first.temperature, third.temperature)
     record = first.trained_on
     assert (record.regime, record.initial_weights) == ("scratch", "none")
     for split in (record.train, record.validation):
@@ -202,6 +208,12 @@ def test_the_spec_says_what_the_run_was(runs):
         assert len(split.patient_digests) == 3
         assert 1 < len(split.hashes()) <= 9
     assert not set(record.train.patient_digests) & set(record.validation.patient_digests)
+
+
+def test_three_classes_have_no_threshold(runs):
+    assert "threshold" not in json.loads((runs / "2" / "test_metrics.json").read_text())
+    with pytest.raises(UserError, match="threshold is 0.3, and the network has 3 classes"):
+        load_classifier(runs / "2", threshold=0.3)
 
 
 def test_a_converted_file_says_the_same_as_the_run(runs):

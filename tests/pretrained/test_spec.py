@@ -100,6 +100,9 @@ FIELDS[NetworkSpec] = {
     "native": st.sampled_from(["auto", "off"]),
     "symmetries": st.booleans(),
     "device_batch": st.integers(1, 1024),
+    "temperature": st.floats(0.1, 10),
+    "threshold": st.floats(0, 1, exclude_min=True, exclude_max=True),
+    "threshold_rule": texts,
     "trained_on": st.none() | st.builds(TrainingRecord, **FIELDS[TrainingRecord]),
 }
 
@@ -137,6 +140,16 @@ def test_a_newer_format_is_refused_and_missing_fields_take_defaults():
     assert NetworkSpec.from_dict(SPEC.to_dict() | {"more": 1}, "it") == SPEC
 
 
+def test_an_older_version_reads_what_has_no_temperature_and_no_threshold_and_refuses_the_rest():
+    assert SPEC.to_dict()["format"] == 2
+    for change in ({"threshold": 0.3}, {"temperature": 2.0}):
+        stored = dataclasses.replace(SPEC, **change).to_dict()
+        assert stored["format"] == FORMAT == 3
+    for field in ("temperature", "threshold", "threshold_rule"):
+        del stored[field]
+    assert NetworkSpec.from_dict(stored, "it") == SPEC
+
+
 def nested(depth: int) -> list:
     inside: list = []
     for _ in range(depth):
@@ -152,12 +165,15 @@ def nested(depth: int) -> list:
         {"preprocessing": {}},
         {"classes": nested(5000)},
         {"trained_on": {"train": {"patient_digests": 3}}},
+        {"threshold": 1.0},
+        {"threshold": None},
+        {"temperature": 0.0},
         {
             "preprocessing": SPEC.preprocessing.to_dict()
             | {"stain": {"method": "reinhard", "target": {"lightness_mean": 10**400}}}
         },
     ],
-    ids=range(6),
+    ids=range(9),
 )
 def test_a_damaged_spec_is_one_sentence(damage):
     with pytest.raises(UserError, match="it is damaged: its spec is not one of a network"):
