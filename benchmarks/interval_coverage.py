@@ -93,7 +93,7 @@ def measure(cell: Cell, draws: int, seed: int, first: bool) -> dict[str, np.ndar
     """{metric: shares of the draws that are covered, have the truth below, above; the mean width;
     the share of draws that have an interval}."""
     patients, area, correlation, mix, sigma = cell
-    number = [patients, *map(lambda x: int(100 * x), (area, correlation, sigma)), MIXES.index(mix)]
+    number = [patients, *(int(100 * x) for x in (area, correlation, sigma)), MIXES.index(mix)]
     rng = np.random.default_rng([seed, *number])
     distance = math.sqrt(2) * float(norm.ppf(area))
     true = truth(distance)

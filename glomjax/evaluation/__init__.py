@@ -3,12 +3,8 @@
 from glomjax.evaluation.auroc import auroc, auroc_interval
 from glomjax.evaluation.calibration import choose_threshold, fit_temperature, predicted_classes
 from glomjax.evaluation.intervals import Interval
-from glomjax.evaluation.metrics import (
-    classification_metrics,
-    collapse_message,
-    prior_entropy,
-    probabilities,
-)
+from glomjax.evaluation.logits import probabilities
+from glomjax.evaluation.metrics import classification_metrics, collapse_message, prior_entropy
 from glomjax.evaluation.plots import plot_history
 from glomjax.evaluation.report import write_predictions, write_report
 

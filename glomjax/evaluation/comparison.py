@@ -14,8 +14,8 @@ from scipy.stats import binomtest, chi2
 
 from glomjax.errors import UserError
 from glomjax.evaluation.intervals import Interval, jackknife_interval, patient_numbers
+from glomjax.evaluation.logits import checked_labels, probabilities
 from glomjax.evaluation.measures import MEASURES, measures_without, right
-from glomjax.evaluation.metrics import checked_labels, probabilities
 
 FEW_PATIENTS = 10  # below this, intervals and tests are indicative
 

@@ -8,11 +8,12 @@ found too low a coverage there is none (`benchmarks/interval_coverage.py`).
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from scipy.special import ndtri
 
+from glomjax.errors import UserError
 from glomjax.evaluation.auroc import auroc_interval
 from glomjax.evaluation.intervals import (
     INDEPENDENT,
@@ -24,7 +25,13 @@ from glomjax.evaluation.intervals import (
     quantile,
     wilson,
 )
-from glomjax.evaluation.measures import MEASURES, measures, measures_without
+from glomjax.evaluation.measures import (
+    MEASURES,
+    average_precision,
+    class_measures,
+    measures,
+    measures_without,
+)
 from glomjax.evaluation.similarity import (
     USUAL_CORRELATION,
     USUAL_OF_ERRORS,
@@ -50,6 +57,8 @@ _JACKKNIFED: dict[str, Scale] = {
     "calibration_slope": _PLAIN,
     "calibration_intercept": _PLAIN,
 }
+# With fewer patients a jackknife covers too little.
+FEWEST_TO_LEAVE_OUT = 5
 _NONE = {"ece": "it is larger than the true one in every sample, the more the fewer the patches"}
 
 
@@ -60,6 +69,11 @@ class Estimate:
     value: float
     interval: Interval
 
+    def to_dict(self) -> dict[str, float | str | None]:
+        """JSON-ready, with None for what is not known."""
+        value = None if math.isnan(self.value) else float(self.value)
+        return {"value": value, **self.interval.to_dict()}
+
 
 def binary_estimates(
     labels: np.ndarray,
@@ -67,18 +81,24 @@ def binary_estimates(
     groups: Sequence[str] | np.ndarray | None = None,
     *,
     threshold: float = 0.5,
+    prevalence: float | None = None,
     level: float = 0.95,
     kind: str = "patient",
 ) -> dict[str, Estimate]:
-    """{metric: its value and interval}, the metrics of `MEASURES`.
+    """{metric: its value and interval}, the metrics of `MEASURES`, and PPV and NPV at a prevalence
+    where one is given.
 
     Args:
       labels: int [N], 1 for the positive class and 0 for the negative one.
       log_odds: float64 [N], of the positive class.
       groups: one patient per example [N], or None, where examples are taken for independent.
       threshold: the probability above which an example is positive.
+      prevalence: the share of positives for which PPV and NPV are also given.
       level: coverage.
       kind: what a group is, for notes.
+
+    Raises:
+      UserError: the prevalence is no share.
     """
     positive = np.asarray(labels) == 1
     patients = None if groups is None else patient_numbers(groups, len(positive))
@@ -87,17 +107,66 @@ def binary_estimates(
     values = measures(labels, log_odds[:, None], threshold)
     found = {
         "auroc": auroc_interval(labels, log_odds, groups, level=level, kind=kind),
-        "sensitivity": sample.of_class(True),
-        "specificity": sample.of_class(False),
+        **sample.of_decisions(),
         "accuracy": sample.accuracy(),
         "balanced_accuracy": sample.balanced_accuracy(),
-        "ppv": sample.share(decided, positive),
-        "npv": sample.share(~decided, ~positive),
-        "f1": sample.f1(),
+        **sample.jackknifed(_JACKKNIFED, labels, log_odds[:, None], threshold),
+        **{name: no_interval(why) for name, why in _NONE.items()},
     }
-    found |= sample.jackknifed(labels, threshold)
-    found |= {name: no_interval(why) for name, why in _NONE.items()}
-    return {name: Estimate(values[name], found[name]) for name in MEASURES}
+    estimates = {name: Estimate(values[name], found[name]) for name in MEASURES}
+    if prevalence is not None:
+        if not 0 < prevalence < 1:
+            raise UserError(f"the prevalence is {prevalence!r}; it is a share between 0 and 1")
+        estimates |= {
+            "ppv_at_prevalence": sample.predictive_value(True, prevalence),
+            "npv_at_prevalence": sample.predictive_value(False, 1 - prevalence),
+        }
+    return estimates
+
+
+def multiclass_estimates(
+    labels: np.ndarray,
+    logits: np.ndarray,
+    log_odds: np.ndarray,
+    groups: Sequence[str] | np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+    kind: str = "patient",
+) -> tuple[dict[str, Estimate], dict[int, dict[str, Estimate]]]:
+    """({metric: its value and interval}, the same of each class against the rest) of more than two
+    classes. The bounds of a macro average are the averages of the classes' bounds: it is as wide as
+    if all classes erred together.
+
+    Args:
+      labels: int [N], class indices.
+      logits, log_odds: float64 [N, C], the second of each class against the rest.
+      groups, level, kind: as of `binary_estimates`.
+    """
+    patients = None if groups is None else patient_numbers(groups, len(labels))
+    chosen = logits.argmax(axis=1)
+    by_class: dict[int, dict[str, Estimate]] = {}
+    for c in range(logits.shape[1]):
+        sample = _Sample(labels == c, log_odds[:, c], chosen == c, patients, level, kind)
+        intervals = {
+            "auroc": auroc_interval(labels == c, log_odds[:, c], groups, level=level, kind=kind),
+            "average_precision": sample.average_precision(),
+            **sample.of_decisions(),
+        }
+        values = class_measures(labels == c, log_odds[:, c], chosen == c)
+        by_class[c] = {name: Estimate(values[name], intervals[name]) for name in intervals}
+    means = measures(labels, logits)
+    whole = _Sample(chosen == labels, log_odds[:, 0], chosen == chosen, patients, level, kind)
+    found = {
+        "accuracy": whole.share(np.ones(len(labels), bool), chosen == labels),
+        "balanced_accuracy": _mean_interval([by_class[c]["sensitivity"] for c in by_class]),
+        **{
+            name: _mean_interval([by_class[c][name] for c in by_class])
+            for name in ("auroc", "average_precision", "f1")
+        },
+        **whole.jackknifed(set(_JACKKNIFED) & set(means) - {"average_precision"}, labels, logits),
+        **{name: no_interval(why) for name, why in _NONE.items()},
+    }
+    return {name: Estimate(means[name], found[name]) for name in means}, by_class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +192,16 @@ class _Sample:
         """How many there are."""
         assert self.patient is not None
         return int(self.patient.max()) + 1
+
+    def of_decisions(self) -> dict[str, Interval]:
+        """Of what is counted of one class."""
+        return {
+            "sensitivity": self.of_class(True),
+            "specificity": self.of_class(False),
+            "ppv": self.share(self.decided, self.positive),
+            "npv": self.share(~self.decided, ~self.positive),
+            "f1": self.f1(),
+        }
 
     def of_class(self, positive: bool) -> Interval:
         """Of the share of a class that is right, where the correlation is that of its scores."""
@@ -200,35 +279,88 @@ class _Sample:
         low, high = (2 * bound / (1 + bound) for bound in (interval.low, interval.high))
         return dataclasses.replace(interval, low=low, high=high)
 
-    def jackknifed(self, labels: np.ndarray, threshold: float) -> dict[str, Interval]:
-        """The metrics that have a jackknife over patients."""
-        patient = self.patient
-        parts = patient_numbers(None, len(labels)) if patient is None else patient
-        if int(parts.max()) == 0:
-            why = no_interval(f"one {self.kind} says nothing of others")
-            return dict.fromkeys(_JACKKNIFED, why)
-        whole, without = measures_without(labels, self.log_odds[:, None], parts, threshold)
-        found = {}
-        for name, (scaled, back) in _JACKKNIFED.items():
-            try:
-                value = scaled(whole[name])
-                others = np.array([scaled(value) for value in without[name].tolist()])
-            except (ValueError, ZeroDivisionError):  # at an end of its scale
-                found[name] = no_interval("it has reached the end of its scale")
-                continue
-            interval, _ = jackknife_interval(
-                value, others, np.bincount(parts), by_patient=patient is not None, level=self.level
+    def predictive_value(self, of_positive: bool, prevalence: float) -> Estimate:
+        """The PPV, or the NPV, where so large a share of patches is of that class, from the
+        intervals of the share r that is right of the class and of the share f that is taken for it
+        of the other one: its odds are those of the prevalence times r / f, and the squares of the
+        distances of their logarithms add up (Zou and Donner 2008)."""
+        own, other = self.of_class(of_positive), self.of_class(not of_positive)
+        right = (self.decided == self.positive).astype(np.float64)
+        part = self.positive == of_positive
+        if not (own.is_known and other.is_known):
+            missing = other if own.is_known else own
+            if not part.any() or part.all():
+                return Estimate(math.nan, missing)
+        r, f = float(right[part].mean()), float(1 - right[~part].mean())
+        odds = prevalence / (1 - prevalence)
+        value = odds * r / (odds * r + f) if r or f else math.nan
+        if math.isnan(value):
+            return Estimate(value, no_interval("no patch is taken for this class"))
+        if not (own.is_known and other.is_known):
+            return Estimate(value, missing)
+        # None of so many is not none at all.
+        r = float((right[part].sum() + 0.5) / (part.sum() + 1))
+        f = float(((1 - right[~part]).sum() + 0.5) / ((~part).sum() + 1))
+        taken_low, taken_high = 1 - other.high, 1 - other.low
+        middle = math.log(odds * r / f)
+
+        def distance(bound: float, rate: float) -> float:
+            return math.log(bound / rate) if bound > 0 else -math.inf
+
+        below = math.hypot(distance(own.low, r), distance(taken_high, f))
+        above = math.hypot(distance(own.high, r), distance(taken_low, f))
+        back = _LOGIT[1]
+        low, high = min(back(middle - below), value), max(back(middle + above), value)
+        return Estimate(value, dataclasses.replace(own, low=low, high=high))
+
+    def average_precision(self) -> Interval:
+        """Of the average precision of one class against the rest."""
+
+        def without(kept: np.ndarray) -> float:
+            return average_precision(self.positive[kept], self.log_odds[kept])
+
+        everything = np.ones(len(self.positive), bool)
+        parts = self._parts()
+        others = [without(parts != p) for p in range(int(parts.max()) + 1)]
+        return self._jackknife("average_precision", without(everything), np.array(others))
+
+    def jackknifed(
+        self,
+        names: Collection[str],
+        labels: np.ndarray,
+        logits: np.ndarray,
+        threshold: float = 0.5,
+    ) -> dict[str, Interval]:
+        """The metrics of these names, which have a jackknife over patients."""
+        whole, without = measures_without(labels, logits, self._parts(), threshold)
+        return {name: self._jackknife(name, whole[name], without[name]) for name in names}
+
+    def _parts(self) -> np.ndarray:
+        """int [N]: what a jackknife leaves out in turn."""
+        return patient_numbers(None, len(self.positive)) if self.patient is None else self.patient
+
+    def _jackknife(self, name: str, value: float, without: np.ndarray) -> Interval:
+        scaled, back = _JACKKNIFED[name]
+        sizes = np.bincount(self._parts())
+        if self.patient is not None and len(sizes) < FEWEST_TO_LEAVE_OUT:
+            return no_interval(
+                f"fewer than {FEWEST_TO_LEAVE_OUT} {self.kind}s, by which it would be too narrow"
             )
-            if interval.is_known:
-                interval = dataclasses.replace(
-                    interval,
-                    low=back(interval.low),
-                    high=back(interval.high),
-                    method=f"jackknife{'' if patient is None else f' by {self.kind}'}",
-                    note=self._note(Members.of(parts, int(parts.max()) + 1)),
-                )
-            found[name] = interval
-        return found
+        try:
+            middle, others = scaled(value), np.array([scaled(x) for x in without.tolist()])
+        except (ValueError, ZeroDivisionError):
+            return no_interval("with or without some patches it is at an end of its scale")
+        interval, _ = jackknife_interval(
+            middle, others, sizes, by_patient=self.patient is not None, level=self.level
+        )
+        if not interval.is_known:
+            return interval
+        return Interval(
+            back(interval.low),
+            back(interval.high),
+            f"jackknife{'' if self.patient is None else f' by {self.kind}'}",
+            INDEPENDENT if self.patient is None else few(len(sizes), self.kind),
+        )
 
     def _normal_scores(self) -> np.ndarray:
         scores = np.empty(len(self.log_odds))
@@ -258,3 +390,16 @@ class _Sample:
 
     def _note(self, members: Members) -> str:
         return INDEPENDENT if self.patient is None else few(members.patients, self.kind)
+
+
+def _mean_interval(estimates: Sequence[Estimate]) -> Interval:
+    """The averages of the bounds; none where one of them has none."""
+    intervals = [estimate.interval for estimate in estimates]
+    if missing := [interval for interval in intervals if not interval.is_known]:
+        return missing[0]
+    return Interval(
+        float(np.mean([interval.low for interval in intervals])),
+        float(np.mean([interval.high for interval in intervals])),
+        f"mean of the classes' {intervals[0].method}",
+        max((interval.note for interval in intervals), key=len),
+    )

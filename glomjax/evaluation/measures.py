@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glomjax.evaluation.metrics import probabilities
+from glomjax.evaluation.logits import probabilities
 
 # name: (what it is called in a table, the largest difference that two predictions can have).
 MEASURES: dict[str, tuple[str, float]] = {
@@ -54,31 +54,52 @@ def measures(labels: np.ndarray, logits: np.ndarray, threshold: float = 0.5) -> 
     positive = labels == 1
     p = 0.5 * (1 + np.tanh(z / 2))
     decided = z > math.log(threshold / (1 - threshold))
-    tp, fp = int((decided & positive).sum()), int((decided & ~positive).sum())
-    fn, tn = int(positive.sum()) - tp, int((~positive).sum()) - fp
-    sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
-    area, precision = _ranking(positive, z)
+    tp, fp, fn, tn = _counts(positive, decided)
+    of_class = class_measures(positive, z, decided)
     slope, intercept = _calibration(positive, z)
     return {
-        "auroc": area,
-        "average_precision": precision,
+        **of_class,
         "accuracy": _ratio(tp + tn, len(z)),
-        "balanced_accuracy": (sensitivity + specificity) / 2,
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "balanced_accuracy": (of_class["sensitivity"] + of_class["specificity"]) / 2,
         "mcc": _ratio(
             tp * tn - fp * fn,
             math.sqrt(float(tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)),
         ),
-        "ppv": _ratio(tp, tp + fp),
-        "npv": _ratio(tn, tn + fn),
         "brier": float(((p - positive) ** 2).mean()),
         "loss": float(np.logaddexp(0, np.where(positive, -z, z)).mean()),
         "calibration_slope": slope,
         "calibration_intercept": intercept,
         "ece": _calibration_error(p, positive),
     }
+
+
+def class_measures(
+    positive: np.ndarray, scores: np.ndarray, decided: np.ndarray
+) -> dict[str, float]:
+    """What is measured of one class: its AUROC and average precision, sensitivity, specificity,
+    PPV, NPV and F1.
+
+    Args:
+      positive: bool [N], whether an example is of the class.
+      scores: float64 [N].
+      decided: bool [N], whether it was taken for one of the class.
+    """
+    tp, fp, fn, tn = _counts(positive, decided)
+    area, precision = _ranking(positive, scores)
+    return {
+        "auroc": area,
+        "average_precision": precision,
+        "sensitivity": _ratio(tp, tp + fn),
+        "specificity": _ratio(tn, tn + fp),
+        "ppv": _ratio(tp, tp + fp),
+        "npv": _ratio(tn, tn + fn),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+    }
+
+
+def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
+    """The area below the steps of the precision-recall curve; NaN without positives."""
+    return _ranking(positive, scores)[1]
 
 
 def measures_without(
@@ -110,6 +131,12 @@ def right(labels: np.ndarray, logits: np.ndarray, threshold: float = 0.5) -> np.
         return logits.argmax(axis=1) == labels
     z = logits[:, -1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
     return (z > math.log(threshold / (1 - threshold))) == (labels == 1)
+
+
+def _counts(positive: np.ndarray, decided: np.ndarray) -> tuple[int, int, int, int]:
+    """True and false positives, false and true negatives."""
+    tp, fp = int((decided & positive).sum()), int((decided & ~positive).sum())
+    return tp, fp, int(positive.sum()) - tp, int((~positive).sum()) - fp
 
 
 def _of_many(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:

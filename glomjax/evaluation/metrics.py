@@ -1,40 +1,29 @@
-"""Metrics of a classifier from its labels and logits, in float64 NumPy.
-
-A binary model gives one logit per example (that of the positive class, `classes[1]`) or two; with
-more classes it gives one per class. Ranking always uses log-odds, never probabilities: a sigmoid
-saturates and would tie scores that differ.
-"""
+"""Metrics of a classifier from its labels and logits, in float64 NumPy."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from glomjax.errors import UserError
-from glomjax.evaluation.auroc import Interval, auroc, auroc_interval
+from glomjax.evaluation.auroc import auroc
 from glomjax.evaluation.calibration import predicted_classes
+from glomjax.evaluation.estimates import Estimate, binary_estimates, multiclass_estimates
+from glomjax.evaluation.logits import (
+    checked_labels,
+    checked_logits,
+    log_odds_of,
+    probabilities,
+    refuse_probabilities,
+)
 
+LEVEL = 0.95  # of intervals
 # What counts as collapsed: see `_collapsed_reason`.
 _EQUAL_PROBABILITIES = 1e-2  # standard deviation
 _AT_PRIOR_ENTROPY = 0.985  # share of the entropy: 0.01 below ln 2 for balanced classes
-
-
-def probabilities(logits: ArrayLike) -> np.ndarray:
-    """Class probabilities, float64 [N, C], of logits [N, K].
-
-    K = 1 is the logit of the positive class and gives two columns (1 - p, p); K > 1 is a softmax.
-
-    Raises:
-      UserError: a logit is NaN or infinite, or there is no example.
-    """
-    z = _checked_logits(logits)
-    if z.shape[1] == 1:
-        z = np.concatenate([np.zeros_like(z), z], axis=1)  # the sigmoid is a softmax over (0, z)
-    exponentials = np.exp(z - z.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def classification_metrics(
@@ -44,6 +33,8 @@ def classification_metrics(
     groups: Sequence[str] | np.ndarray | None = None,
     *,
     threshold: float = 0.5,
+    prevalence: float | None = None,
+    kind: str = "patient",
 ) -> dict[str, Any]:
     """Every number of a test report, as plain Python values.
 
@@ -54,8 +45,10 @@ def classification_metrics(
         both sides of 0.5, which as logits would call every example positive. A network whose logits
         do lie so gives the two columns (0, logit), which mean the same.
       classes: class names; for two classes (negative, positive).
-      groups: one patient name per example [N], or None; see `auroc_interval`.
+      groups: one patient name per example [N], or None, where examples are taken for independent.
       threshold: of two classes, the probability above which an example is positive.
+      prevalence: of two classes, the share of positives for which PPV and NPV are also given.
+      kind: what a group is ("patient", "slide", ...), for methods and notes.
 
     Returns:
       `n`, `classes`, `loss` (mean cross-entropy, nats), `accuracy` (most probable class; of two
@@ -63,16 +56,23 @@ def classification_metrics(
       `level`, `method`, `note`, and `patients` with groups), `confusion_matrix` (rows true, columns
       predicted), `class_prior` and `prior_entropy` (nats) of these labels, `prediction_spread`
       (largest standard deviation of a class's probability), `collapsed`, `collapsed_reason`; for
-      two classes also `positive_class`, `sensitivity` and `specificity`. With more classes `auroc`
-      is the macro average of one class against the rest, without an interval. What is undefined
+      two classes also `positive_class`, `sensitivity` and `specificity`. What is undefined there
       (an AUROC with a class absent, the sensitivity without positives) is NaN.
+
+      `estimates` is {metric: `value`, `low`, `high`, `method`, `note`}, the metrics those of
+      `MEASURES`, with 95% intervals, and None for what is undefined or has no interval; `note` says
+      why, or what its reader should know. With a prevalence, `ppv_at_prevalence` and
+      `npv_at_prevalence` are among them. With more than two classes they are macro averages of one
+      class against the rest, and `estimates_by_class` has those of each class.
 
     Raises:
       UserError: a logit is not finite, there are probabilities in place of logits, or labels,
         logits, classes and groups do not fit together.
     """
-    _refuse_probabilities(_checked_logits(logits))
-    return metrics_of_network(labels, logits, classes, groups, threshold=threshold)
+    refuse_probabilities(checked_logits(logits))
+    return metrics_of_network(
+        labels, logits, classes, groups, threshold=threshold, prevalence=prevalence, kind=kind
+    )
 
 
 def metrics_of_network(
@@ -82,12 +82,19 @@ def metrics_of_network(
     groups: Sequence[str] | np.ndarray | None = None,
     *,
     threshold: float = 0.5,
+    prevalence: float | None = None,
+    kind: str = "patient",
+    intervals: bool = True,
 ) -> dict[str, Any]:
     """`classification_metrics` of what a network has just given, and so of logits, whatever their
-    values: a run must not end over an epoch in which they happen to look like probabilities."""
+    values: a run must not end over an epoch in which they happen to look like probabilities.
+
+    Args:
+      intervals: False leaves out all that takes time, `auroc_interval` and `estimates`.
+    """
     predicted = probabilities(logits)  # [N, C]
     targets = checked_labels(labels, predicted, classes)
-    log_odds = _log_odds(np.asarray(logits, dtype=np.float64))  # [N, C]
+    log_odds = log_odds_of(np.asarray(logits, dtype=np.float64))  # [N, C]
     n, class_count = predicted.shape
     if groups is not None and np.shape(groups) != (n,):
         raise UserError(
@@ -97,13 +104,7 @@ def metrics_of_network(
     confusion = np.zeros((class_count, class_count), dtype=np.int64)
     np.add.at(confusion, (targets, predicted_classes(logits, threshold)), 1)
     prior = confusion.sum(axis=1) / n
-    level = 0.95
-    if class_count == 2:
-        area = auroc(targets, log_odds[:, 1])
-        interval = auroc_interval(targets, log_odds[:, 1], groups, level=level)
-    else:
-        area = float(np.mean([auroc(targets == c, log_odds[:, c]) for c in range(class_count)]))
-        interval = Interval(math.nan, math.nan, "none", "no interval for more than two classes")
+    areas = [auroc(targets == c, log_odds[:, c]) for c in range(class_count)]
 
     metrics: dict[str, Any] = {
         "n": n,
@@ -111,15 +112,12 @@ def metrics_of_network(
         # -log p of the true class, from its log-odds: exact where p rounds to 0 or 1
         "loss": float(np.logaddexp(0.0, -log_odds[np.arange(n), targets]).mean()),
         "accuracy": float(np.trace(confusion) / n),
-        "auroc": area,
-        "auroc_interval": {**dataclasses.asdict(interval), "level": level},
+        "auroc": areas[1] if class_count == 2 else float(np.mean(areas)),
         "confusion_matrix": confusion.tolist(),
         "class_prior": {str(name): float(p) for name, p in zip(classes, prior, strict=True)},
         "prior_entropy": prior_entropy(targets),
         "prediction_spread": float(predicted.std(axis=0).max()),
     }
-    if groups is not None:
-        metrics["auroc_interval"]["patients"] = len(set(groups))
     if class_count == 2:
         (tn, fp), (fn, tp) = metrics["confusion_matrix"]
         metrics["positive_class"] = str(classes[1])
@@ -127,6 +125,41 @@ def metrics_of_network(
         metrics["specificity"] = tn / (tn + fp) if tn + fp else math.nan
     metrics["collapsed_reason"] = _collapsed_reason(metrics)
     metrics["collapsed"] = bool(metrics["collapsed_reason"])
+    if intervals:
+        options = {"threshold": threshold, "prevalence": prevalence, "kind": kind}
+        metrics |= _with_intervals(targets, logits, metrics["classes"], groups, options)
+    return metrics
+
+
+def _with_intervals(
+    targets: np.ndarray,
+    logits: ArrayLike,
+    classes: Sequence[str],
+    groups: Sequence[str] | np.ndarray | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """`auroc_interval` and `estimates` as `classification_metrics` gives them."""
+    z = np.asarray(logits, dtype=np.float64)
+    if len(classes) == 2:
+        log_odds = log_odds_of(z)[:, 1]
+        found = binary_estimates(targets, log_odds, groups, level=LEVEL, **options)
+        by_class: dict[int, dict[str, Estimate]] = {}
+    else:
+        found, by_class = multiclass_estimates(
+            targets, z, log_odds_of(z), groups, level=LEVEL, kind=options["kind"]
+        )
+    interval = dataclasses.asdict(found["auroc"].interval) | {"level": LEVEL}
+    if groups is not None:
+        interval["patients"] = len(set(groups))
+    metrics: dict[str, Any] = {
+        "auroc_interval": interval,
+        "estimates": {name: estimate.to_dict() for name, estimate in found.items()},
+    }
+    if by_class:
+        metrics["estimates_by_class"] = {
+            classes[c]: {name: estimate.to_dict() for name, estimate in part.items()}
+            for c, part in by_class.items()
+        }
     return metrics
 
 
@@ -165,82 +198,3 @@ def _collapsed_reason(metrics: dict[str, Any]) -> str:
         f"{spread:.2g}) and the loss, {loss:.4f}, is not clearly below the entropy of the class "
         f"prior, {entropy:.4f}"
     )
-
-
-def _log_odds(logits: np.ndarray) -> np.ndarray:
-    """log(p / (1 - p)) of every class, [N, C], without computing p."""
-    if logits.shape[1] == 1:
-        return np.concatenate([-logits, logits], axis=1)
-    rest = [
-        np.logaddexp.reduce(np.delete(logits, c, axis=1), axis=1) for c in range(logits.shape[1])
-    ]
-    return logits - np.stack(rest, axis=1)
-
-
-def _refuse_probabilities(z: np.ndarray) -> None:
-    """Raises UserError where float64 [N, K] are probabilities as far as can be told."""
-    if z.min() < 0 or z.max() > 1:
-        return
-    if z.shape[1] == 1:
-        if z.min() < 0.5 < z.max():
-            raise UserError(
-                "logits lie between 0 and 1 on both sides of 0.5, as probabilities do; give the "
-                "logits before the sigmoid, or, if these are logits, both columns (0, logit)"
-            )
-    elif (abs(z.sum(axis=1) - 1) < 1e-3).all():
-        raise UserError(
-            "logits lie between 0 and 1 and each row sums to 1, as probabilities do; give the "
-            "logits before the softmax"
-        )
-
-
-def _checked_logits(logits: ArrayLike) -> np.ndarray:
-    try:
-        if np.iscomplexobj(logits):
-            raise ValueError("they are complex")
-        z = np.asarray(logits, dtype=np.float64)
-    except (TypeError, ValueError) as error:  # texts, or rows of several lengths
-        raise UserError(
-            f"logits are no array of numbers ({error}); give float [examples, logits]"
-        ) from error
-    if z.ndim != 2 or 0 in z.shape:
-        raise UserError(f"logits have shape {z.shape}; give [examples, logits], at least one each")
-    bad = int((~np.isfinite(z)).any(axis=1).sum())
-    if bad:
-        raise UserError(
-            f"{bad} of {len(z)} predictions are not finite (NaN or infinite logits), so no metric "
-            "is given; train with a lower learning rate or check the weights and the images"
-        )
-    return z
-
-
-def checked_labels(labels: ArrayLike, predicted: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Labels as int64 [N], the indices of `classes`, for predictions [N, C].
-
-    Raises:
-      UserError: they are of another kind, or do not fit the predictions or the classes.
-    """
-    n, class_count = predicted.shape
-    # A set has no order.
-    if not isinstance(classes, (Sequence, np.ndarray)) or isinstance(classes, str):
-        raise UserError(f"classes is {classes!r}; it is a name for each class, negative first")
-    if len(classes) != class_count:
-        raise UserError(
-            f"the model predicts {class_count} classes but {len(classes)} are named "
-            f"({', '.join(map(str, classes))}); give one name per class"
-        )
-    try:
-        targets = np.asarray(labels)
-    except ValueError as error:  # rows of several lengths
-        raise UserError(f"labels are no array ({error}); give one number each") from error
-    if targets.shape != (n,):
-        raise UserError(f"labels have shape {targets.shape} for {n} predictions; give one each")
-    wanted = (
-        f"they must be whole numbers from 0 to {class_count - 1}, the indices of "
-        f"{', '.join(map(str, classes))}"
-    )
-    if targets.dtype.kind not in "biuf":
-        raise UserError(f"labels are of {targets.dtype}, such as {targets.tolist()[0]!r}; {wanted}")
-    if not np.isin(targets, np.arange(class_count)).all():
-        raise UserError(f"labels run from {targets.min()} to {targets.max()}; {wanted}")
-    return targets.astype(np.int64)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from glomjax.errors import UserError
 from glomjax.evaluation.calibration import predicted_classes
-from glomjax.evaluation.metrics import checked_labels, probabilities
+from glomjax.evaluation.logits import checked_labels, probabilities
 from glomjax.files import csv_text, jsonable, write_file
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri, owens_t
 
 # The correlation of scores that is assumed before any is seen, and for how many degrees of freedom
-# it counts, in the estimate and in Student's quantile: chosen on the cells of `benchmarks/interval_coverage.py`, as those by which no metric
-# covers too little there.
+# it counts, in the estimate and in Student's quantile: chosen on the cells of
+# `benchmarks/interval_coverage.py`, as those by which no metric covers too little there.
 USUAL_CORRELATION, USUAL_WEIGHT = 0.4, 2.0
 # The same of what is right or wrong, whose correlation is always smaller.
 USUAL_OF_ERRORS = 0.2

@@ -24,7 +24,7 @@ from glomjax.evaluation.calibration import (
     predicted_classes,
     probability_text,
 )
-from glomjax.evaluation.metrics import probabilities
+from glomjax.evaluation.logits import probabilities
 from glomjax.files import cache_dir
 from glomjax.inference.images import (
     PreparedImage,
