@@ -15,6 +15,7 @@ from glomjax.training.config import RunConfig
 from glomjax.training.run_folder import RunFolder
 from glomjax.training.sharding import Placement
 from glomjax.training.state import Position, TrainState
+from glomjax.training.steps import WARMED_UP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,11 @@ class SavedRun:
         state.stopping.load_state_dict(self.metadata["early_stopping"])
         state.plateau.load_state_dict(self.metadata["plateau"])
         fresh, structure = jax.tree.flatten(state.opt_state)
-        leaves = [placement.put(self.arrays[f"optimizer/{i}"]) for i in range(len(fresh))]
+        arrays = self.arrays
+        if state.averages and f"optimizer/{len(fresh) - 1}" not in arrays:
+            # An earlier version averaged without a warm-up and counted no steps for it.
+            arrays = {**arrays, f"optimizer/{len(fresh) - 1}": np.int32(WARMED_UP)}
+        leaves = [placement.put(arrays[f"optimizer/{i}"]) for i in range(len(fresh))]
         state.opt_state = jax.tree.unflatten(structure, leaves)
         state.sums = placement.put({name: self.arrays[f"sums/{name}"] for name in state.sums})
 

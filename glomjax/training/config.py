@@ -272,7 +272,7 @@ class RunConfig:
         within=_BATCH,
     )
     ema_decay: float = _field(
-        0.0, "evaluate and keep a moving average of the weights; 0: none", within=_SHARE
+        0.0, "of a moving average of the weights, evaluated and kept; 0: none", within=_SHARE
     )
     label_smoothing: float = _field(
         0.0, "share taken from the true class and spread over all", within=_SHARE

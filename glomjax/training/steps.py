@@ -17,6 +17,7 @@ from glomjax.preprocessing.preprocessing import Preprocessing
 
 Params = Mapping[str, jax.Array | np.ndarray]
 AUXILIARY_WEIGHT = 0.3  # of each auxiliary loss (Szegedy et al. 2015, section 5)
+WARMED_UP = 2**30  # steps, after which the warm-up of a moving average limits no decay
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -60,15 +61,17 @@ def zero_sums() -> dict[str, np.ndarray]:
 def init_state(
     optimizer: optax.GradientTransformation, trainable: Params, *, ema_decay: float = 0.0
 ) -> Any:
-    """The optimizer's state as `make_train_step` takes it: with `ema_decay`, a pair of the
-    optimizer's own and {path: moving average}, which starts at the parameters."""
+    """The optimizer's state as `make_train_step` takes it: with `ema_decay`, a tuple of the
+    optimizer's own, {path: moving average}, which starts at the parameters, and the number of
+    steps by which the average warms up, int32."""
 
     def state_of(trainable: Params) -> Any:
         state = optimizer.init(trainable)
         if not ema_decay:
             return state
         # Copies, since the step gives away the buffers of both.
-        return state, {path: jnp.array(value, copy=True) for path, value in trainable.items()}
+        average = {path: jnp.array(value, copy=True) for path, value in trainable.items()}
+        return state, average, jnp.zeros((), jnp.int32)
 
     return run_once(state_of, trainable)
 
@@ -116,8 +119,10 @@ def make_train_step(
         over examples, as in Keras.
       accumulation_steps: the batch goes through the network in so many parts, one after another,
         and the gradient is that of the whole.
-      ema_decay: of a moving average of the parameters after each step; 0 keeps none. See
-        `init_state`.
+      ema_decay: of a moving average of the parameters after each step; 0 keeps none. After step
+        t, from 1, the decay is min(ema_decay, (1 + t) / (10 + t)), as in TensorFlow's
+        `ExponentialMovingAverage` with `num_updates`: the average of a short run would be mostly
+        its initial values otherwise. See `init_state`.
       constrain: puts a tree of arrays where it belongs on a mesh.
     """
     rates, decays = rates or {}, decays or {}
@@ -183,7 +188,7 @@ def make_train_step(
             start = (zero, (zero, zero)), jax.tree.map(jnp.zeros_like, trainable)
             parts = jnp.arange(accumulation_steps), jax.tree.map(divided, batch)
             ((total, metrics), grads), _ = jax.lax.scan(accumulate, start, parts)
-        inner, average = opt_state if ema_decay else (opt_state, {})
+        inner, average, steps = opt_state if ema_decay else (opt_state, {}, 0)
         updates, inner = optimizer.update(grads, inner, trainable)
         updates = {
             path: -learning_rate
@@ -192,9 +197,10 @@ def make_train_step(
             for path, direction in updates.items()
         }
         trainable = optax.apply_updates(trainable, updates)
+        steps = steps + 1
+        share = jnp.maximum(1.0 - ema_decay, 9.0 / (10.0 + steps))  # 1 - (1 + t) / (10 + t)
         average = {
-            path: value + (1.0 - ema_decay) * (trainable[path] - value)
-            for path, value in average.items()
+            path: value + share * (trainable[path] - value) for path, value in average.items()
         }
         new = {
             "loss": metrics[0],
@@ -208,6 +214,6 @@ def make_train_step(
             "first_bad": jnp.where(good, sums["first_bad"], sums["steps"]),
             "request": request,
         }
-        return constrain((trainable, (inner, average) if ema_decay else inner, sums))
+        return constrain((trainable, (inner, average, steps) if ema_decay else inner, sums))
 
     return jax.jit(step, donate_argnums=(0, 2), compiler_options=compile_options())

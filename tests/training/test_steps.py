@@ -18,6 +18,7 @@ from glomjax.ops.compilation import compile_now
 from glomjax.preprocessing.preprocessing import IMAGENET
 from glomjax.training import default_config
 from glomjax.training.optimizers import make_optimizer
+from glomjax.training.parameter_groups import carry_over
 from glomjax.training.steps import cross_entropy, init_state, make_train_step, zero_sums
 
 SIZES = {"depths": (1,), "embed_dims": (8,), "num_heads": (1,), "dropout_rate": 0.5}
@@ -226,7 +227,8 @@ def test_a_batch_in_parts_is_one_step_with_other_noise_in_each_part(network):
 def test_the_moving_average_follows_its_recursion_and_touches_no_step(network):
     graphdef, params = network
     head, rest = head_of(params)
-    adam, decay = optax.scale_by_adam(), 0.75
+    # The warm-up has 2/11 and 3/12 first, and this from the third step on.
+    adam, decay = optax.scale_by_adam(), 0.27
     batch = BATCH | {"image": RNG.standard_normal((4, 8)).astype(np.float32)}
     expected = head
     runs = {}
@@ -240,14 +242,21 @@ def test_the_moving_average_follows_its_recursion_and_touches_no_step(network):
             key = jax.random.key(number)
             trainable, state, sums = step(trainable, rest, state, sums, batch, RATE, key)
             if ema_decay:
+                now = (2 / 11, 3 / 12, decay, decay)[number]
                 expected = {
-                    path: decay * value + (1 - decay) * np.asarray(trainable[path])
+                    path: now * value + (1 - now) * np.asarray(trainable[path])
                     for path, value in expected.items()
                 }
                 for path, value in expected.items():
                     np.testing.assert_allclose(state[1][path], value, rtol=1e-5, atol=1e-7)
         runs[ema_decay] = jax.device_get(trainable)
     assert state[1].keys() == head.keys()  # nothing for what is frozen
+    # What thaws has been constant until now: its average goes on with that of the others.
+    thawed = carry_over(jax.device_get(state), init_state(adam, params, ema_decay=decay))
+    assert (int(thawed[2]), thawed[2].dtype) == (4, np.int32)
+    assert thawed[1].keys() == params.keys()
+    for path, value in params.items():
+        np.testing.assert_array_equal(thawed[1][path], state[1].get(path, value))
     for path, value in runs[0.0].items():
         np.testing.assert_array_equal(runs[decay][path], value)
         assert np.abs(state[1][path] - value).max() > 1e-3
