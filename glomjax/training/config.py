@@ -259,7 +259,7 @@ class RunConfig:
     )
     optimizer: str = _field("adam", "adamw with weight_decay, sgd with momentum", OPTIMIZERS)
     momentum: float = _field(0.9, "of the optimizer sgd", within=_SHARE)
-    schedule: str = _field("plateau", "cosine falls to 0 over num_epochs", SCHEDULES)
+    schedule: str = _field("plateau", "cosine falls to 0 over num_epochs, so set these", SCHEDULES)
     warmup_epochs: int = _field(
         0, "in which the learning rate rises from 0", within=Range(0, MOST_EPOCHS)
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import optax
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, assignment
 from glomjax.training import parameter_groups
 from glomjax.training.config import RunConfig
 
@@ -15,9 +15,10 @@ def make_optimizer(config: RunConfig, groups: Mapping[str, int]) -> optax.Gradie
     """The direction of a run's steps, each thaw group with a state of its own.
 
     Adam has Keras' epsilon, 1e-7. Keras adds it before bias correction and optax after it, which
-    differs visibly only for gradients below about 1e-6. AdamW is Adam, since the step itself takes
-    off the weight decay; SGD keeps Keras' and PyTorch's momentum. `clip_norm` bounds the
-    norm of the whole gradient.
+    makes a step longer by (|g| + 1e-7 / sqrt(1 - 0.999**t)) / (|g| + 1e-7) at step t of a constant
+    gradient g: for 1e-5 by 30% in the first step, 9% in the tenth and 2% in the hundredth, for
+    1e-4 by 3% in the first. AdamW is Adam, since the step itself takes off the weight decay; SGD
+    keeps Keras' and PyTorch's momentum. `clip_norm` bounds the norm of the whole gradient.
     """
     if config.optimizer == "sgd":
         direction = optax.trace(decay=config.momentum)
@@ -46,6 +47,24 @@ def learning_rate(config: RunConfig, base: float, step: int, steps_per_epoch: in
     total = config.num_epochs * steps_per_epoch
     share = (step - warmup) / max(total - warmup, 1)
     return np.float32(base * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0))))
+
+
+def check_cosine(config: RunConfig) -> str:
+    """A sentence on a cosine that early stopping leaves no time to fall, "" where there is none.
+
+    It has hardly fallen where it has lost less than a tenth when ten times as many epochs as the
+    patience are over. Few runs take as long as that without having reached their best.
+    """
+    epochs = config.warmup_epochs + 10 * config.early_stopping.patience
+    left = float(learning_rate(config, 1.0, epochs, 1))
+    if config.schedule != "cosine" or left <= 0.9:
+        return ""
+    return (
+        f"The schedule cosine falls over all of num_epochs, {config.num_epochs}, and early "
+        f"stopping (patience {config.early_stopping.patience}) ends most runs long before: after "
+        f"{epochs} epochs the learning rate is still {left:.1%} of its first value, as good as "
+        f"constant; set {assignment('num_epochs')} to the number of epochs that the run is to have."
+    )
 
 
 def class_weights(text: str, labels: np.ndarray, classes: int) -> tuple[float, ...]:

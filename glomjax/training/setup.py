@@ -32,7 +32,7 @@ from glomjax.training.checkpointing import RunCheckpoints, SavedRun, restore_run
 from glomjax.training.config import MONITORS, DataConfig, RunConfig
 from glomjax.training.config_checks import check_values
 from glomjax.training.initial_weights import load_initial, read_source, settle_source
-from glomjax.training.optimizers import class_weights
+from glomjax.training.optimizers import check_cosine, class_weights
 from glomjax.training.phases import Phases, RunningPhase
 from glomjax.training.progress import Terminal
 from glomjax.training.resources import check_cache, describe_disk, size_of
@@ -95,6 +95,9 @@ def prepare_run(
             f"demo data: the settings of config.demo take effect ({told}); "
             f"{assignment('demo')}.KEY changes them, and a field that is set itself comes first"
         )
+
+    if note := check_cosine(config):
+        terminal.banner(note)
 
     with native.setting(config.ops.native):
         return _prepare(requested, config, run, placement, terminal, arrays)

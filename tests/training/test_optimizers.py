@@ -8,7 +8,12 @@ import pytest
 
 from glomjax.errors import UserError
 from glomjax.training import default_config
-from glomjax.training.optimizers import class_weights, learning_rate, make_optimizer
+from glomjax.training.optimizers import (
+    check_cosine,
+    class_weights,
+    learning_rate,
+    make_optimizer,
+)
 
 RNG = np.random.default_rng(0)
 PARAMS = {
@@ -156,6 +161,39 @@ def test_a_cosine_begins_with_the_base_rate_and_ends_next_to_0(warmup):
     config = configured(schedule="cosine", warmup_epochs=warmup, num_epochs=6)
     for beyond in (total, total + 100):
         assert learning_rate(config, BASE, beyond, PER_EPOCH) == 0
+
+
+def cosine(num_epochs, patience, warmup=0, schedule="cosine"):
+    config = configured(schedule=schedule, num_epochs=num_epochs, warmup_epochs=warmup)
+    config.early_stopping.patience = patience
+    return config
+
+
+def test_a_cosine_that_has_no_time_to_fall_is_named():
+    note = check_cosine(cosine(1000, 7))
+    assert "num_epochs, 1000, and early stopping (patience 7)" in note
+    assert "after 70 epochs the learning rate is still 98.8% of its first value" in note
+    assert "\n" not in note
+    # Of 100 epochs the twentieth has 0.905 of the rate, of 95 it has 0.894.
+    assert check_cosine(cosine(100, 2))
+    assert not check_cosine(cosine(95, 2))
+    # A warm-up comes before both.
+    assert check_cosine(cosine(105, 2, warmup=5))
+    assert not check_cosine(cosine(100, 2, warmup=5))
+    assert not check_cosine(cosine(1000, 7, schedule="plateau"))
+    assert not check_cosine(cosine(30, 7))
+
+
+@pytest.mark.parametrize(
+    ("size", "step", "ratio"), [(1e-5, 1, 1.30), (1e-5, 10, 1.09), (1e-4, 1, 1.03)]
+)
+def test_adam_differs_from_keras_where_gradients_are_small_and_steps_few(size, step, ratio):
+    gradient = {path: np.full_like(value, size) for path, value in PARAMS.items()}
+    ours = directions(configured(), [gradient] * step)[-1]["head/bias"][0]
+    first, second = 1 - 0.9**step, 1 - 0.999**step
+    # Keras adds its epsilon to the root of the second moment as it is.
+    keras = size * first * (np.sqrt(second) / first) / (size * np.sqrt(second) + 1e-7)
+    assert float(ours) / keras == pytest.approx(ratio, abs=0.005)
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "constant"])

@@ -65,6 +65,16 @@ def test_the_digest_of_arrays_follows_their_pixels():
     assert load_data(config, arrays()).digest() != load_data(config, arrays(brighten)).digest()
 
 
+def test_a_run_says_first_that_its_cosine_has_no_time_to_fall(tmp_path, capsys):
+    config = default_config()
+    config.schedule = "cosine"
+    config.freeze.regime = "scratch"
+    config.data.source = str(tmp_path / "missing")
+    with pytest.raises(UserError, match="missing"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert "*** The schedule cosine falls over all of num_epochs, 1000," in capsys.readouterr().out
+
+
 def test_a_run_does_not_go_on_with_other_data(tmp_path):
     run, config = RunFolder(tmp_path / "run"), RunConfig()
     run.claim(config)
