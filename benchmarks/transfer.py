@@ -7,7 +7,9 @@ FOLDER has a `manifest.csv` with the columns path, label and patient. First the 
 trained on so many of the training patches (0: all of them; smaller sets lie within larger ones)
 from random values, and from the pretrained ones with the head alone, partly and fully thawed; each
 until it stops by itself. Prints a row per number of patches and regime: the test AUROC as mean and
-Student's 95% interval over the seeds. A study that was cut off goes on where it was.
+Student's 95% interval over the seeds, and by how much it is above that from random values, paired
+by seed, since the runs of a seed have the same patients. A study that was cut off goes on where it
+was.
 """
 
 import argparse
@@ -59,15 +61,30 @@ def main() -> None:
                 name = f"patches{count}-{regime}-seed{seed}"
                 metrics = train_and_evaluate(config, args.workdir / name)
                 results.setdefault((count, regime), []).append(metrics)
-    print("training patches  regime  test AUROC (95% over seeds)  loss  collapsed")
+    print("\n".join(tabulate(results)))
+
+
+def tabulate(results: dict[tuple[int, str], list[dict[str, Any]]]) -> list[str]:
+    """The lines of the table: {(training patches, regime): the test metrics of each seed}."""
+    lines = [
+        "training patches  regime  test AUROC (95% over seeds)  above scratch (95%, by seed)  "
+        "AUROC of each seed  loss  collapsed"
+    ]
     for (count, regime), runs in results.items():
-        mean, low, high = interval([run["auroc"] for run in runs])
-        loss = np.mean([run["loss"] for run in runs])
-        collapsed = sum(run["collapsed"] for run in runs)
-        print(
-            f"{count or 'all'}  {regime}  {mean:.3f} ({low:.3f} to {high:.3f})  {loss:.3f}  "
-            f"{collapsed} of {len(runs)}"
+        values = [run["auroc"] for run in runs]
+        scratch = [run["auroc"] for run in results[count, "scratch"]]
+        gain = [value - other for value, other in zip(values, scratch, strict=True)]
+        above = (
+            "-" if regime == "scratch" else "{:+.3f} ({:+.3f} to {:+.3f})".format(*interval(gain))
         )
+        lines.append(
+            f"{count or 'all'}  {regime}  "
+            + "{:.3f} ({:.3f} to {:.3f})".format(*interval(values))
+            + f"  {above}  {' '.join(f'{value:.3f}' for value in values)}  "
+            f"{np.mean([run['loss'] for run in runs]):.3f}  "
+            f"{sum(run['collapsed'] for run in runs)} of {len(runs)}"
+        )
+    return lines
 
 
 def network_config(size: int, regime: str) -> ConfigDict:

@@ -74,6 +74,18 @@ def test_transfer_reports_student_s_interval_over_the_seeds():
     assert interval([0.7]) == (0.7, float("-inf"), float("inf"))
 
 
+def test_transfer_compares_with_random_values_by_seed():
+    def runs(*values):
+        return [{"auroc": value, "loss": 0.5, "collapsed": value == 0.5} for value in values]
+
+    table = {(50, "scratch"): runs(0.5, 0.6, 0.8), (50, "partial"): runs(0.6, 0.7, 0.9)}
+    _, scratch, partial = script("transfer").tabulate(table)
+    assert scratch.endswith("  -  0.500 0.600 0.800  0.500  1 of 3")
+    # The seeds differ by far more than the regimes, which differ by the same in each.
+    assert "+0.100 (+0.100 to +0.100)" in partial
+    assert "0.733 (0.354 to 1.113)" in partial
+
+
 @pytest.fixture
 def compare(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
