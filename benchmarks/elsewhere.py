@@ -22,7 +22,8 @@ import numpy as np
 from real_tissue import load_config
 
 from glomjax import load_classifier
-from glomjax.evaluation import classification_metrics
+from glomjax.evaluation import auroc, classification_metrics
+from glomjax.evaluation.intervals import paired_difference
 from glomjax.files import cache_dir
 from glomjax.inference.evaluation import evaluate
 from glomjax.training import train_and_evaluate
@@ -103,17 +104,20 @@ def line(trained: str, network: str, judged: str, metrics: Mapping[str, Any], fl
 
 
 def compare(args: argparse.Namespace) -> None:
-    """The three folds from random values and from the first folder's weights, pooled."""
+    """The three folds from random values and from the first folder's weights, pooled, and the
+    difference of the pooled areas with its interval by patient."""
     print(
         "network | start | pooled loss, AUROC (95% by patient) | each fold: best epoch, loss, AUROC"
     )
     for network in NETWORKS:
+        of_starts = []
         for start in ("scratch", "finetuned"):
             runs = [
                 args.workdir / f"{network}-{args.finetune.name}-fold{fold}-{start}"
                 for fold in range(FOLDS)
             ]
             labels, logits, patients = pooled(runs)
+            of_starts.append(logits)
             found = classification_metrics(
                 labels, np.stack([np.zeros_like(logits), logits], axis=1), CLASSES, patients
             )
@@ -124,6 +128,9 @@ def compare(args: argparse.Namespace) -> None:
                 f"{network} | {start} | {found['loss']:.3f}, {found['auroc']:.3f} "
                 f"({interval['low']:.3f} to {interval['high']:.3f}) | {each}"
             )
+        scratch, finetuned = of_starts
+        gain, around = paired_difference(auroc, labels, finetuned, scratch, patients)
+        print(f"{network} | gain | {gain:+.3f} ({around.low:+.3f} to {around.high:+.3f}) in AUROC")
 
 
 def pooled(runs: Sequence[pathlib.Path]) -> tuple[np.ndarray, np.ndarray, list[str]]:

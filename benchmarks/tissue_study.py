@@ -1,4 +1,4 @@
-"""What augmentation gains on real patches, and what a split by file flatters.
+"""What augmentation gains on real patches, and what a split by file changes.
 
     python benchmarks/tissue_study.py FOLDER
 

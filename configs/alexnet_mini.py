@@ -4,8 +4,8 @@
 
 The published recipe but for two things: each channel is standardised by the training images, which
 `config.preprocessing=auto` means for this network, and the learning rate is 1e-4. With pixels
-scaled to [0, 1], or at the published 1e-3, the loss of this network stays at ln 2 on real kidney
-patches; `--config.learning_rate=1e-3` gives it back.
+scaled to [0, 1], or at the published 1e-3, the loss of this network stayed at ln 2 on the real
+kidney patches tried; `--config.learning_rate=1e-3` gives it back.
 """
 
 from glomjax.training import default_config

@@ -8,10 +8,11 @@ From random values, without pretrained weights, and so with its own learning rat
 
 At the published 1e-3 a DaViT-T that starts from random values does not hold: its loss stays at
 ln 2, as it does at 3e-4 with or without a warm-up. What learns: 3e-5, Glorot's initial values, many
-small steps, and batches of 8 with both classes in equal numbers (with plain shuffling, or at 1e-4,
-the loss hovers about ln 2 several times as long; `docs/results.md`). `config.demo`, by which the
-embedded demo data is trained where there are no weights, also takes the patches at 96 x 96: ten
-minutes on two cores are then some 800 steps, at 280 x 280 they would be 100.
+small steps, and batches of 8 that hold the classes in their shares (with plain shuffling, or at
+1e-4, the loss hovered about ln 2 several times as long, in one run of each; `docs/results.md`).
+`config.demo`, by which the embedded demo data is trained where there are no weights, also takes
+the patches at 96 x 96: ten minutes on two cores are then some 800 steps, at 280 x 280 they would be
+100.
 """
 
 from glomjax.training import default_config

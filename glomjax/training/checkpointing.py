@@ -61,7 +61,7 @@ class SavedRun:
         arrays = self.arrays
         if state.averages and f"optimizer/{len(fresh) - 1}" not in arrays:
             # An earlier version averaged without a warm-up and counted no steps for it.
-            arrays = {**arrays, f"optimizer/{len(fresh) - 1}": np.int32(WARMED_UP)}
+            arrays = {**arrays, f"optimizer/{len(fresh) - 1}": np.array(WARMED_UP, np.int32)}
         leaves = [placement.put(arrays[f"optimizer/{i}"]) for i in range(len(fresh))]
         state.opt_state = jax.tree.unflatten(structure, leaves)
         state.sums = placement.put({name: self.arrays[f"sums/{name}"] for name in state.sums})
