@@ -38,8 +38,9 @@ class Batches:
       images: the split's pixels.
       batch_size: examples in a batch.
       stratified: every batch of a shuffled epoch holds each class in about its share of the split.
-        By chance alone a batch of 8 is often 6 to 2, and then its gradient mostly shifts all logits
-        one way, which a transformer that starts from random values takes long to average out.
+        By chance alone 29% of the batches of 8 from two equal classes are 6 to 2 or more uneven,
+        and then the gradient mostly shifts all logits one way, which a transformer that starts from
+        random values seems to take long to average out.
       multiple: the rows of a batch are a multiple of this, so that devices get equal shares.
       shard: (process_index, process_count): R is so many consecutive rows of each batch, for one
         of several hosts; the default is all.
