@@ -4,12 +4,13 @@ Only the order of the scores counts: give log-odds, for probabilities that round
 scores that differ.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri
 
 from glomjax.errors import UserError
 from glomjax.evaluation.intervals import (
@@ -28,6 +29,7 @@ from glomjax.evaluation.similarity import (
     Members,
     both_below,
     correlation,
+    normal_quantile,
     normal_scores,
     shared_correlation,
 )
@@ -50,7 +52,12 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """
     positive, scores = _checked_binary(labels, scores)
     _, ranks = np.unique(scores, return_inverse=True)
-    return _weighted_auroc(positive, ranks, np.ones(len(ranks)))
+    positives = np.bincount(ranks, positive)  # at each distinct score
+    negatives = np.bincount(ranks, ~positive)
+    pairs = positives.sum() * negatives.sum()
+    if pairs == 0:
+        return math.nan
+    return float(positives @ (np.cumsum(negatives) - negatives / 2) / pairs)
 
 
 def auroc_interval(
@@ -95,11 +102,10 @@ def auroc_interval(
         patient = patient_numbers(groups, len(scores))
     if positive.all() or not positive.any():
         return no_interval("only one class is present")
-    _, ranks = np.unique(scores, return_inverse=True)
-    estimate = _weighted_auroc(positive, ranks, np.ones(len(ranks)))
-    positives, negatives = int(positive.sum()), int((~positive).sum())
+    estimate = auroc(positive, scores)
     if groups is None:
         q = quantile(level)
+        positives, negatives = int(positive.sum()), int((~positive).sum())
         variance = _delong_variance(positive, scores)
         if not variance > 0 or not 0 < estimate < 1:
             note = f"DeLong's variance is zero or undefined here; {INDEPENDENT}"
@@ -111,61 +117,119 @@ def auroc_interval(
     patients = int(patient.max()) + 1
     if patients < 2:
         return no_interval(f"one {kind} says nothing of others")
-    effect, freedom = _design(estimate, positive, scores, patient, patients)
-    low, high = newcombe(
-        estimate,
-        max(positives / effect, 1.0),
-        max(negatives / effect, 1.0),
-        quantile(level, freedom + USUAL_WEIGHT),
-    )
+    low, high = _Design.of(estimate, positive, scores, patient).bounds(level)
     with_class = min(Members.of(patient[part], patients).patients for part in (positive, ~positive))
     return Interval(low, high, f"newcombe by {kind}", few(with_class, kind))
 
 
-def _design(
-    area: float, positive: np.ndarray, scores: np.ndarray, patient: np.ndarray, patients: int
-) -> tuple[float, float]:
-    """(design effect, degrees of freedom) of an AUROC over patients.
+def patients_needed(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    groups: Sequence[str] | np.ndarray,
+    *,
+    level: float = 0.95,
+) -> dict[str, Any] | None:
+    """How much patients count, and how many more of them would help.
 
-    Of binormal scores with an area A the placement of a positive among the negatives has variance
-    Phi2(h, h, 1/2) - A^2, where Phi(h) = A; of two positives of one patient, whose scores have the
-    correlation r, the covariance is Phi2(h, h, r/2) - A^2, and of a positive and a negative, whose
-    scores have the correlation s, it is Phi2(h, h, -s/2) - A^2, which is negative: what moves both
-    changes no ranking.
+    Args:
+      labels, scores: as for `auroc`.
+      groups: one patient per example [N].
+      level: of the intervals.
+
+    Returns:
+      `patients`; `correlation`, the one assumed of two scores of one class and patient;
+      `design_effect`, how many times larger it makes the variance of the AUROC;
+      `effective_patches`, the number of independent patches that would tell as much; and
+      `expected_width`, {how many times as many patients: the width of the AUROC's interval}, for
+      1, 2, 4 and 8 times, if the further ones are like these and the AUROC stays. None where the
+      AUROC has no interval.
     """
-    members = [Members.of(patient[part], patients) for part in (positive, ~positive)]
-    everybody = Members.of(patient, patients)
-    normal = np.empty(len(scores))
-    for part in (positive, ~positive):
-        normal[part] = normal_scores(scores[part])
-    parts = [(normal[part], patient[part]) for part in (positive, ~positive)]
-    within = correlation(parts, patients, USUAL_CORRELATION, everybody.freedom)
-    shared = shared_correlation(normal, positive, patient, patients, within)
-    # An area of 1 was seen in so many patches, and is no certain one.
-    nearest = 1 - 0.5 / (min(part.total for part in members) + 1)
-    height = float(ndtri(min(max(area, 1 - area), nearest)))
-    square = float(ndtr(height)) ** 2
-    variance = both_below(height, 0.5) - square
-    alike = (both_below(height, within / 2) - square) / variance
-    opposite = (both_below(height, -shared / 2) - square) / variance
-    shares = [(1 + (part.mean_size - 1) * alike) / part.total for part in members]
-    together = float(members[0].counts @ members[1].counts)
-    together /= members[0].total * members[1].total
-    effect = (sum(shares) + 2 * together * opposite) / sum(1 / part.total for part in members)
-    freedom = sum(shares) ** 2 / sum(
-        share**2 / part.freedom for share, part in zip(shares, members, strict=True)
-    )
-    return max(effect, 1.0), min(freedom, everybody.freedom)
+    if not auroc_interval(labels, scores, groups, level=level).is_known:
+        return None
+    positive, scores = _checked_binary(labels, scores)
+    patient = patient_numbers(groups, len(scores))
+    design = _Design.of(auroc(labels, scores), positive, scores, patient)
+    widths = {}
+    for times in (1, 2, 4, 8):
+        low, high = design.bounds(level, times)
+        widths[str(times)] = high - low
+    return {
+        "patients": int(patient.max()) + 1,
+        "correlation": design.correlation,
+        "design_effect": design.effect,
+        "effective_patches": len(scores) / design.effect,
+        "expected_width": widths,
+    }
 
 
-def _weighted_auroc(positive: np.ndarray, ranks: np.ndarray, weights: np.ndarray) -> float:
-    """The AUROC with example i counted weights[i] times; NaN if a class has no weight."""
-    positives = np.bincount(ranks, weights * positive)  # weight at each distinct score
-    negatives = np.bincount(ranks, weights * ~positive)
-    pairs = positives.sum() * negatives.sum()
-    if pairs == 0:
-        return math.nan
-    return float(positives @ (np.cumsum(negatives) - negatives / 2) / pairs)
+@dataclasses.dataclass(frozen=True)
+class _Design:
+    """What patients do to the variance of an AUROC.
+
+    Attributes:
+      area, positives, negatives: of the sample.
+      correlation: of two scores of one class and patient.
+      effect: how many times as large the variance is.
+      freedom: degrees of freedom.
+    """
+
+    area: float
+    positives: int
+    negatives: int
+    correlation: float
+    effect: float
+    freedom: float
+
+    def bounds(self, level: float, times: int = 1) -> tuple[float, float]:
+        """Newcombe's interval, for so many times as many patients."""
+        q = quantile(level, (self.freedom + 1) * times - 1 + USUAL_WEIGHT)
+        m, n = (max(times * x / self.effect, 1.0) for x in (self.positives, self.negatives))
+        return newcombe(self.area, m, n, q)
+
+    @classmethod
+    def of(
+        cls, area: float, positive: np.ndarray, scores: np.ndarray, patient: np.ndarray
+    ) -> "_Design":
+        """That of a sample: an area, and of each example whether it is positive, its score and the
+        number of its patient [N].
+
+        Of binormal scores with an area A the placement of a positive among the negatives has
+        variance Phi2(h, h, 1/2) - A^2, where Phi(h) = A; of two positives of one patient, whose
+        scores have the correlation r, the covariance is Phi2(h, h, r/2) - A^2, and of a positive
+        and a negative, whose scores have the correlation s, it is Phi2(h, h, -s/2) - A^2, which is
+        negative: what moves both changes no ranking.
+        """
+        patients = int(patient.max()) + 1
+        members = [Members.of(patient[part], patients) for part in (positive, ~positive)]
+        everybody = Members.of(patient, patients)
+        normal = np.empty(len(scores))
+        for part in (positive, ~positive):
+            normal[part] = normal_scores(scores[part])
+        parts = [(normal[part], patient[part]) for part in (positive, ~positive)]
+        within = correlation(parts, patients, USUAL_CORRELATION, everybody.freedom)
+        shared = shared_correlation(normal, positive, patient, patients, within)
+        # An area of 1 was seen in so many patches, and is no certain one.
+        nearest = 1 - 0.5 / (min(part.total for part in members) + 1)
+        larger = min(max(area, 1 - area), nearest)
+        height, square = float(normal_quantile(larger)), larger**2
+        variance = both_below(height, 0.5) - square
+        alike = (both_below(height, within / 2) - square) / variance
+        opposite = (both_below(height, -shared / 2) - square) / variance
+        shares = [(1 + (part.mean_size - 1) * alike) / part.total for part in members]
+        together = float(members[0].counts @ members[1].counts)
+        together /= members[0].total * members[1].total
+        effect = (sum(shares) + 2 * together * opposite) / sum(1 / part.total for part in members)
+        freedom = sum(shares) ** 2 / sum(
+            share**2 / part.freedom for share, part in zip(shares, members, strict=True)
+        )
+        return cls(
+            area,
+            int(positive.sum()),
+            int((~positive).sum()),
+            within,
+            max(effect, 1.0),
+            min(freedom, everybody.freedom),
+        )
 
 
 def _delong_variance(positive: np.ndarray, scores: np.ndarray) -> float:

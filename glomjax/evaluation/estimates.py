@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
-from scipy.special import ndtri
 
 from glomjax.errors import UserError
 from glomjax.evaluation.auroc import auroc_interval
@@ -39,6 +38,7 @@ from glomjax.evaluation.similarity import (
     Members,
     correlation,
     correlation_of_errors,
+    normal_quantile,
     normal_scores,
     shared_correlation,
 )
@@ -47,13 +47,13 @@ from glomjax.evaluation.similarity import (
 Scale = tuple[Callable[[float], float], Callable[[float], float]]
 _LOGIT: Scale = (lambda x: math.log(x / (1 - x)), lambda y: 0.5 * (1 + math.tanh(y / 2)))
 _FISHER: Scale = (math.atanh, math.tanh)
-_ROOT: Scale = (math.sqrt, lambda y: max(y, 0.0) ** 2)
+_LOG: Scale = (math.log, lambda y: math.exp(min(y, 700.0)))
 _PLAIN: Scale = (lambda x: x, lambda y: y)
 _JACKKNIFED: dict[str, Scale] = {
     "average_precision": _LOGIT,
     "mcc": _FISHER,
-    "brier": _ROOT,
-    "loss": _ROOT,
+    "brier": _LOGIT,
+    "loss": _LOG,
     "calibration_slope": _PLAIN,
     "calibration_intercept": _PLAIN,
 }
@@ -244,7 +244,7 @@ class _Sample:
             rate = float((right[part].sum() + 0.5) / (part.sum() + 1))
             effect = 1 + (members.mean_size - 1) * correlation_of_errors(rate, alike)
             variance += members.total * rate * (1 - rate) * effect
-            density *= math.exp(-(float(ndtri(rate)) ** 2) / 2) / math.sqrt(2 * math.pi)
+            density *= math.exp(-(float(normal_quantile(rate)) ** 2) / 2) / math.sqrt(2 * math.pi)
             rates.append(rate)
             counts.append(members.counts)
         variance -= 2 * shared * density * float(counts[0] @ counts[1])

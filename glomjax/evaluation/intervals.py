@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.special import ndtri, stdtr, stdtrit
 
 from glomjax.errors import UserError
 
@@ -50,6 +49,8 @@ def checked_level(level: float) -> float:
 
 def quantile(level: float, freedom: float = math.inf) -> float:
     """Student's, of both sides; the normal one without a number of degrees of freedom."""
+    from scipy.special import ndtri, stdtrit  # here and below, since SciPy takes long to import
+
     share = (1 + level) / 2
     return float(ndtri(share) if math.isinf(freedom) else stdtrit(freedom, share))
 
@@ -173,6 +174,8 @@ def jackknife_interval(
     Returns:
       The interval, and the p value; without an interval it is NaN.
     """
+    from scipy.special import stdtr
+
     count = len(sizes)
     if math.isnan(difference):
         return no_interval("the metric is not defined here"), math.nan

@@ -207,19 +207,20 @@ def _slope(positive: np.ndarray, z: np.ndarray) -> float:
     if separated or not scale > 0:
         return math.nan
     x = (z - z.mean()) / scale
-    design = np.stack([x, np.ones_like(x)])  # [2, N]
-    line = np.zeros(2)
+    slope = height = 0.0  # from where the method converges, unlike from a steep line
     for _ in range(50):
-        p = 0.5 * (1 + np.tanh(line @ design / 2))
-        weights = p * (1 - p)
-        gradient = design @ (positive - p)
-        hessian = (design * weights) @ design.T
-        if np.linalg.det(hessian) < 1e-12:
+        p = 0.5 * (1 + np.tanh((slope * x + height) / 2))
+        weights, error = p * (1 - p), positive - p
+        weighted = weights * x
+        xx, xc, cc = float(weighted @ x), float(weighted.sum()), float(weights.sum())
+        determinant = xx * cc - xc * xc
+        if not determinant > 1e-12:
             return math.nan
-        step = np.linalg.solve(hessian, gradient)
-        line = line + step
-        if np.abs(step).max() < 1e-9:
-            return float(line[0]) / scale
+        along, up = float(error @ x), float(error.sum())
+        steps = (cc * along - xc * up) / determinant, (xx * up - xc * along) / determinant
+        slope, height = slope + steps[0], height + steps[1]
+        if max(map(abs, steps)) < 1e-9:
+            return slope / scale
     return math.nan
 
 

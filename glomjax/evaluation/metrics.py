@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from glomjax.errors import UserError
-from glomjax.evaluation.auroc import auroc
+from glomjax.evaluation.auroc import auroc, patients_needed
 from glomjax.evaluation.calibration import predicted_classes
 from glomjax.evaluation.estimates import Estimate, binary_estimates, multiclass_estimates
 from glomjax.evaluation.logits import (
@@ -62,7 +62,8 @@ def classification_metrics(
       `estimates` is {metric: `value`, `low`, `high`, `method`, `note`}, the metrics those of
       `MEASURES`, with 95% intervals, and None for what is undefined or has no interval; `note` says
       why, or what its reader should know. With a prevalence, `ppv_at_prevalence` and
-      `npv_at_prevalence` are among them. With more than two classes they are macro averages of one
+      `npv_at_prevalence` are among them. With groups and two classes, `patients_needed` is what the
+      function of that name gives. With more than two classes they are macro averages of one
       class against the rest, and `estimates_by_class` has those of each class.
 
     Raises:
@@ -155,6 +156,8 @@ def _with_intervals(
         "auroc_interval": interval,
         "estimates": {name: estimate.to_dict() for name, estimate in found.items()},
     }
+    if groups is not None and len(classes) == 2:
+        metrics["patients_needed"] = patients_needed(targets, log_odds, groups, level=LEVEL)
     if by_class:
         metrics["estimates_by_class"] = {
             classes[c]: {name: estimate.to_dict() for name, estimate in part.items()}

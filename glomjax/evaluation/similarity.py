@@ -9,7 +9,7 @@ one, would tell far less of it than all its scores do.
 import dataclasses
 
 import numpy as np
-from scipy.special import ndtr, ndtri, owens_t
+from numpy.typing import ArrayLike
 
 # The correlation of scores that is assumed before any is seen, and for how many degrees of freedom
 # it counts, in the estimate and in Student's quantile: chosen on the cells of
@@ -59,7 +59,14 @@ class Members:
 def normal_scores(values: np.ndarray) -> np.ndarray:
     """float64 [N]: the normal quantile of each value's rank, equal values in the middle."""
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return ndtri(((np.cumsum(counts) - counts / 2) / len(values))[which])
+    return normal_quantile(((np.cumsum(counts) - counts / 2) / len(values))[which])
+
+
+def normal_quantile(shares: ArrayLike) -> np.ndarray:
+    """float64, of any shape: below which standard normal values have these shares."""
+    from scipy.special import ndtri  # here and below, since SciPy takes long to import
+
+    return ndtri(shares)
 
 
 def correlation(
@@ -123,6 +130,8 @@ def shared_correlation(
 def both_below(height: float, correlated: float) -> float:
     """The probability that two standard normal values with this correlation are both below a
     height."""
+    from scipy.special import ndtr, owens_t
+
     slope = np.sqrt((1 - correlated) / (1 + correlated))
     return float(ndtr(height) - 2 * owens_t(height, slope))
 
@@ -130,4 +139,5 @@ def both_below(height: float, correlated: float) -> float:
 def correlation_of_errors(rate: float, correlated: float) -> float:
     """The correlation of two decisions that are right at a rate, where the scores behind them have
     this one."""
-    return max((both_below(float(ndtri(rate)), correlated) - rate**2) / (rate * (1 - rate)), 0.0)
+    height = float(normal_quantile(rate))
+    return max((both_below(height, correlated) - rate**2) / (rate * (1 - rate)), 0.0)

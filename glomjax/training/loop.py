@@ -323,7 +323,7 @@ class Trainer:
         return epoch_row(
             position,
             totals,
-            metrics_of_network(splits.validation.labels, logits, splits.classes),
+            metrics_of_network(splits.validation.labels, logits, splits.classes, intervals=False),
             learning_rate=float(self._learning_rate(position.step - 1)),
             seconds=time.monotonic() - start,
             trained=trained,

@@ -54,7 +54,7 @@ def test_auroc_is_that_of_scikit_learn_with_ties(rows):
 def test_interval_contains_the_estimate_and_stays_in_the_unit_interval(rows, grouped):
     labels, scores = (np.array(column, dtype=int) for column in zip(*rows, strict=True))
     groups = [f"p{i % 13}" for i in range(len(rows))] if grouped else None
-    interval = auroc_interval(labels, scores, groups, replicates=50)
+    interval = auroc_interval(labels, scores, groups)
     if len(set(labels)) == 1:
         assert interval.method == "none"
         assert math.isnan(interval.low)
@@ -113,10 +113,10 @@ def test_repeated_patches_of_a_patient_do_not_narrow_the_interval():
     repeated = auroc_interval(*(np.repeat(a, 10) for a in (labels, scores, patients)))
     flattered = auroc_interval(np.repeat(labels, 10), np.repeat(scores, 10))
 
-    assert repeated.method == "patient bootstrap"
-    assert (repeated.low, repeated.high) == pytest.approx((once.low, once.high), abs=1e-12)
+    assert repeated.method == "newcombe by patient"
+    assert (repeated.low, repeated.high) == pytest.approx((once.low, once.high), abs=0.02)
     width = repeated.high - repeated.low
-    assert width == pytest.approx(independent.high - independent.low, rel=0.25)
+    assert width == pytest.approx(independent.high - independent.low, rel=0.4)
     assert width > 2 * (flattered.high - flattered.low)
 
 
@@ -126,13 +126,13 @@ def test_few_patients_give_a_wide_interval_that_says_why():
     interval = auroc_interval(labels, scores, patients)
     naive = auroc_interval(labels, scores)
     assert interval.method == "newcombe by patient"
-    assert "3 patients have positives" in interval.note
+    assert interval.note == "indicative: 3 patients"
     assert interval.high - interval.low > 2 * (naive.high - naive.low)
 
 
 def test_perfect_scores_of_many_patients_still_have_a_lower_bound():
     labels = np.arange(40) % 2
-    interval = auroc_interval(labels, labels, [str(i // 2) for i in range(40)], replicates=50)
+    interval = auroc_interval(labels, labels, [str(i // 2) for i in range(40)])
     assert (interval.method, interval.high) == ("newcombe by patient", 1.0)
     assert 0.7 < interval.low < 0.95
 
@@ -177,7 +177,7 @@ def test_multiclass_auroc_is_the_macro_average_of_scikit_learn():
     p = probabilities(logits)
     assert metrics["auroc"] == pytest.approx(roc_auc_score(labels, p, multi_class="ovr"))
     assert metrics["loss"] == pytest.approx(log_loss(labels, p))
-    assert metrics["auroc_interval"]["method"] == "none"
+    assert metrics["auroc_interval"]["method"] == "mean of the classes' delong"
     assert np.sum(metrics["confusion_matrix"]) == 60
     assert "sensitivity" not in metrics
 
