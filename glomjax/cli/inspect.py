@@ -136,6 +136,8 @@ def _facts_of_classifier(spec: "NetworkSpec") -> list[tuple[str, str]]:
             known = "".join(f", {n} {what}" for what, n in groups.items() if n is not None)
             facts.append((name, f"{split.images} images{known}" if split.images else ""))
         facts.append(("regime", record.regime))
+        if record.permuted_labels:
+            facts.append(("labels", "PERMUTED: a control, whose predictions mean nothing"))
         terms = ", ".join(filter(None, [record.license, record.citation]))
         facts.append(("started from", record.initial_weights + (f" ({terms})" if terms else "")))
     return facts

@@ -71,6 +71,7 @@ class DataSplits:
       classes: class names; for two classes (negative, positive).
       notes: one sentence each, printed at the start of a run and stored with its results.
       content: a hash of the pixels, once they have been read.
+      permuted: whether the labels of train and validation are not their own; see `permute_labels`.
     """
 
     train: Examples
@@ -79,6 +80,7 @@ class DataSplits:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     content: str = ""
+    permuted: bool = False
 
     def __getitem__(self, split: str) -> Examples:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
@@ -129,11 +131,13 @@ class DataSplits:
         columns = self.train.columns
         patients = self.train.real_patients is not None
         numbers = [n for n in ("weight", "mpp") if getattr(self.train, _TABLES[n]) is not None]
-        rows = [["path", "label", "split", *(["patient"] if patients else []), *columns, *numbers]]
+        # Nobody shall take permuted labels for those of the images.
+        label = "permuted_label" if self.permuted else "label"
+        rows = [["path", label, "split", *(["patient"] if patients else []), *columns, *numbers]]
         for split in SPLITS:
             part = self[split]
-            for i, (name, label) in enumerate(zip(part.ids, part.labels, strict=True)):
-                row = [name, self.classes[label], split]
+            for i, (name, of) in enumerate(zip(part.ids, part.labels, strict=True)):
+                row = [name, self.classes[of], split]
                 row += [part.patients[i]] if patients and part.patients else []
                 row += [cells[i] for cells in part.columns.values()]
                 row += [repr(float(getattr(part, _TABLES[n])[i])) for n in numbers]

@@ -11,6 +11,7 @@ import numpy as np
 from glomjax.data.anomalies import Anomalies, find_anomalies
 from glomjax.data.duplicates import WORDS, perceptual_hash
 from glomjax.data.examples import Examples
+from glomjax.data.image_facts import ImageFacts
 from glomjax.data.threads import THREADS, map_ordered
 from glomjax.errors import UserError
 from glomjax.logs import logging_left_to_scripts
@@ -180,12 +181,14 @@ class DecodedImages:
       cache_bytes: the images that are kept have at most this size together; the others are decoded
         each time.
       measured: whether what images look like is measured when they are first decoded.
+      with_facts: whether the facts are gathered then on which negative controls are fitted.
 
     Attributes:
       sizes: int32 [N, 2], (height, width) of each image as it is stored, 0 until it was decoded.
       hashes: uint64 [N, 4], `perceptual_hash` of each image as it is stored, 0 until then.
       measures: float64 [N, K], of each image as it is stored, as `appearance.measure` gives them, 0
         where they are not `measured`.
+      facts: of each image as it is stored, or None.
       anomalies: {index: what is unusual} of the images that were decoded.
     """
 
@@ -197,12 +200,14 @@ class DecodedImages:
         preprocessing: Preprocessing = IMAGENET,
         cache_bytes: int = 0,
         measured: bool = False,
+        with_facts: bool = False,
     ):
         self.examples = examples
         self.shape = (*image_size, 3)
         self.sizes = np.zeros((len(examples), 2), np.int32)
         self.hashes = np.zeros((len(examples), WORDS), np.uint64)
         self.measures = np.zeros((len(examples), appearance.MEASURES))
+        self.facts = ImageFacts(len(examples)) if with_facts else None
         self.anomalies: dict[int, Anomalies] = {}
         self._preprocessing, self._measured = preprocessing, measured
         self._bytes = image_size[0] * image_size[1] * 3
@@ -250,12 +255,15 @@ class DecodedImages:
 
     def _decode(self, index: int) -> np.ndarray:
         name = self.examples.ids[index]
-        image = self._preprocessing.open(self.examples.read(index), name=name)
+        encoded = self.examples.read(index)
+        image = self._preprocessing.open(encoded, name=name)
         if index not in self.anomalies:
             self.anomalies[index] = find_anomalies(image)
             self.sizes[index] = image.height, image.width
             self.hashes[index] = perceptual_hash(np.asarray(image))
             if self._measured:
                 self.measures[index] = appearance.measure(appearance.thumbnail(image))
+            if self.facts is not None:
+                self.facts.add(index, image, encoded, name)
         mpp = None if self.examples.mpp is None else float(self.examples.mpp[index])
         return self._preprocessing.prepare(image, self.shape[:2], mpp)

@@ -104,6 +104,7 @@ def prepare_data(
             # Training images are read in every epoch, so they come first.
             cache_bytes=cache_bytes * (8 if split == "train" else 1) // 10,
             measured=split == "train",
+            with_facts=split != "validation",
         )
         for split in SPLITS
     }

@@ -10,6 +10,7 @@ import numpy as np
 from glomjax.data import anomalies, duplicates
 from glomjax.data.anomalies import Anomalies
 from glomjax.data.examples import SPLITS, DataSplits
+from glomjax.data.image_facts import ImageFacts
 from glomjax.data.pipeline import DecodedImages
 from glomjax.errors import UserError, assignment, first_few
 from glomjax.preprocessing import stain_normalization
@@ -31,6 +32,7 @@ class Survey:
         `appearance.measure`.
       stains: float64 [N, K] of the training images, as `stain_normalization.fit` takes them.
       anomalies: {id: what is unusual} of images in which something is.
+      facts: {split: of its images}, of the splits of which they were gathered.
     """
 
     unreadable: dict[str, str]
@@ -40,6 +42,7 @@ class Survey:
     measures: np.ndarray
     stains: np.ndarray
     anomalies: Mapping[str, Anomalies] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, ImageFacts] = dataclasses.field(default_factory=dict)
 
     def content(self) -> str:
         """A hash of all pixels."""
@@ -107,7 +110,10 @@ def survey(
         unusual |= {part.examples.ids[index]: anomaly for index, anomaly in found.items()}
         if split == "train":
             measures, stains = looks, statistics
-    return Survey(unreadable, contents, hashes, sizes, measures, stains, unusual)
+        if part.facts is not None and of > 1:
+            part.facts.add_up(total)
+    facts = {split: part.facts for split, part in images.items() if part.facts is not None}
+    return Survey(unreadable, contents, hashes, sizes, measures, stains, unusual, facts)
 
 
 def without_unreadable(splits: DataSplits, found: Survey) -> DataSplits:

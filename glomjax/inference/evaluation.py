@@ -18,6 +18,13 @@ import numpy as np
 
 import glomjax
 from glomjax.errors import UserError, argument, printable
+from glomjax.evaluation.controls import (
+    compare_with_controls,
+    control_message,
+    controls_line,
+    fit_controls_in_folds,
+)
+from glomjax.evaluation.looks import DIGEST, images_digest, looks_beside, looks_line
 from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.evaluation.report import summary_line, write_report
 from glomjax.files import write_file
@@ -127,6 +134,8 @@ def evaluate(
             "threshold_rule": classifier.threshold_rule,
         }
     metrics |= _about(classifier, data, seen, notes) | {"unlike_training": len(unlike)}
+    metrics |= _controls(data, logits, classifier.classes)
+    metrics["test_evaluations_beside"] = looks_beside(folder, metrics[DIGEST])
     report = _report(classifier, metrics, seen)
     columns = dict(examples.columns)
     if examples.mpp is not None:
@@ -191,6 +200,21 @@ def _about(
     }
 
 
+def _controls(data: LabelledData, logits: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """What negative controls reach on these images, and which they are."""
+    examples = data.examples
+    fitted, how = fit_controls_in_folds(
+        data.facts.features(), examples.labels, examples.patients, len(classes)
+    )
+    compared = compare_with_controls(examples.labels, logits, fitted, classes, examples.patients)
+    return {
+        "controls": compared,
+        "controls_fitted": how,
+        "control_message": control_message(compared),
+        DIGEST: images_digest(data.hashes),
+    }
+
+
 def _report(classifier: Classifier, metrics: Mapping[str, Any], seen: Seen) -> str:
     lines = []
     if seen:
@@ -198,6 +222,8 @@ def _report(classifier: Classifier, metrics: Mapping[str, Any], seen: Seen) -> s
             f"THE NETWORK {seen.verb.upper()} PART OF THIS DATA, and then this is no estimate for "
             f"others: {seen.describe()}."
         )
+    if message := metrics["control_message"]:
+        lines.append(message)
     networks = ", ".join(
         f"{network['architecture']} ({network['sha256'][:12]})" for network in metrics["networks"]
     )
@@ -216,6 +242,8 @@ def _report(classifier: Classifier, metrics: Mapping[str, Any], seen: Seen) -> s
     if reason := metrics["collapsed_reason"]:
         lines.append(f"note: {reason}")
     lines.append(summary_line(metrics, "result"))
+    lines.append(controls_line(metrics["controls"], metrics["controls_fitted"]))
+    lines.append(looks_line(1, metrics["test_evaluations_beside"]))
     if "sensitivity" in metrics:
         lines.append(
             f"sensitivity {metrics['sensitivity']:.3f}  specificity {metrics['specificity']:.3f} "

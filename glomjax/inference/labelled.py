@@ -10,6 +10,7 @@ from glomjax.data import anomalies
 from glomjax.data.classes import match_classes
 from glomjax.data.duplicates import content_hash, exact_duplicates
 from glomjax.data.examples import SPLITS, Examples
+from glomjax.data.image_facts import ImageFacts
 from glomjax.data.pipeline import DecodedImages
 from glomjax.data.sources import examples_of, read_source
 from glomjax.data.sources.columns import split_named
@@ -33,6 +34,7 @@ class LabelledData:
       divided: whether it is the whole of a source that has a test split.
       examples: the images that can be read, N.
       hashes: uint64 [N, 4], `perceptual_hash` of each as it is stored.
+      facts: on which negative controls are fitted.
       unreadable: how many others there are.
       notes: a sentence each on what a reader of results should know.
     """
@@ -42,6 +44,7 @@ class LabelledData:
     divided: bool
     examples: Examples
     hashes: np.ndarray
+    facts: ImageFacts
     unreadable: int
     notes: tuple[str, ...]
 
@@ -104,8 +107,10 @@ def read_labelled(
     examples, contents = examples.subset(np.flatnonzero(kept)), contents[kept]
     notes += _copies(examples, contents)
     notes += _check_spacing(specs, examples, images.sizes[kept])
+    assert images.facts is not None
+    hashes, facts = images.hashes[kept], images.facts.subset(kept)
     return LabelledData(
-        name, split, divided, examples, images.hashes[kept], len(unreadable), tuple(notes)
+        name, split, divided, examples, hashes, facts, len(unreadable), tuple(notes)
     )
 
 
@@ -152,6 +157,7 @@ def _read(
             examples,
             specs[0].image_size,
             preprocessing=dataclasses.replace(spec.preprocessing, stain=None, target_mpp=None),
+            with_facts=True,
         )
         for spec in reversed(specs)
     }

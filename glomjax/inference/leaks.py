@@ -20,6 +20,10 @@ from glomjax.pretrained.sources import PUBLISHED
 from glomjax.pretrained.spec import HASHED, NetworkSpec, TrainingRecord, digests_of
 
 KINDS = ("patient", "slide")
+PERMUTED = (
+    "The network, or the weights that it began with, were trained on permuted labels "
+    "(data.permute_labels), as a control that learns nothing of the tissue."
+)
 # Names that every hospital gives: short ones, and few digits behind a word.
 _COMMON = re.compile(r".{1,4}|\D{0,12}\d{1,4}")
 
@@ -141,7 +145,7 @@ def doubts(records: Sequence[TrainingRecord], examples: Examples) -> list[str]:
       records: of the network and of those that it comes from, at least one.
       examples: the data.
     """
-    notes = []
+    notes = [PERMUTED] if any(record.permuted_labels for record in records) else []
     if any(map(_tells_nothing, records)):
         notes.append(
             "The network, or the weights that it began with, come from an earlier glomjax or "

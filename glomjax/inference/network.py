@@ -43,6 +43,12 @@ def load_network(
         )
     if info.unfinished:
         _LOG.warning("%s predict", info.unfinished)
+    if spec.trained_on is not None and spec.trained_on.permuted_labels:
+        _LOG.warning(
+            "%s was trained on permuted labels (data.permute_labels), as a control that learns "
+            "nothing: what it predicts means nothing",
+            source,
+        )
     changes: dict[str, Any] = {}
     if device_batch is not None:
         changes["device_batch"] = device_batch

@@ -86,11 +86,11 @@ class Appearance:
         return cls(**{name: as_tuples(v) for name, v in stored.items() if name in names})
 
 
-def thumbnail(image: Image.Image) -> np.ndarray:
-    """uint8 [64, 64, 3] of an RGB image of any size, whose pixels are averaged."""
-    shrinks = min(image.size) >= _SIDE
+def thumbnail(image: Image.Image, side: int = _SIDE) -> np.ndarray:
+    """uint8 [side, side, 3] of an RGB image of any size, whose pixels are averaged."""
+    shrinks = min(image.size) >= side
     way = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    return np.asarray(image.resize((_SIDE, _SIDE), way))
+    return np.asarray(image.resize((side, side), way))
 
 
 def is_blank(pixels: np.ndarray) -> bool:

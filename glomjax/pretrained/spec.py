@@ -69,6 +69,7 @@ class TrainingRecord:
       salt: of the digests, hexadecimal; "" where neither patients nor slides are known.
       train, validation: the two splits that its weights have seen.
       regime: what trained: `freeze.regime`, and the thaws behind it.
+      permuted_labels: whether the labels were permuted, so that it has learnt nothing of tissue.
       augmentation: {effect: strength} of the training images.
       initial_weights: their published id, the checksum of their file ("sha256 ..."), "unpublished"
         where that is not known, or "none" for random values.
@@ -84,6 +85,7 @@ class TrainingRecord:
     train: SplitRecord = SplitRecord()
     validation: SplitRecord = SplitRecord()
     regime: str = ""
+    permuted_labels: bool = False
     augmentation: Mapping[str, float] = dataclasses.field(default_factory=dict)
     initial_weights: str = "none"
     license: str = ""

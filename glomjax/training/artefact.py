@@ -74,6 +74,7 @@ def record_training(
         train=records["train"],
         validation=records["validation"],
         regime=", ".join([config.freeze.regime, *config.freeze.unfreeze]),
+        permuted_labels=config.data.permute_labels,
         augmentation=dataclasses.asdict(config.augment()),
         initial_weights=source
         if source == "none"

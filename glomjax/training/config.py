@@ -158,6 +158,10 @@ class DataConfig:
     )
     allow_outside: bool = _field(False, "a manifest may list images that lie outside its folder")
     split_seed: int = _field(0, "of the random split", within=_SEEDS)
+    permute_labels: bool = _field(
+        False,
+        "train and validate on labels permuted within patients: a control that learns nothing",
+    )
     mpp: float = _field(0.0, "microns per pixel of all images; 0: the source gives it, or unknown")
     bits: int = _field(
         0, "that 16-bit images use: 8, 10, 12, 14 or 16; 0: 16, refused where one has fewer"

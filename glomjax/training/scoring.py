@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from glomjax.data.examples import DataSplits
+from glomjax.data.permuted_labels import PERMUTED_LABELS
 from glomjax.errors import assignment
 from glomjax.evaluation import (
     collapse_message,
@@ -15,6 +16,13 @@ from glomjax.evaluation import (
     write_report,
 )
 from glomjax.evaluation.calibration import Decision, fit_decision
+from glomjax.evaluation.controls import (
+    compare_with_controls,
+    control_message,
+    controls_line,
+    fit_controls,
+)
+from glomjax.evaluation.looks import DIGEST, images_digest, looks_beside, looks_line
 from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.evaluation.report import summary_line
 from glomjax.files import jsonable
@@ -146,6 +154,8 @@ def report_test(
     metrics = metrics_of_network(
         test.labels, logits, splits.classes, groups=test.patients, threshold=threshold
     )
+    metrics |= _controls(setup, logits)
+    beside = looks_beside(run.path, metrics[DIGEST])
     metrics |= {
         "split": "test",
         "temperature": decision.temperature,
@@ -154,6 +164,8 @@ def report_test(
         "patients": None if test.patients is None else len(set(test.patients)),
         "notes": notes,
         "test_evaluations": looks,
+        "test_evaluations_beside": beside,
+        "permuted_labels": splits.permuted,
         "initial_weights": config.pretrained.source,
         "test_time_augmentation": config.test_time_augmentation,
     }
@@ -179,10 +191,35 @@ def report_test(
         known = _known_of(splits, "test")
         write_report(run.path, metrics=metrics, logits=logits, threshold=threshold, **known)
     terminal.say(summary_line(metrics, "test"))
-    for message in filter(None, [collapse_message(metrics), overfitted]):
+    permuted = PERMUTED_LABELS if splits.permuted else ""
+    for message in filter(None, [permuted, collapse_message(metrics), metrics["control_message"]]):
         terminal.banner(message)
+    terminal.say(controls_line(metrics["controls"], metrics["controls_fitted"]))
+    terminal.say(looks_line(looks, beside))
+    if overfitted:
+        terminal.banner(overfitted)
     terminal.say(f"results: {run.path}")
     return jsonable(metrics)
+
+
+def _controls(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
+    """What negative controls reach on the test split, and which images it has, as in
+    `test_metrics.json`."""
+    splits, survey = setup.splits, setup.survey
+    train, test = (survey.facts[split].features() for split in ("train", "test"))
+    compared = compare_with_controls(
+        splits.test.labels,
+        logits,
+        fit_controls(train, splits.train.labels, test),
+        splits.classes,
+        splits.test.patients,
+    )
+    return {
+        "controls": compared,
+        "controls_fitted": "on the training images",
+        "control_message": control_message(compared),
+        DIGEST: images_digest(survey.hashes["test"]),
+    }
 
 
 def _known_of(splits: DataSplits, split: str) -> dict[str, Any]:

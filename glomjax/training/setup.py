@@ -12,9 +12,11 @@ import numpy as np
 from flax import nnx
 
 from glomjax.data.examples import SPLITS, DataSplits
+from glomjax.data.permuted_labels import permute_labels
 from glomjax.data.pipeline import Batches
 from glomjax.data.preparation import prepare_data
 from glomjax.data.sources import ArraySplits, load_source
+from glomjax.data.survey import Survey
 from glomjax.errors import assignment
 from glomjax.models import create_model, num_logits, params_of
 from glomjax.ops import native
@@ -51,6 +53,7 @@ class RunSetup:
       config: as it took effect.
       run, terminal, placement: where it writes, talks and computes.
       splits: the examples.
+      survey: what their images are like.
       phases, phase: what trains when, and how; the one that it begins with or goes on in.
       state: all that changes.
       checkpoints: what it writes.
@@ -61,6 +64,7 @@ class RunSetup:
     terminal: Terminal
     placement: Placement
     splits: DataSplits
+    survey: Survey
     phases: Phases
     phase: RunningPhase
     state: TrainState
@@ -267,7 +271,9 @@ def _prepare(
         parts = size_of(state.params), size_of((state.opt_state, state.sums))
         line, has_room = describe_disk(run.best.parent, sum(parts), parts[0])
         (terminal.say if has_room else terminal.banner)(line)
-    return RunSetup(config, run, terminal, placement, splits, phases, phase, state, writer)
+    return RunSetup(
+        config, run, terminal, placement, splits, prepared.survey, phases, phase, state, writer
+    )
 
 
 def _continue(
@@ -297,4 +303,5 @@ def load_splits(
 ) -> DataSplits:
     """The data set that a configuration (or a script's arrays) describes, divided."""
     source = data.source if arrays is None else arrays
-    return load_source(source, **data.source_options(), kept=kept)
+    splits = load_source(source, **data.source_options(), kept=kept)
+    return permute_labels(splits, data.split_seed) if data.permute_labels else splits

@@ -12,10 +12,10 @@ from rich.progress import Progress
 from glomjax.data.anomalies import Anomalies
 from glomjax.data.duplicates import content_hash
 from glomjax.data.examples import SPLITS, DataSplits, Examples
+from glomjax.data.image_facts import colour_densities, colour_shares, file_properties
 from glomjax.data.pipeline import DecodedImages
 from glomjax.data.survey import Survey
 from glomjax.errors import UserError
-from glomjax.preprocessing.image_files import read_file
 from glomjax.preprocessing.preprocessing import Preprocessing
 
 
@@ -202,8 +202,8 @@ def image_statistics(image: np.ndarray) -> np.ndarray:
       float64 [S]. The detail of an image of one colour is the longer of its sides.
     """
     picture = Image.fromarray(image)
-    share = np.reshape(picture.histogram(), (3, 256)) / image[..., 0].size
-    means, densities = share @ np.arange(256), share @ _DENSITY
+    shares = colour_shares(picture)
+    means, densities = shares @ np.arange(256), colour_densities(shares)
     red, green, blue = (np.ascontiguousarray(image[..., c]) for c in range(3))
     highest = np.maximum(np.maximum(red, green), blue)
     lowest = np.minimum(np.minimum(red, green), blue)
@@ -232,23 +232,3 @@ def image_statistics(image: np.ndarray) -> np.ndarray:
 
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255)
-_STANDARD_TABLE = 3689  # the sum of the luminance quantisation table of JPEG, ITU-T T.81, annex K
-
-
-def file_properties(encoded: bytes | np.ndarray) -> dict[str, str]:
-    """Format, mode and, of a JPEG, quality; none of what is no image."""
-    if isinstance(encoded, np.ndarray):
-        return {"file format": "array", "pixel mode": "RGB"}
-    try:
-        file = read_file(encoded, "")
-        image = file.open(file.frames[0])
-    except Exception:  # decoding it tells why
-        return {}
-    mode = image.mode if file.bits in (1, 8) else f"{image.mode}, {file.bits} bits"
-    found = {"file format": file.kind, "pixel mode": mode}
-    if tables := getattr(image, "quantization", None):
-        # libjpeg scales the standard table by 50 / quality below 50, by 2 - quality / 50 above.
-        scale = sum(next(iter(tables.values()))) / _STANDARD_TABLE
-        found["JPEG quality"] = str(round(50 / scale if scale > 1 else 100 - 50 * scale))
-    return found
