@@ -9,7 +9,6 @@ import numpy as np
 from glomjax.data.examples import DataSplits
 from glomjax.errors import assignment
 
-
 PERMUTED_LABELS = (
     "The network was trained on permuted labels: this is what a control reaches that can learn "
     "nothing of the tissue, and no result."

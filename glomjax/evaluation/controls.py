@@ -138,14 +138,14 @@ def control_message(compared: Mapping[str, Mapping[str, Any]]) -> str:
     difference = compared[best]["difference"]
     if difference["low"] > 0:
         return ""
+    value = difference["value"]
     spread = f"95% {difference['low']:.3f} to {difference['high']:.3f}, {difference['method']}"
     if difference["method"] == "none":
         spread = f"no interval: {difference['note']}"
-    value = difference["value"]
     return (
-        f"The network is not shown to be better than a logistic regression on {best}: its AUROC is "
-        f"{abs(value):.3f} {'lower' if value < 0 else 'higher'} than {defined[best]:.3f} (difference "
-        f"{spread})."
+        f"The network, with an AUROC of {defined[best] + value:.3f}, is not shown to be better "
+        f"than a logistic regression on {best}, with {defined[best]:.3f}: difference "
+        f"{value:+.3f} ({spread})."
     )
 
 

@@ -227,7 +227,9 @@ def _known_of(splits: DataSplits, split: str) -> dict[str, Any]:
     it."""
     part = splits[split]
     numbers = {"weight": part.weights, "mpp": part.mpp}
-    known = {name: values.tolist() for name, values in numbers.items() if values is not None}
+    known: dict[str, Any] = {n: v.tolist() for n, v in numbers.items() if v is not None}
+    if splits.permuted and split != "test":
+        known["labels"] = ["permuted"] * len(part)
     return {
         "ids": part.ids,
         "labels": part.labels,

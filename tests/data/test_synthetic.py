@@ -16,9 +16,11 @@ from sklearn.preprocessing import StandardScaler
 
 from glomjax.data import synthetic
 from glomjax.data.examples import SPLITS
+from glomjax.data.image_facts import COLOURS, FILES, THUMBNAILS, ImageFacts
 from glomjax.data.synthetic import drawing
 from glomjax.data.synthetic.drawing import draw_patch
 from glomjax.errors import UserError
+from glomjax.evaluation.controls import fit_controls
 from glomjax.files import cache_dir
 
 SMALL = {"train": (8, 2), "validation": (4, 1), "test": (4, 1)}
@@ -151,6 +153,18 @@ def test_tuft_coordinates_are_row_then_column(monkeypatch):
 )
 def test_colour_and_layout_alone_do_not_tell_the_classes(pixels, features, request):
     assert _auroc(request.getfixturevalue(pixels), globals()[f"_{features}"]) < 0.75
+
+
+def test_negative_controls_do_not_tell_the_classes(demo, demo_pixels):
+    (train, labels), (test, _) = demo_pixels
+    facts = [ImageFacts(len(images)) for images in (train, test)]
+    for part, images, split in zip(facts, (train, test), ("train", "test"), strict=True):
+        for i, image in enumerate(images):
+            part.add(i, Image.fromarray(image), demo[split].read(i), demo[split].ids[i])
+    controls = fit_controls(facts[0].features(), labels, facts[1].features())
+    assert list(controls) == [COLOURS, THUMBNAILS, FILES]
+    for logits in controls.values():
+        assert roc_auc_score(demo_pixels[1][1], logits[:, 0]) < 0.75
 
 
 @pytest.mark.parametrize("pixels", ["demo_pixels", "more_pixels"])

@@ -280,6 +280,9 @@ def assert_same_run(workdir: pathlib.Path, expected: pathlib.Path) -> None:
     )
     for name in ("loss", "accuracy", "auroc", "best_epoch", "epochs", "n"):
         assert ours[name] == pytest.approx(theirs[name], abs=1e-5), name
+    assert ours["controls"]
+    for name, control in ours["controls"].items():
+        assert control["loss"] == theirs["controls"][name]["loss"]
 
 
 def trained(notes: list[dict]) -> list[list[int]]:
