@@ -154,17 +154,19 @@ def _fit(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     features = train.shape[1]
     regression = LogisticRegression(C=_VARIANCE / features, max_iter=1000)
     model = make_pipeline(StandardScaler(), regression)
-    with warnings.catch_warnings():
+    # Products as small as these take several times as long where threads share them.
+    with warnings.catch_warnings(), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a weaker control at worst
         model.fit(train.astype(np.float64), labels)
-    parts = [
-        model.decision_function(test[start : start + _AT_ONCE].astype(np.float64))
-        for start in range(0, len(test), _AT_ONCE)
-    ]
+        parts = [
+            model.decision_function(test[start : start + _AT_ONCE].astype(np.float64))
+            for start in range(0, len(test), _AT_ONCE)
+        ]
     return np.concatenate(parts).reshape(len(test), -1)
 
 
@@ -191,6 +193,6 @@ def _area(labels: np.ndarray, ranks: np.ndarray) -> float:
             np.bincount(column[part], minlength=column.max() + 1) for part in (positive, ~positive)
         )
         pairs = int(ones.sum()) * int(zeros.sum())
-        wins = float(ones @ (np.cumsum(zeros) - zeros / 2))
+        wins = float((ones * (np.cumsum(zeros) - zeros / 2)).sum())
         areas.append(wins / pairs if pairs else math.nan)
     return float(np.mean(areas))

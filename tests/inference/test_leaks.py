@@ -142,6 +142,7 @@ PUBLISHED = TrainingRecord(initial_weights="kecam/davit_t_imagenet")
             [TrainingRecord(regime="full", train=SplitRecord(images=3, patient_digests=("a",)))],
             "knows its images as they were resized",
         ),
+        ([record([1], patients=["A"], permuted_labels=True)], "trained on permuted labels"),
     ],
 )
 def test_what_cannot_be_told_is_said(records, said):

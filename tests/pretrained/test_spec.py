@@ -74,6 +74,7 @@ FIELDS[TrainingRecord] = {
     "train": splits,
     "validation": splits,
     "regime": texts,
+    "permuted_labels": st.booleans(),
     "augmentation": st.dictionaries(texts, numbers, max_size=3),
     "initial_weights": texts,
     "license": texts,
