@@ -71,6 +71,12 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="patients, slides and sites that are spelt alike are different ones",
     )
+    parser.add_argument(
+        "--prevalence",
+        type=float,
+        metavar="SHARE",
+        help="of positives where the network is to be used: PPV and NPV are also given for it",
+    )
     add_allow_outside(parser)
 
 
@@ -88,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         exact_names=arguments.exact_names,
         allow_outside=arguments.allow_outside,
         mpp=arguments.mpp,
+        prevalence=arguments.prevalence,
         progress=sys.stderr.isatty(),
     )
     print_text(f"{evaluation.text}\nresults: {arguments.out}")

@@ -47,6 +47,31 @@ class Examples:
         """The patients, None where they are not known or slides stand in for them."""
         return self.patients if self.patient_column == "patient" else None
 
+    def clusters(self, split_by: str = "patient") -> tuple[tuple[str, ...] | None, str]:
+        """(the cluster of each example, what it is called): the patients, or, where images were
+        divided by a wider column, what that holds together; None where nothing is known.
+
+        Args:
+          split_by: the column by which images were divided, as `columns` calls it.
+        """
+        if split_by in ("patient", "slide") or split_by not in self.columns:
+            return self.patients, self.patient_column
+        wider = self.columns[split_by]
+        if self.patients is None:
+            return wider, split_by
+        # A patient in two of them links these.
+        first: dict[str, str] = {}
+        joined: dict[str, str] = {}
+
+        def root(name: str) -> str:
+            while joined.get(name, name) != name:
+                name = joined[name]
+            return name
+
+        for patient, name in zip(self.patients, wider, strict=True):
+            joined[root(name)] = root(first.setdefault(patient, name))
+        return tuple(map(root, wider)), split_by
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Examples":
         """The examples at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)

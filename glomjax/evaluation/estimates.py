@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from glomjax.errors import UserError
 from glomjax.evaluation.auroc import auroc_interval
 from glomjax.evaluation.intervals import (
     INDEPENDENT,
@@ -93,12 +92,9 @@ def binary_estimates(
       log_odds: float64 [N], of the positive class.
       groups: one patient per example [N], or None, where examples are taken for independent.
       threshold: the probability above which an example is positive.
-      prevalence: the share of positives for which PPV and NPV are also given.
+      prevalence: the share of positives, between 0 and 1, for which PPV and NPV are also given.
       level: coverage.
       kind: what a group is, for notes.
-
-    Raises:
-      UserError: the prevalence is no share.
     """
     positive = np.asarray(labels) == 1
     patients = None if groups is None else patient_numbers(groups, len(positive))
@@ -115,8 +111,6 @@ def binary_estimates(
     }
     estimates = {name: Estimate(values[name], found[name]) for name in MEASURES}
     if prevalence is not None:
-        if not 0 < prevalence < 1:
-            raise UserError(f"the prevalence is {prevalence!r}; it is a share between 0 and 1")
         estimates |= {
             "ppv_at_prevalence": sample.predictive_value(True, prevalence),
             "npv_at_prevalence": sample.predictive_value(False, 1 - prevalence),

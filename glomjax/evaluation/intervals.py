@@ -130,7 +130,7 @@ def paired_difference(
     sizes = np.bincount(patient)
     difference = measure(labels, first) - measure(labels, second)
     without = []
-    if not math.isnan(difference):
+    if not math.isnan(difference) and len(sizes) > 1:
         for left_out in range(len(sizes)):
             kept = patient != left_out
             without.append(measure(labels[kept], first[kept]) - measure(labels[kept], second[kept]))

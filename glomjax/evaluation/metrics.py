@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, argument
 from glomjax.evaluation.auroc import auroc, patients_needed
 from glomjax.evaluation.calibration import predicted_classes
 from glomjax.evaluation.estimates import Estimate, binary_estimates, multiclass_estimates
@@ -93,6 +93,7 @@ def metrics_of_network(
     Args:
       intervals: False leaves out all that takes time, `auroc_interval` and `estimates`.
     """
+    check_prevalence(prevalence, classes)
     predicted = probabilities(logits)  # [N, C]
     targets = checked_labels(labels, predicted, classes)
     log_odds = log_odds_of(np.asarray(logits, dtype=np.float64))  # [N, C]
@@ -164,6 +165,22 @@ def _with_intervals(
             for c, part in by_class.items()
         }
     return metrics
+
+
+def check_prevalence(prevalence: float | None, classes: Sequence[str]) -> None:
+    """Raises UserError where it is no share, or the classes are not two."""
+    if prevalence is None:
+        return
+    if not 0 < prevalence < 1:
+        raise UserError(
+            f"{argument('--prevalence')} is {prevalence!r}; it is a share between 0 and 1, such as "
+            "0.1"
+        )
+    if len(classes) != 2:
+        raise UserError(
+            f"{argument('--prevalence')} is of the positive one of two classes, and there are "
+            f"{len(classes)}; leave it"
+        )
 
 
 def prior_entropy(labels: ArrayLike) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from glomjax.errors import UserError
 from glomjax.evaluation.calibration import predicted_classes
 from glomjax.evaluation.logits import checked_labels, probabilities
+from glomjax.evaluation.measures import MEASURES
 from glomjax.files import csv_text, jsonable, write_file
 
 
@@ -143,7 +144,58 @@ def summary_line(metrics: Mapping[str, Any], name: str) -> str:
     spread = f"95% {interval['low']:.3f} to {interval['high']:.3f}, {interval['method']}"
     if interval["method"] == "none":
         spread = f"no interval: {interval['note']}"
+    elif interval["note"]:
+        spread += f"; {interval['note']}"
     return (
         f"{name}: loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.3f}  AUROC "
         f"{metrics['auroc']:.3f} ({spread})  n {metrics['n']}"
     )
+
+
+def decision_line(metrics: Mapping[str, Any]) -> str:
+    """Sensitivity and specificity with their intervals; "" of more than two classes."""
+    if "sensitivity" not in metrics:
+        return ""
+    parts = [
+        f"{name} {_estimate_text(metrics['estimates'][name])}"
+        for name in ("sensitivity", "specificity")
+    ]
+    return "  ".join(parts)
+
+
+def patients_line(metrics: Mapping[str, Any]) -> str:
+    """What patients do to the interval of the AUROC, and what more of them would; "" where that is
+    not known."""
+    needed = metrics.get("patients_needed")
+    if needed is None:
+        return ""
+    kind = metrics["auroc_interval"]["method"].rpartition(" ")[2]
+    now, *more = (f"{width:.2f}" for width in needed["expected_width"].values())
+    return (
+        f"{needed['patients']} {kind}s whose scores correlate by about "
+        f"{needed['correlation']:.2f}: {metrics['n']} patches tell as much as "
+        f"{needed['effective_patches']:.0f} independent ones. The interval of the AUROC is {now} "
+        f"wide; with 2, 4 and 8 times as many {kind}s it would be about {more[0]}, {more[1]} and "
+        f"{more[2]}"
+    )
+
+
+def estimates_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """A table of every metric with its interval and note."""
+    prior = ", ".join(f"{name} {share:.3f}" for name, share in metrics["class_prior"].items())
+    lines = []
+    for name, found in metrics["estimates"].items():
+        title = MEASURES[name][0] if name in MEASURES else name.replace("_", " ")
+        note = f"  {found['note']}" if found["note"] else ""
+        if name == "average_precision":
+            note += f"  (classes: {prior})"
+        lines.append(f"{title:<22}{_estimate_text(found)}{note}")
+    return lines
+
+
+def _estimate_text(found: Mapping[str, Any]) -> str:
+    if found["value"] is None:
+        return "undefined"
+    if found["low"] is None:
+        return f"{found['value']:.3f} (no interval)"
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"

@@ -25,8 +25,13 @@ from glomjax.evaluation.controls import (
     fit_controls_in_folds,
 )
 from glomjax.evaluation.looks import DIGEST, images_digest, looks_beside, looks_line
-from glomjax.evaluation.metrics import metrics_of_network
-from glomjax.evaluation.report import summary_line, write_report
+from glomjax.evaluation.metrics import check_prevalence, metrics_of_network
+from glomjax.evaluation.report import (
+    estimates_lines,
+    patients_line,
+    summary_line,
+    write_report,
+)
 from glomjax.files import write_file
 from glomjax.inference.classifier import Classifier
 from glomjax.inference.images import stream_examples
@@ -64,6 +69,7 @@ def evaluate(
     exact_names: bool = False,
     allow_outside: bool = False,
     mpp: float | None = None,
+    prevalence: float | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Predicts labelled images and writes `test_metrics.json`, `predictions.csv` and `report.txt`.
@@ -78,6 +84,8 @@ def evaluate(
       skip_unreadable: leave out images that cannot be read, and say so.
       exact_names, allow_outside: as in `load_source`.
       mpp: microns per pixel of all images, where the source does not give it.
+      prevalence: of two classes, the share of positives where the network is to be used, for which
+        PPV and NPV are also given.
       progress: show rate and time left on standard error.
 
     Raises:
@@ -85,6 +93,7 @@ def evaluate(
         classes, images that cannot be read, what the networks have seen, a spacing that is not
         theirs.
     """
+    check_prevalence(prevalence, classifier.classes)
     folder = _prepared_folder(out)
     data = read_labelled(
         classifier.specs,
@@ -127,7 +136,10 @@ def evaluate(
         classifier.classes,
         groups=examples.patients,
         threshold=classifier.threshold,
+        prevalence=prevalence,
+        kind=examples.patient_column,
     )
+    metrics["clustered_by"] = None if examples.patients is None else examples.patient_column
     if len(classifier.classes) == 2:
         metrics |= {
             "threshold": classifier.threshold,
@@ -244,9 +256,9 @@ def _report(classifier: Classifier, metrics: Mapping[str, Any], seen: Seen) -> s
     lines.append(summary_line(metrics, "result"))
     lines.append(controls_line(metrics["controls"], metrics["controls_fitted"]))
     lines.append(looks_line(1, metrics["test_evaluations_beside"]))
+    if line := patients_line(metrics):
+        lines.append(line)
+    lines += ["", *estimates_lines(metrics)]
     if "sensitivity" in metrics:
-        lines.append(
-            f"sensitivity {metrics['sensitivity']:.3f}  specificity {metrics['specificity']:.3f} "
-            f"({classifier.positive_from})"
-        )
+        lines.append(f"({classifier.positive_from})")
     return "\n".join(map(printable, lines))

@@ -7,6 +7,7 @@ import numpy as np
 
 from glomjax.data.examples import DataSplits
 from glomjax.data.permuted_labels import PERMUTED_LABELS
+from glomjax.data.sources.columns import column_name
 from glomjax.errors import assignment
 from glomjax.evaluation import (
     collapse_message,
@@ -24,7 +25,7 @@ from glomjax.evaluation.controls import (
 )
 from glomjax.evaluation.looks import DIGEST, images_digest, looks_beside, looks_line
 from glomjax.evaluation.metrics import metrics_of_network
-from glomjax.evaluation.report import summary_line
+from glomjax.evaluation.report import decision_line, patients_line, summary_line
 from glomjax.files import jsonable
 from glomjax.training.config import RunConfig
 from glomjax.training.setup import RunSetup
@@ -151,8 +152,9 @@ def report_test(
     if overfitted := overfitting(history, best_epoch):
         notes.append(overfitted)
     threshold = decision.threshold
+    clusters, kind = test.clusters(column_name(config.data.split_by))
     metrics = metrics_of_network(
-        test.labels, logits, splits.classes, groups=test.patients, threshold=threshold
+        test.labels, logits, splits.classes, clusters, threshold=threshold, kind=kind
     )
     metrics |= _controls(setup, logits)
     beside = looks_beside(run.path, metrics[DIGEST])
@@ -162,6 +164,7 @@ def report_test(
         "best_epoch": best_epoch,
         "epochs": state.position.epoch,
         "patients": None if test.patients is None else len(set(test.patients)),
+        "clustered_by": None if clusters is None else kind,
         "notes": notes,
         "test_evaluations": looks,
         "test_evaluations_beside": beside,
@@ -191,6 +194,8 @@ def report_test(
         known = _known_of(splits, "test")
         write_report(run.path, metrics=metrics, logits=logits, threshold=threshold, **known)
     terminal.say(summary_line(metrics, "test"))
+    for line in filter(None, [decision_line(metrics), patients_line(metrics)]):
+        terminal.say(line)
     permuted = PERMUTED_LABELS if splits.permuted else ""
     for message in filter(None, [permuted, collapse_message(metrics), metrics["control_message"]]):
         terminal.banner(message)
@@ -212,7 +217,7 @@ def _controls(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
         logits,
         fit_controls(train, splits.train.labels, test),
         splits.classes,
-        splits.test.patients,
+        splits.test.clusters(column_name(setup.config.data.split_by))[0],
     )
     return {
         "controls": compared,
