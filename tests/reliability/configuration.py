@@ -128,6 +128,11 @@ CASES = [
     Case("a negative warm-up", fields(warmup_epochs=-1)),
     Case("accumulation over 0 parts", fields(accumulation_steps=0)),
     Case("class weights with another separator", fields(class_weights="1;2")),
+    Case("a rule of the threshold that does not exist", fields(decision__threshold="best")),
+    Case(
+        "a threshold at a stated sensitivity in percent",
+        fields(decision__threshold="sensitivity=95"),
+    ),
     Case("a layer decay above 1", fields(layer_decay=1.5)),
     Case("a rule that is no pair", fields(learning_rate_rules=("head",))),
     Case("a rule that is no regular expression", fields(learning_rate_rules=(("(", 1.0),))),

@@ -429,6 +429,7 @@ CASES = [
     Case("a run whose splits.csv is another table", going_on(empty("splits.csv", b"a,b\n1,2\n"))),
     Case("no trained network", classify(None)),
     Case("an empty list of trained networks", classify([])),
+    Case("a threshold of 1", classify(OLD / "finished", threshold=1.0)),
     Case("a number in a list of trained networks", classify([3])),
     Case("a trained network that is not there", classify("runs/davit")),
     Case("published weights as a trained network", classify(copied(TIMM))),
