@@ -53,7 +53,9 @@ def fit_decision(
     number, threshold = 1.0, 0.5
     if temperature:
         number = fit_temperature(y, logits)
-        notes.append(f"The logits are divided by {number:.4g}, the temperature of the validation.")
+        notes.append(
+            f"The logits are divided by {number:.4g}, the temperature that fits the validation."
+        )
         if min(number / _TEMPERATURES[0], _TEMPERATURES[1] / number) < 1.001:
             notes[-1] += (
                 " That is as far as it goes: the validation has too few errors, or nothing but "

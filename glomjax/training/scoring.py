@@ -124,8 +124,9 @@ def choose_decision(setup: RunSetup, validation_logits: np.ndarray) -> Decision:
     decision = fit_decision(
         labels, validation_logits, rules.threshold, temperature=rules.temperature
     )
+    chosen = decision.rule == rules.threshold
     for note in decision.notes:
-        setup.terminal.say(note)
+        (setup.terminal.say if chosen else setup.terminal.banner)(note)
     return decision
 
 
