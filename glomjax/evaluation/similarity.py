@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 # `benchmarks/interval_coverage.py`, as those by which no metric covers too little there.
 USUAL_CORRELATION, USUAL_WEIGHT = 0.4, 2.0
 # The same of what is right or wrong, whose correlation is always smaller.
-USUAL_OF_ERRORS = 0.2
+USUAL_OF_ERRORS = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
