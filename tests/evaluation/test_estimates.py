@@ -229,11 +229,10 @@ def test_more_patients_are_expected_to_narrow_the_interval():
 
 
 def test_coverage_is_measured():
-    command = [sys.executable, COVERAGE, "--draws=3", "--patients", "5", "--jobs=2", "--first"]
+    command = [sys.executable, COVERAGE, "--draws=2", "--patients", "4", "--jobs=2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = {line[9:32].strip(): line[32:].split() for line in done.stdout.splitlines()[1:-1]}
     assert float(rows["auroc"][1]) > 0.9
-    assert float(rows["auroc, first version"][1]) < 0.97
     assert rows["ece"] == ["none"]
     assert float(done.stdout.splitlines()[-1].split()[-1]) < 0.1
