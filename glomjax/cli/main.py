@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from glomjax import __version__
-from glomjax.cli import check_data, convert, evaluate, inspect, predict, train
+from glomjax.cli import check_data, convert, crossval, evaluate, inspect, predict, train
 from glomjax.cli.command import Parser, print_error
 from glomjax.errors import UserError, at_command_line, nearest_key
 
 # A new verb is a module and a line here.
 VERBS: dict[str, Any] = {
     "train": train,
+    "crossval": crossval,
     "predict": predict,
     "evaluate": evaluate,
     "convert": convert,

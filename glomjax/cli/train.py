@@ -11,11 +11,16 @@ import textwrap
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glomjax.cli.command import WIDTH, Parser, print_error
 from glomjax.cli.configuration import apply_overrides, config_names, load_config, shipped_name
 from glomjax.errors import UserError, shell_word
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from glomjax.training.config_changes import ShippedConfig
 
 HELP = "train a network and score it on the test split"
 
@@ -31,6 +36,24 @@ def add_arguments(parser: Parser) -> None:
         "  %(prog)s --config davit\n"
         "  %(prog)s --config alexnet_mini --config.data.source=patches --config.batch_size=16\n"
     )
+    add_config(parser, "folder of the run; by default runs/CONFIG")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the run that the folder holds"
+    )
+    several = parser.add_argument_group("several processes, where no cluster manager starts them")
+    several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0")
+    several.add_argument("--processes", type=int, default=0, metavar="N", help="how many there are")
+    several.add_argument(
+        "--process", type=int, default=-1, metavar="K", help="which of them this is, from 0"
+    )
+
+
+def add_config(parser: Parser, workdir: str) -> None:
+    """The options of a verb that trains by a configuration.
+
+    Args:
+      workdir: the help of `--workdir`.
+    """
     parser.add_argument(
         "--config",
         metavar="CONFIG",
@@ -38,19 +61,12 @@ def add_arguments(parser: Parser) -> None:
         f"{', '.join(config_names())}; CONFIG:MODE for one with modes, such as davit:scratch",
     )
     parser.add_argument(
-        "--workdir",
-        default="",
-        type=os.path.expanduser,
-        metavar="FOLDER",
-        help="folder of the run; by default runs/CONFIG",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the run that the folder holds"
+        "--workdir", default="", type=os.path.expanduser, metavar="FOLDER", help=workdir
     )
     parser.add_argument(
         "--quiet",
         action="store_true",
-        help="print warnings and errors alone; run.log in the folder has every line",
+        help="print warnings and errors alone; run.log in the folder of a run has every line",
     )
     parser.add_argument(
         "--max-hours",
@@ -59,17 +75,17 @@ def add_arguments(parser: Parser) -> None:
         metavar="H",
         help="save and end with exit code 75 before H hours are over, such as a queue allows",
     )
-    several = parser.add_argument_group("several processes, where no cluster manager starts them")
-    several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0")
-    several.add_argument("--processes", type=int, default=0, metavar="N", help="how many there are")
-    several.add_argument(
-        "--process", type=int, default=-1, metavar="K", help="which of them this is, from 0"
-    )
     parser.takes_overrides = True
     parser.details = describe_fields
 
 
-def run(arguments: argparse.Namespace) -> int:
+def read_config(arguments: argparse.Namespace) -> "tuple[ConfigDict, str, ShippedConfig | None]":
+    """(the configuration that the options of `add_config` give, its name, the one of this package
+    that it began as).
+
+    Raises:
+      UserError: there is no such configuration, or no such field.
+    """
     if arguments.config is None:
         raise UserError(
             "no configuration is named; use --config with the path of a file or one of the names "
@@ -79,27 +95,51 @@ def run(arguments: argparse.Namespace) -> int:
     config = apply_overrides(base, arguments.overrides)
     shipped = shipped_name(arguments.config)
     name = pathlib.Path(arguments.config.partition(":")[0]).stem
+    return config, name, (shipped, base) if shipped else None
+
+
+def keep_programs() -> None:
+    """Compiled programs go into the cache, so that a second start does not compile again."""
+    import jax
+
+    from glomjax.files import cache_dir, why_not_writable
+
+    if not (reason := why_not_writable(cache := cache_dir("jit"))):
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    elif jax.process_index() == 0:
+        logging.getLogger("glomjax").warning(
+            "the cache '%s' cannot be written (%s), so that programs and native kernels are "
+            "compiled at each start; set the environment variable GLOMJAX_CACHE to a folder "
+            "that can be",
+            cache.parent,
+            reason,
+        )
+
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """The exit code of a training that was asked to stop; says what was not said yet."""
+    from glomjax.training import Interrupted
+
+    if not isinstance(interrupt, Interrupted):
+        print("interrupted; the same command continues where it was saved last", file=sys.stderr)
+        return 130
+    if not interrupt.saved:
+        print(interrupt, file=sys.stderr)
+    return interrupt.exit_code
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config, name, shipped = read_config(arguments)
     workdir = arguments.workdir or str(pathlib.Path("runs") / name)
 
     begun = time.monotonic()
     import jax
 
-    from glomjax.files import cache_dir, why_not_writable
-    from glomjax.training import Interrupted, initialize, train_and_evaluate
+    from glomjax.training import initialize, train_and_evaluate
 
     try:
         initialize(arguments.coordinator, arguments.processes, arguments.process)
-        # A second start does not compile again.
-        if not (reason := why_not_writable(cache := cache_dir("jit"))):
-            jax.config.update("jax_compilation_cache_dir", str(cache))
-        elif jax.process_index() == 0:
-            logging.getLogger("glomjax").warning(
-                "the cache '%s' cannot be written (%s), so that programs and native kernels are "
-                "compiled at each start; set the environment variable GLOMJAX_CACHE to a folder "
-                "that can be",
-                cache.parent,
-                reason,
-            )
+        keep_programs()
         # The limit is that of the process, which has also waited for others to join.
         hours = arguments.max_hours and arguments.max_hours - (time.monotonic() - begun) / 3600
         train_and_evaluate(
@@ -107,17 +147,14 @@ def run(arguments: argparse.Namespace) -> int:
             workdir,
             overwrite=arguments.overwrite,
             progress=not arguments.quiet,
-            shipped=(shipped, base) if shipped else None,
+            shipped=shipped,
             max_hours=max(hours, 1e-9) if arguments.max_hours > 0 else arguments.max_hours,
         )
-    except Interrupted as interrupted:
-        if not interrupted.saved:
-            print(interrupted, file=sys.stderr)
-            _leave_others(interrupted.exit_code)
-        return interrupted.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues where it was saved last", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        code = exit_code(interrupt)
+        if not getattr(interrupt, "saved", True):
+            _leave_others(code)
+        return code
     except Exception as error:
         if jax.distributed.is_initialized():
             known = isinstance(error, UserError)

@@ -32,6 +32,7 @@ from glomjax.inference.images import (
     iterate_images,
     prepare_images,
 )
+from glomjax.inference.members import Member, expand
 from glomjax.inference.network import Network, Source, load_network
 from glomjax.inference.prediction import predict_batches
 from glomjax.inference.resemblance import summary
@@ -87,7 +88,8 @@ def load_classifier(
     Args:
       source: a run's folder (its best weights), a checkpoint, a `.safetensors` file that
         `convert_weights` wrote; or several of these, an ensemble that gives the mean of the
-        probabilities.
+        probabilities. The folder of a cross-validation stands for the networks of all its folds,
+        each recalibrated on its own validation split.
       device_batch: images in a batch; by default as many as in the run, which gives the run's own
         logits bit for bit on the same machine. Others round otherwise, by some 1e-6. Where there
         is no memory for so many, there are fewer, and the log says so.
@@ -123,6 +125,9 @@ def load_classifier(
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         # A second start does not compile again.
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("jit")))
+    expanded = [expand(member) for member in sources]
+    members = [member for found, _ in expanded for member in found]
+    sources = [member.source for member in members]
     networks = [load_network(member, device_batch, symmetries) for member in sources]
     first = networks[0].spec
     for n, (member, network) in enumerate(zip(sources, networks, strict=True)):
@@ -139,7 +144,11 @@ def load_classifier(
                     f"{sources[0]} and {member} cannot be one ensemble: their {what} differ "
                     f"({ours} and {theirs}); name networks that were trained alike"
                 )
-    return Classifier(networks, threshold)
+    chosen = threshold, "given"
+    if threshold is None and len(expanded) == 1 and expanded[0][1] is not None:
+        # It holds for the ensemble by whose members it was chosen, and for no larger one.
+        chosen = expanded[0][1], "youden, on the out-of-fold predictions"
+    return Classifier(networks, members, *chosen)
 
 
 class Classifier:
@@ -154,13 +163,20 @@ class Classifier:
       threshold_rule: where it comes from.
     """
 
-    def __init__(self, networks: Sequence[Network], threshold: float | None = None):
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        members: Sequence[Member],
+        threshold: float | None = None,
+        threshold_rule: str = "given",
+    ):
         self._networks = tuple(networks)
+        self._lines = [(member.slope, member.intercept) for member in members]
         self.specs = tuple(network.spec for network in networks)
         self.spec = self.specs[0]
         self.classes = self.spec.classes
         self.checksums = tuple(network.checksum for network in networks)
-        self.threshold, self.threshold_rule = _threshold(self.specs, threshold)
+        self.threshold, self.threshold_rule = _threshold(self.specs, threshold, threshold_rule)
         self._batch: dict[tuple[str, int], int] = {}
 
     def __repr__(self) -> str:
@@ -237,10 +253,7 @@ class Classifier:
             logits = np.full((len(ids), self.outputs), np.nan, np.float32)
             chances = np.full((len(ids), len(self.classes)), np.nan)
             if readable.any():
-                members = [
-                    apply_temperature(part[readable], spec.temperature)
-                    for part, spec in zip(outputs, self.specs, strict=True)
-                ]
+                members = self._recalibrated([part[readable] for part in outputs])
                 chances[readable] = np.mean([probabilities(part) for part in members], axis=0)
                 logits[readable] = members[0] if len(members) == 1 else _joint_logits(members)
             decided = predicted_classes(logits, self.threshold)
@@ -251,6 +264,18 @@ class Classifier:
             problems = {row.id: row.problem for row in rows if row.problem}
             unlike = {row.id: row.unlike for row in rows if row.unlike}
             yield Predictions(ids, logits, chances, labels, self.classes, problems, unlike)
+
+    def _recalibrated(self, logits: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The members' logits [N, K], divided by each one's temperature, as they mean the same;
+        those of a network without a line of its own are no further changed, bit for bit."""
+        scaled = [
+            apply_temperature(part, spec.temperature)
+            for part, spec in zip(logits, self.specs, strict=True)
+        ]
+        return [
+            part if line == (1.0, 0.0) else line[0] * part.astype(np.float64) + line[1]
+            for part, line in zip(scaled, self._lines, strict=True)
+        ]
 
     def features(
         self,
@@ -363,7 +388,9 @@ def _path(source: Source) -> Source:
     return source
 
 
-def _threshold(specs: Sequence[NetworkSpec], given: float | None) -> tuple[float, str]:
+def _threshold(
+    specs: Sequence[NetworkSpec], given: float | None, rule: str
+) -> tuple[float, str]:
     """(the threshold of a classifier of these networks, where it comes from).
 
     Raises:
@@ -375,7 +402,7 @@ def _threshold(specs: Sequence[NetworkSpec], given: float | None) -> tuple[float
                 f"{argument('--threshold')} is {given!r}, and the network has {count} classes; "
                 "leave it out, and the most probable one is predicted"
             )
-        return float(given), "given"
+        return float(given), rule
     carried = [spec.threshold for spec in specs]
     rules = list(dict.fromkeys(spec.threshold_rule for spec in specs))
     if len(set(carried)) == 1:

@@ -2,6 +2,7 @@
 
 from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
 from glomjax.training.config import default_config
+from glomjax.training.crossval import cross_validate
 from glomjax.training.interrupts import Interrupted
 from glomjax.training.loop import train_and_evaluate
 from glomjax.training.processes import initialize
@@ -12,6 +13,7 @@ __all__ = [
     "Interrupted",
     "ReduceLROnPlateau",
     "clear",
+    "cross_validate",
     "default_config",
     "initialize",
     "train_and_evaluate",

@@ -44,6 +44,12 @@ class TimeLimit:
         self._longest[what] = sorted([*self._longest.get(what, []), seconds])[-2:]
 
     @property
+    def hours(self) -> float:
+        """That are left, at least a moment; 0 for no limit."""
+        left = (self._end - time.monotonic()) / 3600
+        return 0.0 if math.isinf(left) else max(left, 1e-9)
+
+    @property
     def is_up(self) -> bool:
         """Whether there is no time for another step, and for saving what it gives."""
         needed = 1.5 * sum(longest[0] for longest in self._longest.values()) + self.SPARE_SECONDS

@@ -23,6 +23,7 @@ from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.inference.prediction import predict_batches, steps_ahead, wait
 from glomjax.ops import native
 from glomjax.training.config import RunConfig
+from glomjax.training.config_changes import ShippedConfig
 from glomjax.training.config_checks import read_config
 from glomjax.training.finished import check_finished, has_epochs_left
 from glomjax.training.interrupts import (
@@ -39,7 +40,7 @@ from glomjax.training.phases import RunningPhase, stream_number
 from glomjax.training.processes import Watch
 from glomjax.training.progress import TensorBoard, Terminal
 from glomjax.training.resources import disk_errors, memory_errors
-from glomjax.training.run_folder import RunFolder, ShippedConfig, clear
+from glomjax.training.run_folder import RunFolder, clear
 from glomjax.training.scoring import choose_decision, describe_end, epoch_row, report_test
 from glomjax.training.setup import RunSetup, prepare_run
 from glomjax.training.sharding import Placement

@@ -11,23 +11,20 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from glomjax import checkpoints
 from glomjax.errors import UserError, argument, assignment
 from glomjax.files import jsonable, write_file
 from glomjax.training.config import MAY_DIFFER, RunConfig
+from glomjax.training.config_changes import (
+    ShippedConfig,
+    changes,
+    defaults_of,
+    flatten,
+    updated,
+)
 from glomjax.training.environment import describe_environment
 from glomjax.training.progress import RUN_LOG
 from glomjax.training.run_lock import LOCK, RunLock
-
-# Runs of the first versions stored no defaults: {field: its default then} of what changed since.
-# Whoever changes a default adds a line here.
-_OLD_DEFAULTS: dict[str, Any] = {"preprocessing": "imagenet"}
-
-
-# A configuration that comes with the package: its name with its mode, and what it gives.
-ShippedConfig = tuple[str, ConfigDict]
 
 
 class RunFolder:
@@ -120,10 +117,11 @@ class RunFolder:
         if not (self.path / "config.json").exists():
             changed, kept = dict[str, str](), dict[str, str]()
         else:
-            changed, kept = self._changes(requested, shipped)
+            stored = self._stored().get("defaults")
+            changed, kept = changes(self._config("requested"), stored, requested, shipped)
         if not self.begun:
             # Nothing was trained with another one that stands here: a mistake that was put right.
-            self.write_config(requested, requested, defaults=_defaults(shipped))
+            self.write_config(requested, requested, defaults=defaults_of(shipped))
             return []
         # A cosine over the epochs is another one when their number is.
         may_differ = set(MAY_DIFFER)
@@ -140,50 +138,14 @@ class RunFolder:
         lines = [f"other than before: {', '.join(told)}"] if changed else []
         return lines + [f"the run keeps its own: {text} by default" for text in kept.values()]
 
-    def _changes(
-        self, requested: RunConfig, shipped: ShippedConfig | None
-    ) -> tuple[dict[str, str], dict[str, str]]:
-        """({field: what it was and is now}, the same of fields whose default alone has changed)."""
-        was, now = (
-            flatten(config.settle_preprocessing().to_dict())
-            for config in (self._config("requested"), requested)
-        )
-        stored, today = self._stored().get("defaults"), _defaults(shipped)
-        stored = stored if isinstance(stored, dict) else {"package": _OLD_DEFAULTS}
-        pairs = [(flatten(stored.get("package", {})), flatten(today["package"]))]
-        if shipped is not None and stored.get("configuration") == shipped[0]:
-            pairs.append((flatten(stored.get("fields", {})), flatten(today["fields"])))
-        changed, kept = dict[str, str](), dict[str, str]()
-        for key in sorted(was.keys() | now.keys()):
-            before, after = was.get(key, "nothing"), now.get(key, "nothing")
-            if before == after or _is_demo_of(key, now):
-                continue
-            by_default = any(
-                key in then and (then[key], default.get(key)) == (before, after)
-                for then, default in pairs
-            )
-            (kept if by_default else changed)[key] = f"{key} was {before!r}, now {after!r}"
-        return changed, kept
-
     def going_on(self, requested: RunConfig) -> tuple[RunConfig, RunConfig] | None:
         """(requested, settled) configuration of the run that goes on here, with what may differ as
         it is requested now; None where none has begun."""
         if not checkpoints.exists(self.last):
             return None
-        now, then = flatten(requested.to_dict()), flatten(self._config("requested").to_dict())
-        changed = [key for key in MAY_DIFFER if now[key] != then.get(key)]
-
-        def updated(which: str) -> RunConfig:
-            fields = self._config(which).to_dict()
-            for key in changed:
-                *sections, field = key.split(".")
-                part = fields
-                for section in sections:
-                    part = part[section]
-                part[field] = now[key]
-            return RunConfig.from_dict(fields)
-
-        return updated("requested"), updated("effective")
+        then = self._config("requested")
+        effective = self._config("effective")
+        return updated(then, then, requested), updated(effective, then, requested)
 
     def kept_splits(self) -> dict[str, str] | None:
         """{id: split} of the run that goes on here, None where none has begun."""
@@ -342,35 +304,6 @@ def _checksum(config: Mapping[str, Any]) -> str:
         if key not in MAY_DIFFER and (key not in defaults or value != defaults[key])
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-
-
-def _is_demo_of(key: str, requested: Mapping[str, Any]) -> bool:
-    """Whether a field is one of `demo` that tells nothing of this run: it trains on other data, or
-    the field that it stands for says the same."""
-    section, _, name = key.partition(".")
-    if section != "demo" or name == "num_epochs":
-        return False
-    small = (requested["data.source"], requested["data.synthetic_size"]) == ("synthetic", "demo")
-    return not small or requested[key] == requested[name]
-
-
-def _defaults(shipped: ShippedConfig | None) -> dict[str, Any]:
-    """As `config.json` has them: those of the package, and of the configuration in it."""
-    defaults: dict[str, Any] = {"package": RunConfig().to_dict()}
-    if shipped is not None:
-        name, config = shipped
-        fields = RunConfig.from_dict(config.to_dict()).to_dict()
-        defaults |= {"configuration": name, "fields": fields}
-    return defaults
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"section.field": value} of a configuration."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        section = isinstance(value, dict)
-        flat |= flatten(value, f"{prefix}{key}.") if section else {prefix + key: value}
-    return flat
 
 
 def clear(path: str | os.PathLike[str]) -> None:

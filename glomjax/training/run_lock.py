@@ -29,6 +29,10 @@ BEAT_SECONDS = 10.0  # between two signs of life
 SILENCE_SECONDS = 120.0
 
 
+class RunInUse(UserError):
+    """Another process trains in the folder now."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Holder:
     """A process, as a lock names it.
@@ -90,7 +94,8 @@ class RunLock:
       folder: which exists.
 
     Raises:
-      UserError: on entering, another process has it, or the folder cannot be written.
+      RunInUse: on entering, another process has it.
+      UserError: on entering, the folder cannot be written.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -177,14 +182,14 @@ class RunLock:
             "see to it that one alone trains in it"
         )
 
-    def _in_use(self, holder: Holder | None, silence: float | None) -> UserError:
+    def _in_use(self, holder: Holder | None, silence: float | None) -> RunInUse:
         freed = ""
         if silence is not None:
             freed = (
                 f" (its last sign of life was {silence:.0f} s ago; {SILENCE_SECONDS:.0f} s after "
                 "the last one the folder is free)"
             )
-        return UserError(
+        return RunInUse(
             f"run folder '{self._folder}' is in use by {holder or 'a process that has just begun'}"
             f"{freed}; wait until that ends, or name another folder with {argument('--workdir')}"
         )

@@ -1,0 +1,258 @@
+"""What the networks of a cross-validation say together, each of the patients that it has not seen.
+
+The logits of two networks need not mean the same, so there are two ways to put folds together, and
+they estimate two things:
+
+- `pooled`: each network's logits are recalibrated on its own validation split, and then all images
+  are judged at once, pairs of images of different folds among them;
+- `within_folds`: only pairs of images of one fold are compared, which one network has ranked.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit
+from scipy.stats import t as student
+
+from glomjax.evaluation.auroc import auroc
+from glomjax.evaluation.calibration import fit_recalibration, fit_temperature
+from glomjax.evaluation.intervals import Interval, no_interval, patient_numbers
+from glomjax.evaluation.metrics import metrics_of_network
+
+_WORST = 3  # patients whose names are listed
+
+
+@dataclasses.dataclass(frozen=True)
+class OutOfFold:
+    """Predictions of N examples by R repeats of K folds.
+
+    Attributes:
+      labels: int [N], indices into `classes`.
+      logits: float64 [R, N, L], of each example by the network of the fold that tested it,
+        recalibrated; L as for `probabilities`.
+      folds: int [R, N], which fold tested each example.
+      classes: names [C]; of two the second is the positive one.
+      groups: one patient per example [N], or None, where they are not known.
+    """
+
+    labels: np.ndarray
+    logits: np.ndarray
+    folds: np.ndarray
+    classes: Sequence[str]
+    groups: Sequence[str] | None = None
+
+    @property
+    def compared(self) -> list[int]:
+        """The classes that are ranked against the rest: of two the positive one."""
+        return [1] if len(self.classes) == 2 else list(range(len(self.classes)))
+
+    @property
+    def scores(self) -> np.ndarray:
+        """float64 [R, N, len(compared)]: the log-odds of each of these classes."""
+        if len(self.classes) == 2:
+            return self.logits
+        rest = [
+            np.logaddexp.reduce(np.delete(self.logits, c, axis=2), axis=2) for c in self.compared
+        ]
+        return self.logits - np.stack(rest, axis=2)
+
+
+def recalibration(labels: ArrayLike, logits: np.ndarray) -> tuple[float, float]:
+    """(slope, intercept) that make the logits of one network comparable to those of others: by
+    `fit_recalibration` for two classes; for more, slope is one over `fit_temperature`.
+
+    Args:
+      labels: int [N], of the network's validation split, in which every class occurs.
+      logits: float [N, L].
+    """
+    if logits.shape[1] == 1:
+        return fit_recalibration(labels, logits[:, 0])
+    return 1 / fit_temperature(labels, logits), 0.0
+
+
+def pooled(data: OutOfFold) -> dict[str, Any]:
+    """The metrics of all folds as one test, for each repeat and as the mean over repeats.
+
+    The interval of the mean has the mean of the repeats' bounds. In each of these a patient counts
+    once, so the interval does not shrink as one is tested again; and since a mean over repeats
+    varies no more than one repeat does, it covers at least as often as they do. That of one repeat
+    is its own.
+
+    Returns:
+      `n`, the mean of each number of `classification_metrics`, `intervals` ({metric: `low`,
+      `high`, `method`, `note`}), and `repeats`, the metrics of each.
+    """
+    repeats = [
+        metrics_of_network(data.labels, logits, data.classes, data.groups) for logits in data.logits
+    ]
+    means = {
+        name: float(np.mean([metrics[name] for metrics in repeats]))
+        for name, value in repeats[0].items()
+        if isinstance(value, float)
+    }
+    every = [metrics.get("intervals", {"auroc": metrics["auroc_interval"]}) for metrics in repeats]
+    intervals = {
+        name: dataclasses.asdict(_mean_interval([found[name] for found in every]))
+        for name in every[0]
+    }
+    return {"n": len(data.labels), **means, "intervals": intervals, "repeats": repeats}
+
+
+def within_folds(data: OutOfFold, *, level: float = 0.95) -> dict[str, Any]:
+    """The AUROC over pairs of images of one fold, each pair with the same weight.
+
+    With more than two classes it is the mean over classes, each against the rest; with several
+    repeats the mean over these. Its interval is by the jackknife that leaves a patient out of all
+    repeats at once, on the logit scale, with Student's quantile for patients minus one.
+
+    Returns:
+      `auroc`, `interval` (`low`, `high`, `method`, `note`), `pairs` (of a repeat, the mean).
+    """
+    scores, is_class = data.scores, np.stack([data.labels == c for c in data.compared], axis=1)
+    repeats, count = len(data.folds), int(data.folds.max()) + 1
+    won = np.zeros((repeats, count, len(data.compared)))
+    pairs = np.zeros_like(won)
+
+    def judge(r: int, fold: int, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = (data.folds[r] == fold) & kept
+        ones = is_class[rows].sum(axis=0)
+        of = (ones * (rows.sum() - ones)).astype(np.float64)  # [C]
+        areas = [
+            auroc(is_class[rows, c], scores[r, rows, c]) if of[c] else 0.0 for c in range(len(of))
+        ]
+        return of * areas, of
+
+    def area(won: np.ndarray, pairs: np.ndarray) -> float:
+        total = pairs.sum(axis=1)  # [R, C]
+        return float((won.sum(axis=1) / total).mean()) if total.all() else math.nan
+
+    everyone = np.ones(len(data.labels), bool)
+    for r in range(repeats):
+        for fold in range(count):
+            won[r, fold], pairs[r, fold] = judge(r, fold, everyone)
+    patient = patient_numbers(data.groups, len(data.labels))
+    without = []
+    for left_out in range(int(patient.max()) + 1):
+        kept, less, fewer = patient != left_out, won.copy(), pairs.copy()
+        for r in range(repeats):
+            for fold in np.unique(data.folds[r, ~kept]):
+                less[r, fold], fewer[r, fold] = judge(r, fold, kept)
+        without.append(area(less, fewer))
+    estimate = area(won, pairs)
+    interval = _jackknife(estimate, np.array(without), level, data.groups is not None)
+    return {
+        "auroc": estimate,
+        "interval": dataclasses.asdict(interval),
+        "pairs": float(pairs.sum(axis=(1, 2)).mean()),
+    }
+
+
+def between_patients(data: OutOfFold) -> dict[str, Any] | None:
+    """How the patients differ: of the accuracy, and of the AUROC within each patient who has all
+    classes, median, quartiles and the worst; None without patients. With several repeats a
+    patient's number is the mean over these.
+
+    Returns:
+      {"accuracy" or "auroc": {"patients", "median", "quartiles", "worst": [{"patient", "value",
+      "n"}]}}; numbers are NaN where no patient has one.
+    """
+    if data.groups is None:
+        return None
+    scores = data.scores
+    chosen = (scores[..., 0] > 0) if len(data.classes) == 2 else data.logits.argmax(axis=2)
+    right = (chosen == data.labels).mean(axis=0)  # [N]
+    names = np.asarray(data.groups, dtype=str)
+    values: dict[str, list[tuple[float, str, int]]] = {"accuracy": [], "auroc": []}
+    for name in np.unique(names):
+        rows = names == name
+        n = int(rows.sum())
+        values["accuracy"].append((float(right[rows].mean()), str(name), n))
+        areas = [
+            auroc(data.labels[rows] == c, repeat[rows, i])
+            for repeat in scores
+            for i, c in enumerate(data.compared)
+        ]
+        if not np.isnan(areas).any():
+            values["auroc"].append((float(np.mean(areas)), str(name), n))
+    return {metric: _spread(found) for metric, found in values.items()}
+
+
+def between_repeats(pooled_metrics: dict[str, Any]) -> dict[str, float] | None:
+    """{metric: standard deviation over repeats} of what `pooled` gives, which differ in seed and in
+    folds; None of one repeat, which does not tell it."""
+    repeats = pooled_metrics["repeats"]
+    if len(repeats) == 1:
+        return None
+    return {
+        name: float(np.std([metrics[name] for metrics in repeats], ddof=1))
+        for name, value in repeats[0].items()
+        if isinstance(value, float)
+    }
+
+
+def youden_threshold(labels: np.ndarray, log_odds: np.ndarray) -> float:
+    """The probability above which an example is positive that has the largest sum of sensitivity
+    and specificity (Youden 1950, Cancer 3:32-35), midway in log-odds between two neighbouring
+    scores; of several the one nearest to 0.5.
+
+    Args:
+      labels: int [N], 0 and 1; both occur.
+      log_odds: float [N], of the positive class.
+    """
+    levels = np.unique(log_odds)
+    cuts = np.concatenate([levels[:1] - 1, levels[:-1] + np.diff(levels) / 2, levels[-1:] + 1])
+    ones, zeros = np.sort(log_odds[labels == 1]), np.sort(log_odds[labels == 0])
+    sensitivity = 1 - ones.searchsorted(cuts, "right") / len(ones)
+    specificity = zeros.searchsorted(cuts, "right") / len(zeros)
+    gain = sensitivity + specificity
+    best = cuts[gain >= gain.max() - 1e-12]
+    return float(expit(best[np.abs(best).argmin()]))
+
+
+def _mean_interval(found: Sequence[dict[str, Any]]) -> Interval:
+    """The mean of the bounds of each repeat's interval, or that of the one repeat."""
+    keys = [field.name for field in dataclasses.fields(Interval)]
+    parts = [Interval(**{key: interval[key] for key in keys}) for interval in found]
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for part in parts:
+        if part.method == "none":
+            return no_interval(part.note)
+    low, high = (float(np.mean([getattr(part, end) for part in parts])) for end in ("low", "high"))
+    note = f"the mean of the bounds of {len(parts)} repeats"
+    return Interval(low, high, first.method, f"{first.note}; {note}" if first.note else note)
+
+
+def _jackknife(estimate: float, without: np.ndarray, level: float, by_patient: bool) -> Interval:
+    """The interval of an area, from what it is without each patient."""
+    count = len(without)
+    if count < 2:
+        return no_interval("one patient says nothing of others")
+    if math.isnan(estimate) or np.isnan(without).any():
+        return no_interval("one patient alone has a class")
+    if not 0 < estimate < 1 or np.ptp(without) == 0:
+        return no_interval("it is the same whichever patient is left out")
+    variance = (count - 1) / count * float(((without - without.mean()) ** 2).sum())
+    quantile = float(student.ppf((1 + level) / 2, count - 1))
+    half = quantile * math.sqrt(variance) / (estimate * (1 - estimate))
+    center = math.log(estimate / (1 - estimate))
+    kind = "jackknife by patient" if by_patient else "jackknife"
+    return Interval(float(expit(center - half)), float(expit(center + half)), kind)
+
+
+def _spread(found: list[tuple[float, str, int]]) -> dict[str, Any]:
+    values = [value for value, _, _ in found] or [math.nan]
+    low, middle, high = np.percentile(values, (25, 50, 75)).tolist()
+    return {
+        "patients": len(found),
+        "median": middle,
+        "quartiles": [low, high],
+        "worst": [
+            {"patient": name, "value": value, "n": n} for value, name, n in sorted(found)[:_WORST]
+        ],
+    }

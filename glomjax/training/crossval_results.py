@@ -1,0 +1,368 @@
+"""What the finished folds of a cross-validation say together, from the files in their folders."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import glomjax
+from glomjax.data.sources.columns import column_name
+from glomjax.errors import UserError, argument, plural, printable
+from glomjax.evaluation.out_of_fold import (
+    OutOfFold,
+    between_patients,
+    between_repeats,
+    pooled,
+    recalibration,
+    within_folds,
+    youden_threshold,
+)
+from glomjax.evaluation.report import score_columns, write_predictions
+from glomjax.files import jsonable, write_file
+from glomjax.inference.members import METRICS
+from glomjax.models import num_logits
+
+OUT_OF_FOLD, REPORT = "out_of_fold.csv", "report.txt"
+# What is taken over from the test of a fold, whose logits are as the network gives them.
+_OF_FOLD = (
+    *("n", "patients", "loss", "accuracy", "auroc", "auroc_interval", "intervals"),
+    *("best_epoch", "epochs"),
+)
+_ABOUT = {
+    "pooled_recalibrated": (
+        "All images of all folds as one test, after the logits of each network were recalibrated "
+        "on its own validation split: how well one scale and one threshold hold for new patients. "
+        "Pairs of images of different folds count, and so does what the recalibration got wrong."
+    ),
+    "pooled_within_folds": (
+        "The AUROC over pairs of images of one fold alone, which one network has ranked: how well "
+        "a network ranks the images of new patients, whatever its scale. It is another quantity "
+        "than the AUROC over all pairs."
+    ),
+    "between_patients": (
+        "How far patients differ from each other, after recalibration: what a further patient may "
+        "be like. It does not become less with more patients."
+    ),
+    "between_repeats": (
+        "The standard deviation of the pooled numbers over repeats, which differ in their seed and "
+        "in who is in which fold. It says nothing of other patients."
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """A table of predictions that a run wrote.
+
+    Attributes:
+      ids, labels, logits: N examples.
+      columns: what else the data gave of each, with their patients as `patient`.
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    logits: np.ndarray
+    columns: dict[str, list[str]]
+
+    def at(self, rows: Sequence[int]) -> "_Table":
+        """The examples at these rows, in that order."""
+        columns = {name: [cells[i] for i in rows] for name, cells in self.columns.items()}
+        chosen = np.asarray(rows)
+        return _Table(
+            [self.ids[i] for i in rows], self.labels[chosen], self.logits[chosen], columns
+        )
+
+
+def fold_folder(folder: pathlib.Path, repeat: int, fold: int) -> pathlib.Path:
+    """Where the run of a fold lies."""
+    return folder / f"repeat_{repeat}" / f"fold_{fold}"
+
+
+def write_results(
+    folder: pathlib.Path, repeats: int, folds: int, split_by: str
+) -> tuple[dict[str, Any], str]:
+    """Writes `out_of_fold.csv`, `report.txt` and, last, `metrics.json`, each in one step, so that
+    two processes may do it at once.
+
+    Args:
+      folder: of the cross-validation, whose folds are all finished.
+      split_by: of its configuration.
+
+    Returns:
+      (what `metrics.json` holds, the text of the report).
+
+    Raises:
+      UserError: a file of a fold is not what its run wrote, or the folds are of different data.
+    """
+    per_fold: list[dict[str, Any]] = []
+    tests: list[list[_Table]] = []
+    notes: dict[str, int] = {}
+    classes: list[str] = []
+    for repeat in range(repeats):
+        tests.append([])
+        for fold in range(folds):
+            path = fold_folder(folder, repeat, fold)
+            metrics = _read_metrics(path)
+            classes = classes or metrics["classes"]
+            validation = _read_table(path / "predictions_validation.csv", classes)
+            slope, intercept = recalibration(validation.labels, validation.logits)
+            tests[-1].append(_read_table(path / "predictions.csv", classes))
+            # As a user may move the folder, by its place in it.
+            about = {"repeat": repeat, "fold": fold, "folder": path.relative_to(folder).as_posix()}
+            numbers = {key: metrics[key] for key in _OF_FOLD if key in metrics}
+            line = {"slope": slope, "intercept": intercept}
+            per_fold.append({**about, **numbers, **line})
+            for note in metrics["notes"]:
+                notes[note] = notes.get(note, 0) + 1
+    column, examples, data, raw = _together(folder, tests, per_fold, classes, split_by)
+    common = [note for note, count in notes.items() if count == len(per_fold)]
+    result: dict[str, Any] = {
+        "n": len(data.labels),
+        "folds": folds,
+        "repeats": repeats,
+        "classes": classes,
+        "clustered_by": column,
+        "clusters": None if data.groups is None else len(set(data.groups)),
+        "pooled_recalibrated": pooled(data),
+        "pooled_within_folds": within_folds(data),
+        "between_patients": between_patients(data),
+        "per_fold": per_fold,
+        "threshold": None,
+        "threshold_rule": None,
+        "notes": common + _notes(per_fold),
+        "glomjax_version": glomjax.__version__,
+    }
+    result["between_repeats"] = between_repeats(result["pooled_recalibrated"])
+    for name, about_it in _ABOUT.items():
+        if result[name] is not None:
+            result[name]["about"] = about_it
+    if len(classes) == 2:
+        result["threshold"] = youden_threshold(
+            np.tile(data.labels, repeats), data.logits[..., 0].ravel()
+        )
+        result["threshold_rule"] = "youden"
+    result = jsonable(result)
+    report = _report(result)
+    _write_table(folder / OUT_OF_FOLD, examples, data, raw)
+    write_file(folder / REPORT, f"{report}\n".encode())
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+    write_file(folder / METRICS, f"{text}\n".encode())
+    return result, report
+
+
+def _together(
+    folder: pathlib.Path,
+    tests: Sequence[Sequence[_Table]],
+    per_fold: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    split_by: str,
+) -> tuple[str | None, _Table, OutOfFold, np.ndarray]:
+    """(The column that names the patients; the examples in the order of their ids; their
+    recalibrated predictions; the logits [R, N, L] as the networks gave them.)"""
+    wholes, folds, scaled = [], [], []
+    for repeat, tables in enumerate(tests):
+        lines = per_fold[repeat * len(tables) : (repeat + 1) * len(tables)]
+        if any(table.columns.keys() != tests[0][0].columns.keys() for table in tables):
+            raise _of_other_data(folder)
+        joint = _joined(tables)
+        order = sorted(range(len(joint.ids)), key=joint.ids.__getitem__)
+        wholes.append(joint.at(order))
+        folds.append(np.repeat(np.arange(len(tables)), [len(t.ids) for t in tables])[order])
+        recalibrated = [
+            table.logits * line["slope"] + line["intercept"]
+            for table, line in zip(tables, lines, strict=True)
+        ]
+        scaled.append(np.concatenate(recalibrated)[order])
+    first = wholes[0]
+    for whole in wholes:
+        same = whole.ids == first.ids and whole.columns == first.columns
+        once = len({*whole.ids}) == len(whole.ids)
+        if not (same and once and (whole.labels == first.labels).all()):
+            raise _of_other_data(folder)
+    column = _clusters(first.columns, split_by)
+    groups = None if column is None else first.columns[column]
+    for fold in folds:
+        if groups is not None and len({*zip(groups, fold.tolist(), strict=True)}) > len({*groups}):
+            raise _of_other_data(folder)
+    data = OutOfFold(first.labels, np.stack(scaled), np.stack(folds), classes, groups)
+    return column, first, data, np.stack([whole.logits for whole in wholes])
+
+
+def _joined(tables: Sequence[_Table]) -> _Table:
+    """Several tables with the same columns, one below the other."""
+    return _Table(
+        [name for table in tables for name in table.ids],
+        np.concatenate([table.labels for table in tables]),
+        np.concatenate([table.logits for table in tables]),
+        {key: [cell for t in tables for cell in t.columns[key]] for key in tables[0].columns},
+    )
+
+
+def _of_other_data(folder: pathlib.Path) -> UserError:
+    return UserError(
+        f"the folds in '{folder}' are not those of one division of one data set: an image or a "
+        "patient is tested twice or is missing; restore the folder from a copy, or name another "
+        f"with {argument('--workdir')}"
+    )
+
+
+def _clusters(columns: Mapping[str, Sequence[str]], split_by: str) -> str | None:
+    """The column that names what is independent: patients, or slides in their place; or the wider
+    one by which the data was split; None where nothing is known."""
+    column = next((name for name in ("patient", "slide") if all(columns.get(name, ("",)))), None)
+    wider = column_name(split_by)
+    if wider == "patient" or wider not in columns or not all(columns[wider]):
+        return column
+    pairs = {*zip(columns[column], columns[wider], strict=True)} if column else set()
+    return column if column and len(pairs) > len({*columns[column]}) else wider
+
+
+def _read_metrics(path: pathlib.Path) -> dict[str, Any]:
+    file = path / "test_metrics.json"
+    try:
+        metrics = dict(json.loads(file.read_text(encoding="utf-8")))
+        metrics["classes"], metrics["notes"] = list(metrics["classes"]), list(metrics["notes"])
+        return metrics
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(file) from error
+
+
+def _read_table(file: pathlib.Path, classes: Sequence[str]) -> _Table:
+    """A table that `write_predictions` wrote."""
+    outputs = num_logits(len(classes))
+    scores = score_columns(classes, outputs)
+    try:
+        with open(file, newline="", encoding="utf-8") as stream:
+            header, *rows = csv.reader(stream)
+        cells = dict(zip(header, zip(*rows, strict=True), strict=True))
+        number = {name: c for c, name in enumerate(classes)}
+        own = {"id", "label", "prediction", *scores}
+        return _Table(
+            list(cells["id"]),
+            np.array([number[name] for name in cells["label"]], np.int64),
+            np.array([cells[name] for name in scores[-outputs:]], np.float64).T,
+            {name: list(column) for name, column in cells.items() if name not in own},
+        )
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise _damaged(file) from error
+
+
+def _damaged(file: pathlib.Path) -> UserError:
+    return UserError(
+        f"'{file}' is not what the run of this fold wrote; restore it from a copy, or remove the "
+        f"folder '{file.parent}', so that the fold is trained anew"
+    )
+
+
+def _write_table(file: pathlib.Path, examples: _Table, data: OutOfFold, raw: np.ndarray) -> None:
+    """A row for each example and repeat."""
+    repeats, count, outputs = raw.shape
+    names = score_columns(data.classes, outputs)[-outputs:]
+    columns: dict[str, Sequence[Any]] = {
+        "repeat": np.repeat(np.arange(repeats), count).tolist(),
+        "fold": data.folds.ravel().tolist(),
+    }
+    for name, cells in examples.columns.items():
+        if name != "patient":
+            columns[f"data_{name}" if name in columns else name] = cells * repeats
+    for i, name in enumerate(names):
+        columns[f"recalibrated_{name}"] = list(map(repr, data.logits[..., i].ravel().tolist()))
+    write_predictions(
+        file,
+        ids=examples.ids * repeats,
+        labels=np.tile(data.labels, repeats),
+        logits=raw.reshape(-1, outputs),
+        classes=data.classes,
+        patients=examples.columns["patient"] * repeats,
+        columns=columns,
+    )
+
+
+def _notes(per_fold: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of the recalibration."""
+    reversed_in = [fold["folder"] for fold in per_fold if fold["slope"] < 0]
+    if not reversed_in:
+        return []
+    return [
+        f"On the validation split of {', '.join(reversed_in)} higher logits go with the other "
+        "class, so that the recalibration reverses the ranking of that network: it has learnt "
+        "nothing that holds for other patients, or has too few to validate on."
+    ]
+
+
+def _report(result: Mapping[str, Any]) -> str:
+    """The text of the report."""
+    kind = result["clustered_by"]
+    of = "" if kind is None else f" of {result['clusters']} {plural(kind)}"
+    times = "" if result["repeats"] == 1 else f", {result['repeats']} times"
+    lines = [f"cross-validation: {result['n']} images{of} in {result['folds']} folds{times}"]
+    lines += [f"note: {note}" for note in result["notes"]]
+    lines.append("Each fold, as its network gives it:")
+    for fold in result["per_fold"]:
+        patients = "" if fold["patients"] is None else f"  patients {fold['patients']}"
+        lines.append(
+            f"  {fold['folder']}: n {fold['n']}{patients}  loss {_number(fold['loss'], 4)}  "
+            f"accuracy {_number(fold['accuracy'])}  AUROC {_number(fold['auroc'])}  "
+            f"best epoch {fold['best_epoch']}"
+        )
+    whole, within = result["pooled_recalibrated"], result["pooled_within_folds"]
+    lines.append("Pooled after recalibration:")
+    for name in ("auroc", "accuracy", "sensitivity", "specificity", "loss"):
+        if name in whole:
+            shown = "AUROC" if name == "auroc" else name
+            lines.append(f"  {shown} {_number(whole[name])}{_spread(whole['intervals'].get(name))}")
+    lines.append(f"  {whole['about']}")
+    lines.append("Pooled by rank within folds:")
+    lines.append(f"  AUROC {_number(within['auroc'])}{_spread(within['interval'])}")
+    lines.append(f"  {within['about']}")
+    if patients := result["between_patients"]:
+        lines.append(f"Between {plural('patient' if kind is None else kind)}:")
+        for name, shown in (("accuracy", "accuracy"), ("auroc", "AUROC within")):
+            lines.append(f"  {shown}: {_between(patients[name], plural(kind or 'patient'))}")
+        lines.append(f"  {patients['about']}")
+    lines.append("Between seeds:")
+    if seeds := result["between_repeats"]:
+        numbers = [f"{'AUROC' if n == 'auroc' else n} {_number(seeds[n])}" for n in _SEEDS]
+        lines += [f"  standard deviation of {', '.join(numbers)}", f"  {seeds['about']}"]
+    else:
+        lines.append(f"  not known from one repeat; {argument('--repeats', 3)} tells it")
+    if result["threshold"] is not None:
+        lines.append(
+            f"threshold by Youden's index out of fold: probability {result['threshold']:.3f} after "
+            "recalibration; sensitivity and specificity above are at 0.5, for at a threshold that "
+            "these predictions have chosen they would flatter"
+        )
+    return "\n".join(map(printable, lines))
+
+
+_SEEDS = ("auroc", "accuracy", "loss")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "undefined" if value is None else f"{value:.{digits}f}"
+
+
+def _spread(interval: Mapping[str, Any] | None) -> str:
+    """An interval behind its number; nothing where a metric has none at all."""
+    if interval is None:
+        return ""
+    if interval["low"] is None:
+        return f" (no interval: {interval['note']})"
+    return f" (95% {interval['low']:.3f} to {interval['high']:.3f}, {interval['method']})"
+
+
+def _between(found: Mapping[str, Any], kind: str) -> str:
+    if not found["patients"]:
+        return f"no {kind} have all classes"
+    low, high = found["quartiles"]
+    worst = ", ".join(
+        f"{one['patient']} {one['value']:.3f} (n {one['n']})" for one in found["worst"]
+    )
+    return (
+        f"median {found['median']:.3f}, middle half {low:.3f} to {high:.3f} of "
+        f"{found['patients']} {kind}; lowest: {worst}"
+    )
