@@ -62,6 +62,13 @@ def argument(option: str, value: object = None) -> str:
     return name if value is None else f"{name}={value!r}"
 
 
+def cross_validation(folds: int) -> str:
+    """What does a cross-validation: `glomjax crossval --folds=5`, or in a script
+    `cross_validate(folds=5)`."""
+    option = argument("--folds", folds)
+    return f"glomjax crossval {option}" if _speaks_command_line else f"cross_validate({option})"
+
+
 def same_again() -> str:
     """What goes on with a run: the command, or in a script the call, that began it."""
     return "the same command" if _speaks_command_line else "the same call"

@@ -97,6 +97,7 @@ class DataSplits:
       notes: one sentence each, printed at the start of a run and stored with its results.
       content: a hash of the pixels, once they have been read.
       permuted: whether the labels of train and validation are not their own; see `permute_labels`.
+      drawn: whether all splits were made here, so that folds can take their place.
     """
 
     train: Examples
@@ -106,6 +107,7 @@ class DataSplits:
     notes: tuple[str, ...] = ()
     content: str = ""
     permuted: bool = False
+    drawn: bool = False
 
     def __getitem__(self, split: str) -> Examples:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]

@@ -110,7 +110,10 @@ def write_results(
             classes = classes or metrics["classes"]
             validation = _read_table(path / "predictions_validation.csv", classes)
             slope, intercept = recalibration(validation.labels, validation.logits)
-            tests[-1].append(_read_table(path / "predictions.csv", classes))
+            test = _read_table(path / "predictions.csv", classes)
+            if len(test.ids) != metrics["n"]:
+                raise _damaged(path / "predictions.csv")
+            tests[-1].append(test)
             # As a user may move the folder, by its place in it.
             about = {"repeat": repeat, "fold": fold, "folder": path.relative_to(folder).as_posix()}
             numbers = {key: metrics[key] for key in _OF_FOLD if key in metrics}

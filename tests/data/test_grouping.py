@@ -272,9 +272,9 @@ def test_splits_of_one_or_two_patients_are_told_with_what_that_means(listed):
     notes = load_source(listed(patient=patient)).notes
     assert notes == (
         "The validation split has 2 patients, few to decide when training stops and which weights "
-        "are kept; config.data.folds = 5 tests each patient once.",
+        "are kept; cross_validate(folds=5) tests each patient once.",
         "The test split has 2 patients, too few to tell how far the result holds for others; "
-        "config.data.folds = 5 tests each patient once.",
+        "cross_validate(folds=5) tests each patient once.",
     )
     given = load_source(listed(patient=patient, split=own_split)).notes
     assert given == ()  # 3 each

@@ -38,10 +38,13 @@ from glomjax.data.classes import is_glomerulus
 from glomjax.data.examples import SPLITS, DataSplits, Examples
 from glomjax.data.preparation import prepare_data
 from glomjax.data.stains import several_stains_note
-from glomjax.errors import UserError
+from glomjax.errors import UserError, cross_validation, plural
 from glomjax.preprocessing.preprocessing import IMAGENET
 
 __all__ = ["Finding", "Report", "check_data"]
+
+_ENOUGH_PATIENTS = 30  # of which a test split of the usual size has four or five
+_FOLDS = 5
 
 _Table = tuple[tuple[str, ...], Examples, tuple[str, ...]]  # classes; examples, split of each
 
@@ -78,6 +81,9 @@ def check_data(
         for note in loaded.notes:
             report.add("note", "source", note)
         report.classes, report.examples, report.splits = _joined(loaded)
+        by_patient = options.get("split_by", "patient") == "patient"
+        if loaded.drawn and by_patient and not options.get("folds"):
+            _recommend_folds(report)
     except UserError as error:
         report.add("error", "source", str(error))
         try:
@@ -125,6 +131,25 @@ def check_data(
     order = ("error", "warning", "note")
     report.findings.sort(key=lambda finding: order.index(finding.level))  # stable
     return report
+
+
+def _recommend_folds(report: Report) -> None:
+    """A note where a test split would have few patients."""
+    assert report.examples is not None
+    patients, labels = report.examples.patients, report.examples.labels
+    if patients is None or (count := len(set(patients))) >= _ENOUGH_PATIENTS:
+        return
+    # Each fold needs a patient of each class.
+    least = min(
+        len({p for p, y in zip(patients, labels, strict=True) if y == c}) for c in {*labels}
+    )
+    kind = report.examples.patient_column
+    report.add(
+        "note",
+        "source",
+        f"There are {count} {plural(kind)}, and a result on the few of a test split says little of "
+        f"others; {cross_validation(min(_FOLDS, least))} tests each {kind} once.",
+    )
 
 
 def _joined(splits: DataSplits) -> _Table:

@@ -107,7 +107,8 @@ def load_source(
         named = " and no ".join(absent)
         notes.append(f"The source gives no {named} split: its train split is divided.")
     shared = shared_slides_note(patches)
-    drawn = len(absent) == len(SPLITS) or (len(given["train"]) > 0 and bool(absent))
+    all_drawn = len(absent) == len(SPLITS)
+    drawn = all_drawn or (len(given["train"]) > 0 and bool(absent))
     try:
         splits = given
         if drawn:
@@ -138,7 +139,7 @@ def load_source(
     notes += divided_columns_notes(splits, patches, grouping)
     if persons:
         notes += numbered_note(patches, persons)
-        notes += few_patients_notes(splits, patches, persons, drawn=drawn and not folds)
+        notes += few_patients_notes(splits, patches, persons, drawn=all_drawn and not folds)
 
     table = examples_of(patches, read, names)
     train, validation, test = (table.subset(splits[split]) for split in SPLITS)
@@ -149,7 +150,9 @@ def load_source(
             f"The column 'weight' has {train.weights.min():g} to {train.weights.max():g} and "
             "multiplies the loss of each image: if it is a body's weight, call it otherwise."
         )
-    divided = DataSplits(train, validation, test, classes=names, notes=tuple(notes))
+    divided = DataSplits(
+        train, validation, test, classes=names, notes=tuple(notes), drawn=all_drawn
+    )
     return divided.with_spacing(mpp)
 
 

@@ -14,7 +14,14 @@ from glomjax.data.identities import (
 )
 from glomjax.data.sources.manifest import Patch
 from glomjax.data.splits import check_group_overlap
-from glomjax.errors import UserError, assignment, plural, quoted, shown
+from glomjax.errors import (
+    UserError,
+    assignment,
+    cross_validation,
+    plural,
+    quoted,
+    shown,
+)
 
 NAMED = ("patient", "slide", "site")
 SLIDES_ONLY = (
@@ -196,7 +203,7 @@ def few_patients_notes(
             kind = column if len(names) == 1 else plural(column)
             folds = ""
             if drawn and len({value_of(patch, column) for patch in patches}) >= _FOLDS:
-                folds = f"; {assignment('data.folds', _FOLDS)} tests each {column} once"
+                folds = f"; {cross_validation(_FOLDS)} tests each {column} once"
             notes.append(f"The {split} split has {len(names)} {kind}, {meaning}{folds}.")
     return notes
 
