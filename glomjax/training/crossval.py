@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from glomjax.data.examples import SPLITS, DataSplits
-from glomjax.errors import UserError, argument, assignment, plural, quoted
+from glomjax.errors import UserError, argument, assignment, plural
 from glomjax.files import write_file
 from glomjax.inference.members import CROSSVAL
 from glomjax.training.config import MAY_DIFFER, RunConfig
@@ -239,28 +239,20 @@ def _draw(runs: list[Fold]) -> list[str]:
             for fold in runs
             if fold.repeat == repeat
         ]
-        tested: dict[str, Fold] = {}
-        for fold, splits in drawn:
-            ids = {name for split in SPLITS for name in splits[split].ids}
-            if missing := ids ^ {name for split in SPLITS for name in drawn[0][1][split].ids}:
-                raise _changed(runs[0], f"{quoted(sorted(missing))} is in some of the folds alone")
-            for name in splits.test.ids:
-                if name in tested:
-                    raise _changed(fold, f"'{name}' would be tested twice")
-                tested[name] = fold
+        every = {name for _, splits in drawn for split in SPLITS for name in splits[split].ids}
+        tests = [name for _, splits in drawn for name in splits.test.ids]
+        if sorted(tests) != sorted(every):
+            raise UserError(
+                f"the data of the cross-validation in '{runs[0].path.parents[1]}' have changed "
+                "since it began: divided as they are now, not every image would be tested once; "
+                f"restore them, or name another folder with {argument('--workdir')}"
+            )
         lines.append(f"repeat {repeat + 1}: {_sizes([splits for _, splits in drawn])}")
     # All folds have the same images, so that one says whether these have changed.
     finished = next((fold for fold in runs if fold.run.finished), None)
     if finished is not None:
         check_finished(finished.run, finished.config, None)
     return lines
-
-
-def _changed(fold: Fold, what: str) -> UserError:
-    return UserError(
-        f"the data of the cross-validation in '{fold.path.parents[1]}' have changed since it began "
-        f"({what}); restore them, or name another folder with {argument('--workdir')}"
-    )
 
 
 def _sizes(folds: list[DataSplits]) -> str:

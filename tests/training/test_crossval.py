@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
-from small_runs import CLASSES, config_for, write_patches
+from small_runs import CLASSES, blots, config_for, write_patches
 
 from glomjax import load_classifier
 from glomjax.errors import UserError
@@ -203,6 +203,26 @@ def test_data_that_give_no_such_folds_are_refused_before_anything_trains(
         cross_validate(
             config_for(source), tmp_path / "cv", **({"folds": 3, "progress": False} | arguments)
         )
+
+
+@pytest.mark.parametrize("change", ["pixels", "images"])
+def test_other_data_than_those_of_its_finished_folds_are_refused(
+    finished, patches, tmp_path, monkeypatch, change
+):
+    no_training(monkeypatch)
+    folder, source = tmp_path / "cv", tmp_path / "data"
+    shutil.copytree(finished[0], folder, ignore=shutil.ignore_patterns("fold_1", "metrics.json"))
+    shutil.copytree(patches, source)
+    manifest = source / "manifest.csv"
+    if change == "pixels":
+        blots(1000).save(source / "other" / "02.png")
+    else:  # those of a patient are gone
+        lines = manifest.read_text().splitlines(keepends=True)
+        manifest.write_text("".join([lines[0], *lines[5:]]))
+        for line in lines[1:5]:
+            (source / line.partition(",")[0]).unlink()
+    with pytest.raises(UserError, match=r"are not those of the run|have changed since it"):
+        cross_validate(config_for(source, num_epochs=1), folder, folds=FOLDS, progress=False)
 
 
 def test_the_end_of_its_time_stops_it_while_it_waits_for_others(tmp_path, patches, monkeypatch):
