@@ -8,16 +8,20 @@ found too low a coverage there is none (`benchmarks/interval_coverage.py`).
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from glomjax.evaluation.auroc import auroc_interval
 from glomjax.evaluation.intervals import (
+    FISHER,
     INDEPENDENT,
+    LOGIT,
+    PLAIN,
     Interval,
+    Scale,
     few,
-    jackknife_interval,
+    jackknife_on_scale,
     no_interval,
     patient_numbers,
     quantile,
@@ -42,20 +46,13 @@ from glomjax.evaluation.similarity import (
     shared_correlation,
 )
 
-# (to a scale without limits, back from there)
-Scale = tuple[Callable[[float], float], Callable[[float], float]]
-_LOGIT: Scale = (lambda x: math.log(x / (1 - x)), lambda y: 0.5 * (1 + math.tanh(y / 2)))
-_FISHER: Scale = (math.atanh, math.tanh)
-_PLAIN: Scale = (lambda x: x, lambda y: y)
 _JACKKNIFED: dict[str, Scale] = {
-    "average_precision": _LOGIT,
-    "mcc": _FISHER,
-    "brier": _LOGIT,
-    "calibration_slope": _PLAIN,
-    "calibration_intercept": _PLAIN,
+    "average_precision": LOGIT,
+    "mcc": FISHER,
+    "brier": LOGIT,
+    "calibration_slope": PLAIN,
+    "calibration_intercept": PLAIN,
 }
-# With fewer patients a jackknife covers too little.
-FEWEST_TO_LEAVE_OUT = 5
 _NONE = {
     "loss": "a few confident errors decide it, and no interval that was tried held it often enough",
     "ece": "it is larger than the true one in every sample, the more the fewer the patches",
@@ -304,7 +301,7 @@ class _Sample:
 
         below = math.hypot(distance(own.low, r), distance(taken_high, f))
         above = math.hypot(distance(own.high, r), distance(taken_low, f))
-        back = _LOGIT[1]
+        back = LOGIT[1]
         low, high = min(back(middle - below), value), max(back(middle + above), value)
         return Estimate(value, dataclasses.replace(own, low=low, high=high))
 
@@ -335,26 +332,13 @@ class _Sample:
         return patient_numbers(None, len(self.positive)) if self.patient is None else self.patient
 
     def _jackknife(self, name: str, value: float, without: np.ndarray) -> Interval:
-        scaled, back = _JACKKNIFED[name]
-        sizes = np.bincount(self._parts())
-        if self.patient is not None and len(sizes) < FEWEST_TO_LEAVE_OUT:
-            return no_interval(
-                f"fewer than {FEWEST_TO_LEAVE_OUT} {self.kind}s, by which it would be too narrow"
-            )
-        try:
-            middle, others = scaled(value), np.array([scaled(x) for x in without.tolist()])
-        except (ValueError, ZeroDivisionError):
-            return no_interval("with or without some patches it is at an end of its scale")
-        interval, _ = jackknife_interval(
-            middle, others, sizes, by_patient=self.patient is not None, level=self.level
-        )
-        if not interval.is_known:
-            return interval
-        return Interval(
-            back(interval.low),
-            back(interval.high),
-            f"jackknife{'' if self.patient is None else f' by {self.kind}'}",
-            INDEPENDENT if self.patient is None else few(len(sizes), self.kind),
+        return jackknife_on_scale(
+            _JACKKNIFED[name],
+            value,
+            without,
+            np.bincount(self._parts()),
+            kind=None if self.patient is None else self.kind,
+            level=self.level,
         )
 
     def _normal_scores(self) -> np.ndarray:

@@ -11,6 +11,13 @@ from glomjax.errors import UserError
 INDEPENDENT = "assumes that patches are independent"
 # Below so many patients of a class an interval is called indicative.
 FEW = 10
+# With fewer patients a jackknife covers too little.
+FEWEST_TO_LEAVE_OUT = 5
+# (to a scale without limits, on which an interval is nearly symmetric; back from there)
+Scale = tuple[Callable[[float], float], Callable[[float], float]]
+LOGIT: Scale = (lambda x: math.log(x / (1 - x)), lambda y: 0.5 * (1 + math.tanh(y / 2)))
+FISHER: Scale = (math.atanh, math.tanh)
+PLAIN: Scale = (lambda x: x, lambda y: y)
 # More independent examples than this are left out in so many random parts.
 _MOST_PARTS = 200
 
@@ -193,3 +200,45 @@ def jackknife_interval(
     half = quantile(level, freedom) * error
     p = 2 * float(stdtr(freedom, -abs(difference) / error))
     return Interval(difference - half, difference + half, kind), p
+
+
+def jackknife_on_scale(
+    scale: Scale,
+    value: float,
+    without: np.ndarray,
+    sizes: np.ndarray,
+    *,
+    kind: str | None = "patient",
+    level: float = 0.95,
+) -> Interval:
+    """The interval of a metric from its values without each patient.
+
+    Args:
+      scale: on which it is computed.
+      value: of all examples.
+      without: the same without each patient in turn [K].
+      sizes: examples of each patient [K].
+      kind: what a group is, for method and note; None where the parts that are left out are of
+        independent examples.
+      level: coverage.
+    """
+    if kind is not None and len(sizes) < 2:
+        return no_interval(f"one {kind} says nothing of others")
+    if kind is not None and len(sizes) < FEWEST_TO_LEAVE_OUT:
+        return no_interval(
+            f"fewer than {FEWEST_TO_LEAVE_OUT} {kind}s, by which it would be too narrow"
+        )
+    to, back = scale
+    try:
+        middle, others = to(value), np.array([to(x) for x in without.tolist()])
+    except (ValueError, ZeroDivisionError):
+        return no_interval("with or without some patches it is at an end of its scale")
+    interval, _ = jackknife_interval(middle, others, sizes, level=level)
+    if not interval.is_known:
+        return interval
+    return Interval(
+        back(interval.low),
+        back(interval.high),
+        "jackknife" if kind is None else f"jackknife by {kind}",
+        INDEPENDENT if kind is None else few(len(sizes), kind),
+    )

@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit
-from scipy.stats import t as student
 
 from glomjax.evaluation.auroc import auroc
 from glomjax.evaluation.calibration import fit_recalibration, fit_temperature
-from glomjax.evaluation.intervals import Interval, no_interval, patient_numbers
+from glomjax.evaluation.intervals import LOGIT, jackknife_on_scale, patient_numbers
 from glomjax.evaluation.metrics import metrics_of_network
 
 _WORST = 3  # patients whose names are listed
@@ -74,7 +72,7 @@ def recalibration(labels: ArrayLike, logits: np.ndarray) -> tuple[float, float]:
     return 1 / fit_temperature(labels, logits), 0.0
 
 
-def pooled(data: OutOfFold) -> dict[str, Any]:
+def pooled(data: OutOfFold, *, kind: str = "patient") -> dict[str, Any]:
     """The metrics of all folds as one test, for each repeat and as the mean over repeats.
 
     The interval of the mean has the mean of the repeats' bounds. In each of these a patient counts
@@ -82,32 +80,39 @@ def pooled(data: OutOfFold) -> dict[str, Any]:
     varies no more than one repeat does, it covers at least as often as they do. That of one repeat
     is its own.
 
+    Args:
+      kind: what a group is, for methods and notes.
+
     Returns:
-      `n`, the mean of each number of `classification_metrics`, `intervals` ({metric: `low`,
-      `high`, `method`, `note`}), and `repeats`, the metrics of each.
+      `n`, the mean of each number of `classification_metrics`, `estimates` of the means, and
+      `repeats`, the metrics of each.
     """
     repeats = [
-        metrics_of_network(data.labels, logits, data.classes, data.groups) for logits in data.logits
+        metrics_of_network(data.labels, logits, data.classes, data.groups, kind=kind)
+        for logits in data.logits
     ]
     means = {
         name: float(np.mean([metrics[name] for metrics in repeats]))
         for name, value in repeats[0].items()
         if isinstance(value, float)
     }
-    every = [metrics.get("intervals", {"auroc": metrics["auroc_interval"]}) for metrics in repeats]
-    intervals = {
-        name: dataclasses.asdict(_mean_interval([found[name] for found in every]))
-        for name in every[0]
+    estimates = {
+        name: _mean_estimate([metrics["estimates"][name] for metrics in repeats])
+        for name in repeats[0]["estimates"]
     }
-    return {"n": len(data.labels), **means, "intervals": intervals, "repeats": repeats}
+    return {"n": len(data.labels), **means, "estimates": estimates, "repeats": repeats}
 
 
-def within_folds(data: OutOfFold, *, level: float = 0.95) -> dict[str, Any]:
+def within_folds(data: OutOfFold, *, kind: str = "patient", level: float = 0.95) -> dict[str, Any]:
     """The AUROC over pairs of images of one fold, each pair with the same weight.
 
     With more than two classes it is the mean over classes, each against the rest; with several
     repeats the mean over these. Its interval is by the jackknife that leaves a patient out of all
-    repeats at once, on the logit scale, with Student's quantile for patients minus one.
+    repeats at once, on the logit scale.
+
+    Args:
+      kind: what a group is, for methods and notes.
+      level: coverage.
 
     Returns:
       `auroc`, `interval` (`low`, `high`, `method`, `note`), `pairs` (of a repeat, the mean).
@@ -143,7 +148,14 @@ def within_folds(data: OutOfFold, *, level: float = 0.95) -> dict[str, Any]:
                 less[r, fold], fewer[r, fold] = judge(r, fold, kept)
         without.append(area(less, fewer))
     estimate = area(won, pairs)
-    interval = _jackknife(estimate, np.array(without), level, data.groups is not None)
+    interval = jackknife_on_scale(
+        LOGIT,
+        estimate,
+        np.array(without),
+        np.bincount(patient),
+        kind=None if data.groups is None else kind,
+        level=level,
+    )
     return {
         "auroc": estimate,
         "interval": dataclasses.asdict(interval),
@@ -194,55 +206,25 @@ def between_repeats(pooled_metrics: dict[str, Any]) -> dict[str, float] | None:
     }
 
 
-def youden_threshold(labels: np.ndarray, log_odds: np.ndarray) -> float:
-    """The probability above which an example is positive that has the largest sum of sensitivity
-    and specificity (Youden 1950, Cancer 3:32-35), midway in log-odds between two neighbouring
-    scores; of several the one nearest to 0.5.
-
-    Args:
-      labels: int [N], 0 and 1; both occur.
-      log_odds: float [N], of the positive class.
-    """
-    levels = np.unique(log_odds)
-    cuts = np.concatenate([levels[:1] - 1, levels[:-1] + np.diff(levels) / 2, levels[-1:] + 1])
-    ones, zeros = np.sort(log_odds[labels == 1]), np.sort(log_odds[labels == 0])
-    sensitivity = 1 - ones.searchsorted(cuts, "right") / len(ones)
-    specificity = zeros.searchsorted(cuts, "right") / len(zeros)
-    gain = sensitivity + specificity
-    best = cuts[gain >= gain.max() - 1e-12]
-    return float(expit(best[np.abs(best).argmin()]))
-
-
-def _mean_interval(found: Sequence[dict[str, Any]]) -> Interval:
-    """The mean of the bounds of each repeat's interval, or that of the one repeat."""
-    keys = [field.name for field in dataclasses.fields(Interval)]
-    parts = [Interval(**{key: interval[key] for key in keys}) for interval in found]
-    first = parts[0]
-    if len(parts) == 1:
+def _mean_estimate(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of the values and of the bounds of each repeat, or those of the one repeat."""
+    first = found[0]
+    if len(found) == 1:
         return first
-    for part in parts:
-        if part.method == "none":
-            return no_interval(part.note)
-    low, high = (float(np.mean([getattr(part, end) for part in parts])) for end in ("low", "high"))
-    note = f"the mean of the bounds of {len(parts)} repeats"
-    return Interval(low, high, first.method, f"{first.note}; {note}" if first.note else note)
+    mean: dict[str, Any] = {
+        key: None if any(part[key] is None for part in found) else _mean(found, key)
+        for key in ("value", "low", "high")
+    }
+    if mean["low"] is None:
+        missing = next((part for part in found if part["low"] is None), first)
+        return {**missing, "value": mean["value"]}
+    note = f"the mean of the bounds of {len(found)} repeats"
+    notes = [part for part in (first["note"], note) if part]
+    return {**mean, "method": first["method"], "note": "; ".join(notes)}
 
 
-def _jackknife(estimate: float, without: np.ndarray, level: float, by_patient: bool) -> Interval:
-    """The interval of an area, from what it is without each patient."""
-    count = len(without)
-    if count < 2:
-        return no_interval("one patient says nothing of others")
-    if math.isnan(estimate) or np.isnan(without).any():
-        return no_interval("one patient alone has a class")
-    if not 0 < estimate < 1 or np.ptp(without) == 0:
-        return no_interval("it is the same whichever patient is left out")
-    variance = (count - 1) / count * float(((without - without.mean()) ** 2).sum())
-    quantile = float(student.ppf((1 + level) / 2, count - 1))
-    half = quantile * math.sqrt(variance) / (estimate * (1 - estimate))
-    center = math.log(estimate / (1 - estimate))
-    kind = "jackknife by patient" if by_patient else "jackknife"
-    return Interval(float(expit(center - half)), float(expit(center + half)), kind)
+def _mean(found: Sequence[dict[str, Any]], key: str) -> float:
+    return float(np.mean([part[key] for part in found]))
 
 
 def _spread(found: list[tuple[float, str, int]]) -> dict[str, Any]:

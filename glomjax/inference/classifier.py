@@ -144,10 +144,10 @@ def load_classifier(
                     f"{sources[0]} and {member} cannot be one ensemble: their {what} differ "
                     f"({ours} and {theirs}); name networks that were trained alike"
                 )
-    chosen = threshold, "given"
+    chosen: tuple[float | None, str] = threshold, "given"
     if threshold is None and len(expanded) == 1 and expanded[0][1] is not None:
         # It holds for the ensemble by whose members it was chosen, and for no larger one.
-        chosen = expanded[0][1], "youden, on the out-of-fold predictions"
+        chosen = expanded[0][1]
     return Classifier(networks, members, *chosen)
 
 
@@ -388,9 +388,7 @@ def _path(source: Source) -> Source:
     return source
 
 
-def _threshold(
-    specs: Sequence[NetworkSpec], given: float | None, rule: str
-) -> tuple[float, str]:
+def _threshold(specs: Sequence[NetworkSpec], given: float | None, rule: str) -> tuple[float, str]:
     """(the threshold of a classifier of these networks, where it comes from).
 
     Raises:

@@ -25,11 +25,11 @@ class Member:
     intercept: float = 0.0
 
 
-def expand(source: str | os.PathLike[str]) -> tuple[list[Member], float | None]:
-    """(the members that a source of trained networks stands for, the threshold of their ensemble):
-    the networks of all folds and repeats with the line that their validation gave, and the
-    probability that the out-of-fold predictions gave, where it is the folder of a cross-validation
-    of two classes; otherwise the source itself, and None.
+def expand(source: str | os.PathLike[str]) -> tuple[list[Member], tuple[float, str] | None]:
+    """(the members that a source of trained networks stands for, the threshold of their ensemble
+    and where it comes from): the networks of all folds and repeats with the line that their
+    validation gave, and the probability that the out-of-fold predictions gave, where it is the
+    folder of a cross-validation of two classes; otherwise the source itself, and None.
 
     Raises:
       UserError: the cross-validation has not finished, or its file is damaged.
@@ -49,8 +49,10 @@ def expand(source: str | os.PathLike[str]) -> tuple[list[Member], float | None]:
             Member(folder / fold["folder"], float(fold["slope"]), float(fold["intercept"]))
             for fold in stored["per_fold"]
         ]
-        threshold = stored["threshold"]
-        return members, None if threshold is None else float(threshold)
+        if stored["threshold"] is None:
+            return members, None
+        rule = f"{stored['threshold_rule']}, on the out-of-fold predictions"
+        return members, (float(stored["threshold"]), rule)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"'{file}' is not what the cross-validation wrote; remove it, and {same_again()} that "

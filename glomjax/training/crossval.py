@@ -116,7 +116,9 @@ def cross_validate(
         _train(runs, limit, terminal, progress=progress)
     for fold in runs:
         fold.run.claim(fold.config)  # or another process has trained it otherwise
-    metrics, report = write_results(folder, repeats, folds, requested.data.split_by)
+    metrics, report = write_results(
+        folder, repeats, folds, requested.data.split_by, requested.decision.threshold
+    )
     for line in report.splitlines():
         terminal.say(line)
     terminal.say(f"results: {folder}")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import glomjax
 from glomjax.data.sources.columns import column_name
 from glomjax.errors import UserError, argument, plural, printable
+from glomjax.evaluation.calibration import FIXED, choose_threshold
 from glomjax.evaluation.out_of_fold import (
     OutOfFold,
     between_patients,
@@ -19,7 +21,6 @@ from glomjax.evaluation.out_of_fold import (
     pooled,
     recalibration,
     within_folds,
-    youden_threshold,
 )
 from glomjax.evaluation.report import score_columns, write_predictions
 from glomjax.files import jsonable, write_file
@@ -29,7 +30,7 @@ from glomjax.models import num_logits
 OUT_OF_FOLD, REPORT = "out_of_fold.csv", "report.txt"
 # What is taken over from the test of a fold, whose logits are as the network gives them.
 _OF_FOLD = (
-    *("n", "patients", "loss", "accuracy", "auroc", "auroc_interval", "intervals"),
+    *("n", "patients", "loss", "accuracy", "auroc", "auroc_interval", "estimates"),
     *("best_epoch", "epochs"),
 )
 _ABOUT = {
@@ -83,14 +84,15 @@ def fold_folder(folder: pathlib.Path, repeat: int, fold: int) -> pathlib.Path:
 
 
 def write_results(
-    folder: pathlib.Path, repeats: int, folds: int, split_by: str
+    folder: pathlib.Path, repeats: int, folds: int, split_by: str, rule: str
 ) -> tuple[dict[str, Any], str]:
     """Writes `out_of_fold.csv`, `report.txt` and, last, `metrics.json`, each in one step, so that
     two processes may do it at once.
 
     Args:
       folder: of the cross-validation, whose folds are all finished.
-      split_by: of its configuration.
+      split_by, rule: of its configuration, the rule that of the ensemble's threshold: Youden's
+        where it looks at no example.
 
     Returns:
       (what `metrics.json` holds, the text of the report).
@@ -130,8 +132,8 @@ def write_results(
         "classes": classes,
         "clustered_by": column,
         "clusters": None if data.groups is None else len(set(data.groups)),
-        "pooled_recalibrated": pooled(data),
-        "pooled_within_folds": within_folds(data),
+        "pooled_recalibrated": pooled(data, kind=column or "patient"),
+        "pooled_within_folds": within_folds(data, kind=column or "patient"),
         "between_patients": between_patients(data),
         "per_fold": per_fold,
         "threshold": None,
@@ -144,10 +146,8 @@ def write_results(
         if result[name] is not None:
             result[name]["about"] = about_it
     if len(classes) == 2:
-        result["threshold"] = youden_threshold(
-            np.tile(data.labels, repeats), data.logits[..., 0].ravel()
-        )
-        result["threshold_rule"] = "youden"
+        every = np.tile(data.labels, repeats), data.logits[..., 0].ravel()
+        result |= _threshold(*every, "youden" if rule == FIXED else rule)
     result = jsonable(result)
     report = _report(result)
     _write_table(folder / OUT_OF_FOLD, examples, data, raw)
@@ -155,6 +155,14 @@ def write_results(
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     write_file(folder / METRICS, f"{text}\n".encode())
     return result, report
+
+
+def _threshold(labels: np.ndarray, log_odds: np.ndarray, rule: str) -> dict[str, Any]:
+    """The threshold of the ensemble and its rule, and none where the rule gives none."""
+    try:
+        return {"threshold": choose_threshold(labels, log_odds, rule), "threshold_rule": rule}
+    except UserError as error:
+        return {"threshold": None, "threshold_rule": f"none by the rule {rule}: {error}"}
 
 
 def _together(
@@ -317,7 +325,8 @@ def _report(result: Mapping[str, Any]) -> str:
     for name in ("auroc", "accuracy", "sensitivity", "specificity", "loss"):
         if name in whole:
             shown = "AUROC" if name == "auroc" else name
-            lines.append(f"  {shown} {_number(whole[name])}{_spread(whole['intervals'].get(name))}")
+            spread = _spread(whole["estimates"].get(name))
+            lines.append(f"  {shown} {_number(whole[name])}{spread}")
     lines.append(f"  {whole['about']}")
     lines.append("Pooled by rank within folds:")
     lines.append(f"  AUROC {_number(within['auroc'])}{_spread(within['interval'])}")
@@ -335,9 +344,10 @@ def _report(result: Mapping[str, Any]) -> str:
         lines.append(f"  not known from one repeat; {argument('--repeats', 3)} tells it")
     if result["threshold"] is not None:
         lines.append(
-            f"threshold by Youden's index out of fold: probability {result['threshold']:.3f} after "
-            "recalibration; sensitivity and specificity above are at 0.5, for at a threshold that "
-            "these predictions have chosen they would flatter"
+            f"threshold of the ensemble, by the rule {result['threshold_rule']} on these "
+            f"predictions: probability {result['threshold']:.3f} after recalibration; sensitivity "
+            "and specificity above are at 0.5, for at a threshold that these predictions have "
+            "chosen they would flatter"
         )
     return "\n".join(map(printable, lines))
 
@@ -353,9 +363,10 @@ def _spread(interval: Mapping[str, Any] | None) -> str:
     """An interval behind its number; nothing where a metric has none at all."""
     if interval is None:
         return ""
-    if interval["low"] is None:
+    if interval["low"] is None or math.isnan(interval["low"]):
         return f" (no interval: {interval['note']})"
-    return f" (95% {interval['low']:.3f} to {interval['high']:.3f}, {interval['method']})"
+    note = f"; {interval['note']}" if interval["note"] else ""
+    return f" (95% {interval['low']:.3f} to {interval['high']:.3f}, {interval['method']}{note})"
 
 
 def _between(found: Mapping[str, Any], kind: str) -> str:
