@@ -18,13 +18,15 @@ how far one changed patch of 100 moves the bounds of the AUROC.
 
 import argparse
 import concurrent.futures
+import functools
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy.integrate import quad
+from scipy.optimize import brentq
 from scipy.stats import norm
 
 from glomjax.evaluation import auroc, auroc_interval
@@ -36,6 +38,7 @@ MIXES, SIGMAS = ("both", "mostly", "one"), (0.0, 0.8)
 SLOPE, SHIFT = 1.2, 0.3  # by which the log-odds of the network differ from the right ones
 FIRST = "auroc, first version"
 
+Function = Callable[[float], float]
 Cell = tuple[int, float, float, str, float]  # patients, area, correlation, mix, sigma
 
 
@@ -144,11 +147,11 @@ def draw(
     return labels, distance * labels + math.sqrt(correlation / 2) * effects + noise, patient
 
 
+@functools.cache
 def truth(distance: float) -> dict[str, float]:
     """Every metric of the population, which has as many positives as negatives."""
-    positive, negative = norm(distance), norm(0)
     cut = distance / 2 - SHIFT / (SLOPE * distance)
-    sensitivity, specificity = float(positive.sf(cut)), float(negative.cdf(cut))
+    sensitivity, specificity = above(cut - distance), 1 - above(cut)
     false = 1 - specificity
 
     def logit(x: float) -> float:
@@ -157,16 +160,22 @@ def truth(distance: float) -> dict[str, float]:
     def chance(x: float) -> float:
         return 0.5 * (1 + math.tanh(logit(x) / 2))
 
-    def mean(of_positive: object, of_negative: object) -> float:
-        def density(x: float) -> float:
-            return (positive.pdf(x) * of_positive(x) + negative.pdf(x) * of_negative(x)) / 2  # type: ignore[operator]
+    def mean(of_positive: Function, of_negative: Function) -> float:
+        def product(x: float) -> float:
+            return density(x - distance) * of_positive(x) + density(x) * of_negative(x)
 
-        return float(quad(density, -9, distance + 9, limit=500)[0])
+        return float(quad(product, -9, distance + 9, limit=500)[0]) / 2
 
     def precision(x: float) -> float:
-        return float(positive.pdf(x) * positive.sf(x) / (positive.sf(x) + negative.sf(x)))
+        return density(x - distance) / (1 + above(x) / above(x - distance))
 
-    product = (sensitivity + false) * (2 - sensitivity - false)
+    def excess(raised_by: float) -> float:
+        def raised(x: float) -> float:
+            return 0.5 * (1 + math.tanh((logit(x) + raised_by) / 2))
+
+        return mean(raised, raised) - 0.5
+
+    calls = (sensitivity + false) * (2 - sensitivity - false)
     return {
         "auroc": float(norm.cdf(distance / math.sqrt(2))),
         "average_precision": float(quad(precision, -8, distance + 6, limit=500)[0]),
@@ -175,28 +184,25 @@ def truth(distance: float) -> dict[str, float]:
         "sensitivity": sensitivity,
         "specificity": specificity,
         "f1": 2 * sensitivity / (1 + sensitivity + false),
-        "mcc": (sensitivity - false) / math.sqrt(product),
+        "mcc": (sensitivity - false) / math.sqrt(calls),
         "ppv": sensitivity / (sensitivity + false),
         "npv": specificity / (specificity + 1 - sensitivity),
         "brier": mean(lambda x: (1 - chance(x)) ** 2, lambda x: chance(x) ** 2),
         "loss": mean(lambda x: np.logaddexp(0, -logit(x)), lambda x: np.logaddexp(0, logit(x))),
         "calibration_slope": 1 / SLOPE,
-        "calibration_intercept": _intercept(mean, chance, logit),
+        "calibration_intercept": brentq(excess, -3, 3),
         "ece": math.nan,
     }
 
 
-def _intercept(mean: object, chance: object, logit: object) -> float:
-    """By how much all log-odds must be raised for as many positives as there are."""
-    low, high = -3.0, 3.0
-    for _ in range(40):
-        middle = (low + high) / 2
+def density(x: float) -> float:
+    """Of the standard normal distribution."""
+    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
-        def raised(x: float, by: float = middle) -> float:
-            return 0.5 * (1 + math.tanh((logit(x) + by) / 2))  # type: ignore[operator]
 
-        low, high = (low, middle) if mean(raised, raised) > 0.5 else (middle, high)  # type: ignore[operator]
-    return low
+def above(x: float) -> float:
+    """The share of the standard normal distribution above x."""
+    return math.erfc(x / math.sqrt(2)) / 2
 
 
 def bootstrap(

@@ -5,7 +5,9 @@ tissue. The controls are fitted on the same examples as the network, scored on t
 compared with it by patient.
 """
 
+import csv
 import dataclasses
+import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from glomjax.evaluation.intervals import paired_difference
 from glomjax.evaluation.metrics import metrics_of_network
+from glomjax.files import csv_text
 
 # How strongly weights of D standardised features are held back: C is this over D, so that the
 # variance which the log-odds may have does not grow with the number of features. Of 1, 10 and D it
@@ -24,6 +27,7 @@ _VARIANCE = 10.0
 _MOST_FITTED = 10_000  # images; more change little and take minutes
 _AT_ONCE = 10_000  # images whose features are floats at a time
 _FOLDS = 5
+CONTROLS = "controls.csv"  # the table in the folder of a run
 Features = Mapping[str, np.ndarray]
 
 
@@ -107,11 +111,32 @@ def compare_with_controls(
     ours = _ranks(logits)
     compared = {}
     for name, theirs in controls.items():
-        metrics = metrics_of_network(y, theirs, classes)
+        metrics = metrics_of_network(y, theirs, classes, intervals=False)
         value, interval = paired_difference(_area, y, ours, _ranks(theirs), groups)
         compared[name] = {key: metrics[key] for key in ("auroc", "loss", "accuracy")}
         compared[name]["difference"] = {"value": value, **dataclasses.asdict(interval)}
     return compared
+
+
+def controls_table(ids: Sequence[str], fitted: Mapping[str, np.ndarray]) -> str:
+    """A CSV table of the logits of controls, a row for each example: `id`, and for each control a
+    column of its name, or, of more than two classes, columns `<name>/<class number>`."""
+    columns = {
+        f"{name}/{c}" if logits.shape[1] > 1 else name: map(repr, logits[:, c].tolist())
+        for name, logits in fitted.items()
+        for c in range(logits.shape[1])
+    }
+    return csv_text([["id", *columns], *zip(ids, *columns.values(), strict=True)])
+
+
+def read_controls_table(text: str) -> tuple[list[str], dict[str, np.ndarray]]:
+    """(ids, {name: logits [N, K]}) of what `controls_table` wrote; ValueError for another table."""
+    header, *rows = csv.reader(io.StringIO(text))
+    ids, *cells = zip(*rows, strict=True)
+    columns: dict[str, list[tuple[str, ...]]] = {}
+    for heading, column in zip(header[1:], cells, strict=True):
+        columns.setdefault(heading.partition("/")[0], []).append(column)
+    return list(ids), {name: np.array(part, np.float64).T for name, part in columns.items()}
 
 
 def controls_line(compared: Mapping[str, Mapping[str, Any]], how: str) -> str:

@@ -10,7 +10,7 @@ they estimate two things:
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,12 @@ from numpy.typing import ArrayLike
 
 from glomjax.evaluation.auroc import auroc
 from glomjax.evaluation.calibration import fit_recalibration, fit_temperature
-from glomjax.evaluation.intervals import LOGIT, jackknife_on_scale, patient_numbers
+from glomjax.evaluation.intervals import (
+    LOGIT,
+    jackknife_interval,
+    jackknife_on_scale,
+    patient_numbers,
+)
 from glomjax.evaluation.metrics import metrics_of_network
 
 _WORST = 3  # patients whose names are listed
@@ -117,50 +122,47 @@ def within_folds(data: OutOfFold, *, kind: str = "patient", level: float = 0.95)
     Returns:
       `auroc`, `interval` (`low`, `high`, `method`, `note`), `pairs` (of a repeat, the mean).
     """
-    scores, is_class = data.scores, np.stack([data.labels == c for c in data.compared], axis=1)
-    repeats, count = len(data.folds), int(data.folds.max()) + 1
-    won = np.zeros((repeats, count, len(data.compared)))
-    pairs = np.zeros_like(won)
-
-    def judge(r: int, fold: int, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows = (data.folds[r] == fold) & kept
-        ones = is_class[rows].sum(axis=0)
-        of = (ones * (rows.sum() - ones)).astype(np.float64)  # [C]
-        areas = [
-            auroc(is_class[rows, c], scores[r, rows, c]) if of[c] else 0.0 for c in range(len(of))
-        ]
-        return of * areas, of
-
-    def area(won: np.ndarray, pairs: np.ndarray) -> float:
-        total = pairs.sum(axis=1)  # [R, C]
-        return float((won.sum(axis=1) / total).mean()) if total.all() else math.nan
-
-    everyone = np.ones(len(data.labels), bool)
-    for r in range(repeats):
-        for fold in range(count):
-            won[r, fold], pairs[r, fold] = judge(r, fold, everyone)
-    patient = patient_numbers(data.groups, len(data.labels))
-    without = []
-    for left_out in range(int(patient.max()) + 1):
-        kept, less, fewer = patient != left_out, won.copy(), pairs.copy()
-        for r in range(repeats):
-            for fold in np.unique(data.folds[r, ~kept]):
-                less[r, fold], fewer[r, fold] = judge(r, fold, kept)
-        without.append(area(less, fewer))
-    estimate = area(won, pairs)
+    estimate, without, pairs = _areas_within_folds(data)
     interval = jackknife_on_scale(
         LOGIT,
         estimate,
-        np.array(without),
-        np.bincount(patient),
+        without,
+        np.bincount(patient_numbers(data.groups, len(data.labels))),
         kind=None if data.groups is None else kind,
         level=level,
     )
-    return {
-        "auroc": estimate,
-        "interval": dataclasses.asdict(interval),
-        "pairs": float(pairs.sum(axis=(1, 2)).mean()),
-    }
+    return {"auroc": estimate, "interval": dataclasses.asdict(interval), "pairs": pairs}
+
+
+def against_controls(
+    data: OutOfFold, controls: Mapping[str, np.ndarray], *, level: float = 0.95
+) -> dict[str, dict[str, Any]]:
+    """How much larger the AUROC within folds is than those of negative controls, which were fitted
+    in the same folds.
+
+    Args:
+      controls: {name: logits [R, N, L]}.
+      level: coverage.
+
+    Returns:
+      {name: `auroc`, `difference`}, where `difference` is {`value`, `low`, `high`, `method`,
+      `note`}, by the jackknife that leaves a patient out of both.
+    """
+    ours, ours_without, _ = _areas_within_folds(data)
+    sizes = np.bincount(patient_numbers(data.groups, len(data.labels)))
+    found = {}
+    for name, logits in controls.items():
+        theirs, without, _ = _areas_within_folds(dataclasses.replace(data, logits=logits))
+        interval, _ = jackknife_interval(
+            ours - theirs,
+            ours_without - without,
+            sizes,
+            by_patient=data.groups is not None,
+            level=level,
+        )
+        difference = {"value": ours - theirs, **dataclasses.asdict(interval)}
+        found[name] = {"auroc": theirs, "difference": difference}
+    return found
 
 
 def between_patients(data: OutOfFold) -> dict[str, Any] | None:
@@ -238,3 +240,39 @@ def _spread(found: list[tuple[float, str, int]]) -> dict[str, Any]:
             {"patient": name, "value": value, "n": n} for value, name, n in sorted(found)[:_WORST]
         ],
     }
+
+
+def _areas_within_folds(data: OutOfFold) -> tuple[float, np.ndarray, float]:
+    """(the AUROC as of `within_folds`, the same without each patient [P], the pairs of a
+    repeat)."""
+    scores, is_class = data.scores, np.stack([data.labels == c for c in data.compared], axis=1)
+    repeats, count = len(data.folds), int(data.folds.max()) + 1
+    won = np.zeros((repeats, count, len(data.compared)))
+    pairs = np.zeros_like(won)
+
+    def judge(r: int, fold: int, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = (data.folds[r] == fold) & kept
+        ones = is_class[rows].sum(axis=0)
+        of = (ones * (rows.sum() - ones)).astype(np.float64)  # [C]
+        areas = [
+            auroc(is_class[rows, c], scores[r, rows, c]) if of[c] else 0.0 for c in range(len(of))
+        ]
+        return of * areas, of
+
+    def area(won: np.ndarray, pairs: np.ndarray) -> float:
+        total = pairs.sum(axis=1)  # [R, C]
+        return float((won.sum(axis=1) / total).mean()) if total.all() else math.nan
+
+    everyone = np.ones(len(data.labels), bool)
+    for r in range(repeats):
+        for fold in range(count):
+            won[r, fold], pairs[r, fold] = judge(r, fold, everyone)
+    patient = patient_numbers(data.groups, len(data.labels))
+    without = []
+    for left_out in range(int(patient.max()) + 1):
+        kept, less, fewer = patient != left_out, won.copy(), pairs.copy()
+        for r in range(repeats):
+            for fold in np.unique(data.folds[r, ~kept]):
+                less[r, fold], fewer[r, fold] = judge(r, fold, kept)
+        without.append(area(less, fewer))
+    return area(won, pairs), np.array(without), float(pairs.sum(axis=(1, 2)).mean())

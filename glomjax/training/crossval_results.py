@@ -14,8 +14,15 @@ import glomjax
 from glomjax.data.sources.columns import column_name
 from glomjax.errors import UserError, argument, plural, printable
 from glomjax.evaluation.calibration import FIXED, choose_threshold
+from glomjax.evaluation.controls import (
+    CONTROLS,
+    control_message,
+    controls_line,
+    read_controls_table,
+)
 from glomjax.evaluation.out_of_fold import (
     OutOfFold,
+    against_controls,
     between_patients,
     between_repeats,
     pooled,
@@ -84,7 +91,7 @@ def fold_folder(folder: pathlib.Path, repeat: int, fold: int) -> pathlib.Path:
 
 
 def write_results(
-    folder: pathlib.Path, repeats: int, folds: int, split_by: str, rule: str
+    folder: pathlib.Path, repeats: int, folds: int, split_by: str, rule: str = FIXED
 ) -> tuple[dict[str, Any], str]:
     """Writes `out_of_fold.csv`, `report.txt` and, last, `metrics.json`, each in one step, so that
     two processes may do it at once.
@@ -102,10 +109,12 @@ def write_results(
     """
     per_fold: list[dict[str, Any]] = []
     tests: list[list[_Table]] = []
+    controls: list[list[dict[str, np.ndarray]]] = []
     notes: dict[str, int] = {}
     classes: list[str] = []
     for repeat in range(repeats):
         tests.append([])
+        controls.append([])
         for fold in range(folds):
             path = fold_folder(folder, repeat, fold)
             metrics = _read_metrics(path)
@@ -116,6 +125,7 @@ def write_results(
             if len(test.ids) != metrics["n"]:
                 raise _damaged(path / "predictions.csv")
             tests[-1].append(test)
+            controls[-1].append(_read_controls(path, test))
             # As a user may move the folder, by its place in it.
             about = {"repeat": repeat, "fold": fold, "folder": path.relative_to(folder).as_posix()}
             numbers = {key: metrics[key] for key in _OF_FOLD if key in metrics}
@@ -124,6 +134,7 @@ def write_results(
             for note in metrics["notes"]:
                 notes[note] = notes.get(note, 0) + 1
     column, examples, data, raw = _together(folder, tests, per_fold, classes, split_by)
+    compared = against_controls(data, _joined_controls(controls, tests))
     common = [note for note, count in notes.items() if count == len(per_fold)]
     result: dict[str, Any] = {
         "n": len(data.labels),
@@ -134,6 +145,8 @@ def write_results(
         "clusters": None if data.groups is None else len(set(data.groups)),
         "pooled_recalibrated": pooled(data, kind=column or "patient"),
         "pooled_within_folds": within_folds(data, kind=column or "patient"),
+        "controls": compared,
+        "control_message": control_message(compared),
         "between_patients": between_patients(data),
         "per_fold": per_fold,
         "threshold": None,
@@ -201,6 +214,38 @@ def _together(
             raise _of_other_data(folder)
     data = OutOfFold(first.labels, np.stack(scaled), np.stack(folds), classes, groups)
     return column, first, data, np.stack([whole.logits for whole in wholes])
+
+
+def _read_controls(path: pathlib.Path, test: _Table) -> dict[str, np.ndarray]:
+    """{name: logits [N, L]} of the negative controls of a fold, in the order of its test table;
+    none of a run of an earlier version."""
+    file = path / CONTROLS
+    if not file.exists():
+        return {}
+    try:
+        ids, found = read_controls_table(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(file) from error
+    if ids != test.ids:
+        raise _damaged(file)
+    return found
+
+
+def _joined_controls(
+    controls: Sequence[Sequence[Mapping[str, np.ndarray]]], tests: Sequence[Sequence[_Table]]
+) -> dict[str, np.ndarray]:
+    """{name: logits [R, N, L]} of the controls that all folds have, in the order of the ids."""
+    names = [name for name in controls[0][0] if all(name in c for part in controls for c in part)]
+    orders = [np.argsort([name for t in part for name in t.ids], kind="stable") for part in tests]
+    return {
+        name: np.stack(
+            [
+                np.concatenate([fold[name] for fold in part])[order]
+                for part, order in zip(controls, orders, strict=True)
+            ]
+        )
+        for name in names
+    }
 
 
 def _joined(tables: Sequence[_Table]) -> _Table:
@@ -311,6 +356,8 @@ def _report(result: Mapping[str, Any]) -> str:
     of = "" if kind is None else f" of {result['clusters']} {plural(kind)}"
     times = "" if result["repeats"] == 1 else f", {result['repeats']} times"
     lines = [f"cross-validation: {result['n']} images{of} in {result['folds']} folds{times}"]
+    if message := result["control_message"]:
+        lines.insert(0, message)
     lines += [f"note: {note}" for note in result["notes"]]
     lines.append("Each fold, as its network gives it:")
     for fold in result["per_fold"]:
@@ -331,6 +378,8 @@ def _report(result: Mapping[str, Any]) -> str:
     lines.append("Pooled by rank within folds:")
     lines.append(f"  AUROC {_number(within['auroc'])}{_spread(within['interval'])}")
     lines.append(f"  {within['about']}")
+    how = "in the same folds" if result["controls"] else "the runs of the folds have none"
+    lines.append(f"  {controls_line(result['controls'], how)}")
     if patients := result["between_patients"]:
         lines.append(f"Between {plural('patient' if kind is None else kind)}:")
         for name, shown in (("accuracy", "accuracy"), ("auroc", "AUROC within")):

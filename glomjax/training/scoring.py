@@ -18,9 +18,11 @@ from glomjax.evaluation import (
 )
 from glomjax.evaluation.calibration import Decision, fit_decision
 from glomjax.evaluation.controls import (
+    CONTROLS,
     compare_with_controls,
     control_message,
     controls_line,
+    controls_table,
     fit_controls,
 )
 from glomjax.evaluation.looks import DIGEST, images_digest, looks_beside, looks_line
@@ -210,13 +212,16 @@ def report_test(
 
 def _controls(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
     """What negative controls reach on the test split, and which images it has, as in
-    `test_metrics.json`."""
+    `test_metrics.json`; their logits go into a table of their own."""
     splits, survey = setup.splits, setup.survey
     train, test = (survey.facts[split].features() for split in ("train", "test"))
+    fitted = fit_controls(train, splits.train.labels, test)
+    if setup.run.writes:
+        setup.run.write(CONTROLS, controls_table(splits.test.ids, fitted))
     compared = compare_with_controls(
         splits.test.labels,
         logits,
-        fit_controls(train, splits.train.labels, test),
+        fitted,
         splits.classes,
         splits.test.clusters(column_name(setup.config.data.split_by))[0],
     )

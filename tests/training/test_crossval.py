@@ -127,16 +127,46 @@ def test_one_that_a_signal_stops_goes_on_to_the_same_result(finished, patches, t
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes(), name
 
 
+def test_controls_are_judged_within_the_same_folds(finished):
+    folder, _ = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    with open(folder / "out_of_fold.csv", newline="", encoding="utf-8") as stream:
+        network = {row["id"]: row for row in csv.DictReader(stream)}
+    won = {name: [] for name in [*metrics["controls"], "network"]}
+    for fold in metrics["per_fold"]:
+        with open(folder / fold["folder"] / "controls.csv", newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        scores = {name: [float(row[name]) for row in rows] for name in metrics["controls"]}
+        scores["network"] = [float(network[row["id"]]["logit"]) for row in rows]
+        positive = [network[row["id"]]["label"] == metrics["classes"][1] for row in rows]
+        for name, values in scores.items():
+            won[name] += [
+                (np.sign(a - b) + 1) / 2
+                for a, first in zip(values, positive, strict=True)
+                for b, second in zip(values, positive, strict=True)
+                if first and not second
+            ]
+    areas = {name: np.mean(pairs) for name, pairs in won.items()}
+    assert len(areas) == 4
+    for name, control in metrics["controls"].items():
+        assert control["auroc"] == pytest.approx(areas[name])
+        assert control["difference"]["value"] == pytest.approx(areas["network"] - areas[name])
+    report = (folder / "report.txt").read_text()
+    assert metrics["control_message"] in report.splitlines()[0]
+    assert "controls: AUROC of" in report
+
+
 def test_its_networks_load_as_one_ensemble_on_one_scale(finished, patches):
     folder, _ = finished
     ensemble, metrics = load_classifier(folder), json.loads((folder / "metrics.json").read_text())
     assert len(ensemble.specs) == FOLDS
-    assert ensemble.out_of_fold_threshold == metrics["threshold"]
+    assert ensemble.threshold == metrics["threshold"]
+    assert ensemble.threshold_rule == "youden, on the out-of-fold predictions"
     images = str(patches / "other")
     chances = []
     for fold in metrics["per_fold"]:
         alone = load_classifier(folder / fold["folder"])
-        assert alone.out_of_fold_threshold is None
+        assert alone.threshold == 0.5
         log_odds = fold["slope"] * alone.predict(images).logits + fold["intercept"]
         chances.append(1 / (1 + np.exp(-log_odds)))
     expected = np.mean(chances, axis=0)
