@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from small_runs import write_patches
 
 from glomjax.__main__ import main
 from glomjax.data import checking
@@ -794,3 +795,23 @@ def test_fields_that_hold_glomeruli_alone_are_pointed_at(real_data):
 
 def test_a_set_without_traps_is_quiet(real_data):
     assert check_data(real_data / "aidpath", image_size=(280, 280)).of_level("warning") == []
+
+
+def test_a_cross_validation_is_recommended_where_patients_are_few(tmp_path):
+    source = write_patches(tmp_path / "patches")
+
+    def recommended(**options) -> list[str]:
+        notes = check_data(source, **options).of_level("note")
+        return [note for note in notes if "says little of others" in note]
+
+    assert recommended() == [
+        "There are 12 patients, and a result on the few of a test split says little of others; "
+        "cross_validate(folds=5) tests each patient once."
+    ]
+    assert recommended(folds=3) == []  # it is one already
+    manifest = source / "manifest.csv"
+    head, *rows = manifest.read_text().splitlines()
+    splits = [("train", "validation", "test")[i // 4 % 3] for i in range(len(rows))]
+    table = [f"{row},{split}" for row, split in zip(rows, splits, strict=True)]
+    manifest.write_text("\n".join([f"{head},split", *table]) + "\n")
+    assert recommended() == []  # and would be refused
