@@ -74,7 +74,7 @@ def cell(
 ) -> dict[str, float]:
     """Shares of draws: which intervals cover, and, without a difference, which tests reject."""
     means = [math.sqrt(2) * float(norm.ppf(a)) for a in (area, area - less)]
-    sums = collections.defaultdict(list)
+    sums = collections.defaultdict[str, list[float]](list)
     for _ in range(draws):
         patient, y, scores = draw(rng, patients, rho, mix, sigma, means)
         sizes = np.bincount(patient)
@@ -83,8 +83,8 @@ def cell(
         if interval.method != "none":
             sums["AUROC"].append(interval.low <= less <= interval.high)
             sums["AUROC width"].append(interval.high - interval.low)
-        right = [(s > m / 2) == y for s, m in zip(scores, means, strict=True)]
-        excess = np.bincount(patient, right[0].astype(float) - right[1])
+        first, second = ((s > m / 2) == y for s, m in zip(scores, means, strict=True))
+        excess = np.bincount(patient, first.astype(float) - second)
         whole = excess.sum() / sizes.sum()
         without = (excess.sum() - excess) / (sizes.sum() - sizes)
         interval, _ = jackknife_interval(whole, without, sizes)
@@ -94,8 +94,8 @@ def cell(
             sums["accuracy width"].append(interval.high - interval.low)
         if not less:
             sums["AUROC p"].append(p < 0.05)
-            sums["McNemar p"].append(mcnemar(*right, patient).p < 0.05)
-            sums["exact p"].append(mcnemar(*right).p < 0.05)
+            sums["McNemar p"].append(mcnemar(first, second, patient).p < 0.05)
+            sums["exact p"].append(mcnemar(first, second).p < 0.05)
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
 

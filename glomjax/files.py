@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, argument
 
 # A full disk, a quota, and the limit of a file's size.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,6 +40,29 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
             "make room there" if error.errno in NO_ROOM else "give a folder that can be written"
         )
         raise UserError(f"{path} cannot be written ({error.strerror}); {advice}") from error
+
+
+def new_folder(out: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder that `--out` names, which is made where it does not exist.
+
+    Raises:
+      UserError: it holds something already, or cannot be made.
+    """
+    folder = pathlib.Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = sorted(file.name for file in folder.iterdir())
+    except OSError as error:
+        raise UserError(
+            f"folder '{folder}' cannot be made ({error.strerror}); name another with "
+            f"{argument('--out')}"
+        ) from error
+    if there:
+        raise UserError(
+            f"folder '{folder}' is not empty ('{there[0]}' for one); name a new one with "
+            f"{argument('--out')}"
+        )
+    return folder
 
 
 def why_not_writable(folder: pathlib.Path) -> str:
@@ -88,6 +111,15 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"section.field": value} of a configuration."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        section = isinstance(value, dict)
+        flat |= flatten(value, f"{prefix}{key}.") if section else {prefix + key: value}
+    return flat
 
 
 def as_tuples(value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from glomjax import __version__
-from glomjax.cli import check_data, convert, crossval, evaluate, inspect, predict, train
+from glomjax.cli import check_data, compare, convert, crossval, evaluate, inspect, predict, train
 from glomjax.cli.command import Parser, print_error
 from glomjax.errors import UserError, at_command_line, nearest_key
 
@@ -16,6 +16,7 @@ VERBS: dict[str, Any] = {
     "crossval": crossval,
     "predict": predict,
     "evaluate": evaluate,
+    "compare": compare,
     "convert": convert,
     "inspect": inspect,
     "check-data": check_data,

@@ -10,7 +10,6 @@ are at the spacing that they know.
 import collections
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ from glomjax.evaluation.report import (
     summary_line,
     write_report,
 )
-from glomjax.files import write_file
+from glomjax.files import new_folder, write_file
 from glomjax.inference.classifier import Classifier
 from glomjax.inference.images import stream_examples
 from glomjax.inference.labelled import LabelledData, read_labelled
@@ -94,7 +93,7 @@ def evaluate(
         theirs.
     """
     check_prevalence(prevalence, classifier.classes)
-    folder = _prepared_folder(out)
+    folder = new_folder(out)
     data = read_labelled(
         classifier.specs,
         source,
@@ -166,24 +165,6 @@ def evaluate(
         threshold=classifier.threshold,
     )
     return Evaluation(metrics, report)
-
-
-def _prepared_folder(out: str | os.PathLike[str]) -> pathlib.Path:
-    folder = pathlib.Path(out).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        there = sorted(file.name for file in folder.iterdir())
-    except OSError as error:
-        raise UserError(
-            f"folder '{folder}' cannot be made ({error.strerror}); name another with "
-            f"{argument('--out')}"
-        ) from error
-    if there:
-        raise UserError(
-            f"folder '{folder}' is not empty ('{there[0]}' for one); name a new one with "
-            f"{argument('--out')}"
-        )
-    return folder
 
 
 def _about(

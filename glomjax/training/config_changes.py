@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from glomjax.files import flatten
 from glomjax.training.config import MAY_DIFFER, RunConfig
 
 # Runs of the first versions stored no defaults: {field: its default then} of what changed since.
@@ -77,12 +78,3 @@ def _is_demo_of(key: str, requested: Mapping[str, Any]) -> bool:
         return False
     small = (requested["data.source"], requested["data.synthetic_size"]) == ("synthetic", "demo")
     return not small or requested[key] == requested[name]
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"section.field": value} of a configuration."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        section = isinstance(value, dict)
-        flat |= flatten(value, f"{prefix}{key}.") if section else {prefix + key: value}
-    return flat

@@ -13,13 +13,12 @@ from typing import Any
 
 from glomjax import checkpoints
 from glomjax.errors import UserError, argument, assignment
-from glomjax.files import jsonable, write_file
+from glomjax.files import flatten, jsonable, write_file
 from glomjax.training.config import MAY_DIFFER, RunConfig
 from glomjax.training.config_changes import (
     ShippedConfig,
     changes,
     defaults_of,
-    flatten,
     updated,
 )
 from glomjax.training.environment import describe_environment
