@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import norm
 
 from glomjax.evaluation.comparison import mcnemar
-from glomjax.evaluation.intervals import jackknife_interval
+from glomjax.evaluation.intervals import jackknife_interval, means_estimated
 
 PATIENTS = (5, 6, 10, 20, 40)
 CORRELATION = 0.6  # of the two networks' scores within a class
@@ -77,9 +77,9 @@ def cell(
     sums = collections.defaultdict[str, list[float]](list)
     for _ in range(draws):
         patient, y, scores = draw(rng, patients, rho, mix, sigma, means)
-        sizes = np.bincount(patient)
+        sizes, means_of = np.bincount(patient), means_estimated(y, patient)
         one, two = (areas(s, y, patient, patients) for s in scores)
-        interval, p = jackknife_interval(one[0] - two[0], one[1] - two[1], sizes)
+        interval, p = jackknife_interval(one[0] - two[0], one[1] - two[1], sizes, means_of)
         if interval.method != "none":
             sums["AUROC"].append(interval.low <= less <= interval.high)
             sums["AUROC width"].append(interval.high - interval.low)
@@ -87,7 +87,7 @@ def cell(
         excess = np.bincount(patient, first.astype(float) - second)
         whole = excess.sum() / sizes.sum()
         without = (excess.sum() - excess) / (sizes.sum() - sizes)
-        interval, _ = jackknife_interval(whole, without, sizes)
+        interval, _ = jackknife_interval(whole, without, sizes, means_of)
         truth = norm.cdf(means[0] / 2) - norm.cdf(means[1] / 2)
         if interval.method != "none":
             sums["accuracy"].append(interval.low <= truth <= interval.high)

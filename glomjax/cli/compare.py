@@ -37,7 +37,8 @@ def add_arguments(parser: Parser) -> None:
         "--patients",
         default="",
         metavar="COLUMN",
-        help="the column of the tables by which images count together; by default the patient's",
+        help="the column by which images count together; by default the one that split the data of "
+        "the runs, else the patient's, else the slide's",
     )
 
 

@@ -13,7 +13,12 @@ import numpy as np
 from scipy.stats import binomtest, chi2
 
 from glomjax.errors import UserError
-from glomjax.evaluation.intervals import Interval, jackknife_interval, patient_numbers
+from glomjax.evaluation.intervals import (
+    Interval,
+    jackknife_interval,
+    means_estimated,
+    patient_numbers,
+)
 from glomjax.evaluation.logits import checked_labels, probabilities
 from glomjax.evaluation.measures import MEASURES, measures_without, right
 
@@ -112,6 +117,7 @@ def compare_predictions(
                 value - reference,
                 scored[i][1][name] - scored[0][1][name],
                 sizes,
+                means_estimated(y, patient),
                 by_patient=groups is not None,
                 identical=identical,
                 level=level,

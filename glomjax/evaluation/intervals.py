@@ -145,6 +145,7 @@ def paired_difference(
         difference,
         np.array(without),
         sizes,
+        means_estimated(labels, patient),
         by_patient=groups is not None,
         identical=np.array_equal(first, second),
         level=level,
@@ -156,6 +157,7 @@ def jackknife_interval(
     difference: float,
     without: np.ndarray,
     sizes: np.ndarray,
+    means: int = 1,
     *,
     by_patient: bool = True,
     identical: bool = False,
@@ -167,13 +169,14 @@ def jackknife_interval(
     The squared deviations are from the difference itself, the form that errs on the wide side
     (MacKinnon, Nielsen and Webb 2023, J Appl Econometrics 38:671-694, CV3). Where a few patients
     have most of the examples, fewer patients than there are decide the variance: the degrees of
-    freedom of Student's quantile are one less than Kish's effective number of patients,
-    (sum n)^2 / sum n^2, and at least 1. `benchmarks/difference_coverage.py` prints what it covers.
+    freedom of Student's quantile are Kish's effective number of patients, (sum n)^2 / sum n^2,
+    less `means`, and at least 1. `benchmarks/difference_coverage.py` prints what it covers.
 
     Args:
       difference: of all examples; NaN where it is undefined.
       without: the same without each patient in turn [K].
       sizes: examples of each patient [K].
+      means: as `means_estimated` gives it.
       by_patient: False where the parts that are left out are of independent examples.
       identical: both predictions are the same, so that there is no difference at all.
       level: coverage.
@@ -196,10 +199,22 @@ def jackknife_interval(
     error = math.sqrt((count - 1) / count * float(((without - difference) ** 2).sum()))
     if np.ptp(without) < 1e-12:
         return no_interval("it is the same whichever patient is left out"), math.nan
-    freedom = max(float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum()) - 1, 1.0)
+    freedom = max(float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum()) - means, 1.0)
     half = quantile(level, freedom) * error
     p = 2 * float(stdtr(freedom, -abs(difference) / error))
     return Interval(difference - half, difference + half, kind), p
+
+
+def means_estimated(labels: np.ndarray, patient: np.ndarray) -> int:
+    """How many classes are samples of patients by themselves: all of them where each patient has
+    one class alone, and else one sample has them all.
+
+    Args:
+      labels: int [N], class indices.
+      patient: int [N], the number of each example's patient.
+    """
+    pairs = np.unique(patient * (int(labels.max()) + 1) + labels)
+    return len(np.unique(labels)) if len(pairs) == len(np.unique(patient)) else 1
 
 
 def jackknife_on_scale(

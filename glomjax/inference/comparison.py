@@ -9,22 +9,23 @@ cross-validations and tables, and `glomjax.evaluation.comparison` has the number
 import dataclasses
 import itertools
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import glomjax
-from glomjax.errors import UserError, argument, first_few, plural, printable, quoted, shown
+from glomjax.data.identities import is_missing, normal_form
+from glomjax.data.sources.columns import column_name
+from glomjax.errors import UserError, argument, first_few, plural, quoted, shown
 from glomjax.evaluation.comparison import FEW_PATIENTS, compare_predictions
-from glomjax.evaluation.measures import LESS_IS_BETTER, MEASURES
 from glomjax.files import jsonable, new_folder, write_file
+from glomjax.inference.comparison_text import LETTERS, report_text
 from glomjax.inference.saved_predictions import SavedPredictions, read_predictions
 
 LEVEL = 0.95
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_GROUPS = ("patient", "slide")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,8 @@ def compare(
         predictions, of the same images; the first is the reference. Labels and patients may be
         missing in some of them.
       out: a folder for `comparison.json` and `comparison.txt`, new or empty; None writes nothing.
-      patients: a column by which images count together, in place of the patient's.
+      patients: the column by which images count together; by default the one that split the data
+        of the runs, else the patient's, else the slide's.
 
     Raises:
       UserError: whatever the user can put right: sources without predictions, predictions of
@@ -61,26 +63,20 @@ def compare(
         with files in it.
     """
     names = [os.fspath(source) for source in sources]
-    if len(names) < 2 or len(names) > len(_LETTERS):
+    if len(names) < 2 or len(names) > len(LETTERS):
         raise UserError(
             f"{len(names)} is the number of sources that are named; a comparison takes 2 to "
-            f"{len(_LETTERS)}, the reference first"
+            f"{len(LETTERS)}, the reference first"
         )
     places = [os.path.realpath(os.path.expanduser(name)) for name in names]
     if twice := [name for i, name in enumerate(names) if places[i] in places[:i]]:
         raise UserError(f"{quoted(twice)} is named twice; name each source once")
     folder = None if out is None else new_folder(out)
-    column = patients or "patient"
-    saved = [read_predictions(name, column) for name in names]
+    saved = [read_predictions(name) for name in names]
     order = _matched(saved)
     labels = _labels(saved, order)
-    groups = _groups(saved, order, column)
+    column, groups = _groups(saved, order, patients)
     first = saved[0]
-    if patients and groups is None:
-        raise UserError(
-            f"no source has a column {patients!r} with names in it for "
-            f"{argument('--patients')}; '{first.source}' has {quoted(first.columns)}"
-        )
     found = compare_predictions(
         labels,
         [part.logits[rows] for part, rows in zip(saved, order, strict=True)],
@@ -98,7 +94,7 @@ def compare(
             "n": len(labels),
             "classes": first.classes,
             "class_counts": dict(zip(first.classes, counts, strict=True)),
-            "grouped_by": None if groups is None else column,
+            "grouped_by": column or None,
             "groups": None if groups is None else len(set(groups)),
             "sources": [
                 {"source": part.source, "threshold": part.threshold, **part.about} for part in saved
@@ -112,7 +108,7 @@ def compare(
             "glomjax_version": glomjax.__version__,
         }
     )
-    text = _report(result)
+    text = report_text(result)
     if folder is not None:
         write_file(folder / "comparison.txt", f"{text}\n".encode())
         whole = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
@@ -151,7 +147,7 @@ def _matched(saved: Sequence[SavedPredictions]) -> list[np.ndarray]:
 def _labels(saved: Sequence[SavedPredictions], order: Sequence[np.ndarray]) -> np.ndarray:
     """Class indices [N], in which all sources that have labels agree."""
     classes = saved[0].classes
-    labels = _agreed(saved, order, "label", [part.labels for part in saved])
+    labels = _agreed(saved, order, "label", [part.columns.get("label") for part in saved])
     if labels is None:
         raise UserError(
             "none of the sources has a column 'label'; predict images whose manifest has labels, "
@@ -166,9 +162,40 @@ def _labels(saved: Sequence[SavedPredictions], order: Sequence[np.ndarray]) -> n
 
 
 def _groups(
-    saved: Sequence[SavedPredictions], order: Sequence[np.ndarray], column: str
-) -> tuple[str, ...] | None:
-    return _agreed(saved, order, column, [part.groups for part in saved])
+    saved: Sequence[SavedPredictions], order: Sequence[np.ndarray], asked: str
+) -> tuple[str, tuple[str, ...] | None]:
+    """The column by which images count together, and what it says of each [N]; ("", None) where
+    there is none.
+
+    By default it is what split the data of the runs; patients, or slides where they stand in.
+    """
+    known = [part.settings["data.split_by"] for part in saved if "data.split_by" in part.settings]
+    split_by = {*map(column_name, known)}
+    for column in [asked] if asked else [*(split_by if len(split_by) == 1 else ()), *_GROUPS]:
+        names = [_names_in(part, column) for part in saved]
+        if (groups := _agreed(saved, order, column, names)) is not None:
+            return column, groups
+    if asked:
+        raise UserError(
+            f"no source has a column {asked!r} with names in it for "
+            f"{argument('--patients')}; '{saved[0].source}' has {quoted(saved[0].columns)}"
+        )
+    return "", None
+
+
+def _names_in(part: SavedPredictions, column: str) -> tuple[str, ...] | None:
+    """The normal forms of the names in a column; None where it is empty or not there."""
+    names = part.columns.get(column, ())
+    empty = [name for name, cell in zip(part.ids, names, strict=False) if is_missing(cell)]
+    if len(empty) == len(names):
+        return None
+    if empty:
+        raise UserError(
+            f"'{part.source}' has no {column} for {len(empty)} of {len(names)} images "
+            f"({quoted(empty)}); fill the column in, or count by another one with "
+            f"{argument('--patients', 'COLUMN')}"
+        )
+    return tuple(map(normal_form, names))
 
 
 def _agreed(
@@ -215,15 +242,13 @@ def _notes(
 ) -> list[str]:
     notes = [note for part in saved for note in part.notes]
     if groups is None:
-        slides = all("slide" in part.columns for part in saved)
-        way = f"; {argument('--patients', 'slide')} counts slides" if slides else ""
         notes.append(
             "No patient column: intervals and tests take images for independent, and images of one "
-            f"patient are not{way}."
+            "patient are not."
         )
     else:
         if column != "patient":
-            notes.append(f"Images are grouped by the column '{column}', not by patient.")
+            notes.append(f"{plural(column).capitalize()} stand in for patients.")
         if (count := len(set(groups))) < FEW_PATIENTS:
             notes.append(
                 f"Indicative: {count} {plural(column)}. Below {FEW_PATIENTS}, few differences show."
@@ -260,86 +285,3 @@ def _weights(part: SavedPredictions) -> list[str]:
     if "sha256" in part.about:
         return [part.about["sha256"]]
     return [network.get("sha256", "") for network in part.about.get("networks", ())]
-
-
-def _report(result: Mapping[str, Any]) -> str:
-    sources, comparisons = result["sources"], result["comparisons"]
-    lines = [f"{_LETTERS[i]}: {_described(source)}" for i, source in enumerate(sources)]
-    kinds = plural(result["grouped_by"] or "")
-    groups = f" of {result['groups']} {kinds}" if result["groups"] else ""
-    counts = ", ".join(f"{count} {name}" for name, count in result["class_counts"].items())
-    lines.append(f"{result['n']} images{groups} ({counts})")
-    lines += [f"note: {note}" for note in result["notes"]]
-    for i, part in enumerate(comparisons, 1):
-        lines += ["", *_table(part, _LETTERS[i], several=len(comparisons) > 1)]
-    closing = [
-        f"{', '.join(MEASURES[name][0] for name in LESS_IS_BETTER)}: less is better; a calibration "
-        "slope is best at 1, an intercept at 0",
-        "p: Student's, by the same jackknife as the interval; choose the measure before looking, "
-        "for each is a test of its own",
-    ]
-    if len(comparisons) > 1:
-        closing.append(
-            f"p Holm: corrected for {len(comparisons)} comparisons to A, each measure by itself"
-        )
-    lines += ["", *closing, *_settings_lines(result["settings"], len(sources))]
-    return "\n".join(map(printable, lines))
-
-
-def _described(source: Mapping[str, Any]) -> str:
-    facts = [source["kind"]]
-    facts += [str(source[key]) for key in ("architecture",) if key in source]
-    networks = source.get("networks", [source] if "sha256" in source else [])
-    facts += [f"{n.get('architecture', '')} ({str(n.get('sha256'))[:12]})" for n in networks]
-    if "sha256" in source:
-        del facts[1:-1]
-    facts += [f"{key} {source[key]}" for key in ("seed", "epochs") if key in source]
-    if source["threshold"] != 0.5:
-        facts.append(f"threshold {source['threshold']:g}")
-    return f"{source['source']}: {', '.join(facts)}"
-
-
-def _table(part: Mapping[str, Any], letter: str, *, several: bool) -> list[str]:
-    holm = f"{'p Holm':>8}" if several else ""
-    title = f"{letter} minus A"
-    lines = [
-        f"{title:<24}{'A':>8}{letter:>8}{'difference':>12}   {'95% interval':<20}{'p':>6}{holm}"
-    ]
-    for name, numbers in part["differences"].items():
-        values = f"{_number(numbers['reference']):>8}{_number(numbers['value']):>8}"
-        difference = _number(numbers["difference"], "+.3f")
-        spread = f"none: {numbers['note']}"
-        if numbers["method"] != "none":
-            interval = f"{numbers['low']:+.3f} to {numbers['high']:+.3f}"
-            spread = f"{interval:<20}{_p(numbers['p']):>6}"
-            spread += f"{_p(numbers['p_holm']):>8}" if several else ""
-        lines.append(f"{MEASURES[name][0]:<24}{values}{difference:>12}   {spread}")
-    test = part["mcnemar"]
-    kind = "clustered (Durkalski)" if test["method"] == "clustered" else "exact"
-    corrected = f", p Holm {_p(test['p_holm'])}" if several else ""
-    note = f"; {test['note']}" if test["note"] else ""
-    lines.append(
-        f"McNemar, {kind}: right in A alone {test['first_only']}, in {letter} alone "
-        f"{test['second_only']}, p {_p(test['p'])}{corrected}{note}"
-    )
-    return lines
-
-
-def _settings_lines(settings: Mapping[str, Sequence[Any]], count: int) -> list[str]:
-    if not settings:
-        return []
-    lines = ["", f"settings that differ ({', '.join(_LETTERS[:count])}):"]
-    return lines + [
-        f"  {key}: {' | '.join('not known' if v is None else shown(v) for v in values)}"
-        for key, values in settings.items()
-    ]
-
-
-def _number(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None or math.isnan(value) else format(value, form)
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"

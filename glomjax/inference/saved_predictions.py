@@ -13,14 +13,24 @@ import numpy as np
 
 from glomjax import checkpoints
 from glomjax.data.identities import is_missing, normal_form
-from glomjax.errors import UserError, argument, first_few, named, quoted, same_again
+from glomjax.errors import UserError, first_few, named, quoted, same_again
 from glomjax.files import flatten
+from glomjax.pretrained import read_weights
+from glomjax.pretrained.weight_file import tensor_digest
 
 OUT_OF_FOLD = "out_of_fold.csv"  # of a cross-validation
 TABLE = "predictions.csv"  # of a run and of `evaluate`
 # The tables of a run, of which its other files say how they were made.
 _OF_RUN = (TABLE, "predictions_validation.csv")
 _RECALIBRATED = "recalibrated_"
+# What a reader should know of predictions by where they are from.
+_DOUBTS = {
+    "predictions": "whether its networks were trained on these images is not known",
+    "table": "which network predicted this table, and whether it was trained on these images, is "
+    "not known",
+    "validation split": "the run's weights, and a threshold where it chose one, are those that are "
+    "best on these images",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +40,7 @@ class SavedPredictions:
     Attributes:
       source: the folder or file that was named.
       ids: of the images [N], each once.
-      labels: class names [N], or None where the table has none.
-      groups: the patients, or what stands in for them, in their normal form [N]; or None.
-      columns: names of what else the table says of its images.
+      columns: {name: one cell per image [N]} of the table.
       classes: class names [C]; for two classes (negative, positive).
       logits: float64 [N, K], as for `classification_metrics`.
       threshold: of two classes, the probability above which an image is positive.
@@ -44,9 +52,7 @@ class SavedPredictions:
 
     source: str
     ids: tuple[str, ...]
-    labels: tuple[str, ...] | None
-    groups: tuple[str, ...] | None
-    columns: tuple[str, ...]
+    columns: dict[str, tuple[str, ...]]
     classes: tuple[str, ...]
     logits: np.ndarray
     threshold: float
@@ -56,9 +62,7 @@ class SavedPredictions:
     notes: tuple[str, ...]
 
 
-def read_predictions(
-    source: str | os.PathLike[str], group_column: str = "patient"
-) -> SavedPredictions:
+def read_predictions(source: str | os.PathLike[str]) -> SavedPredictions:
     """Reads the predictions of a finished run, of a folder that `evaluate` wrote, of a
     cross-validation, or of a table that one of these or `predict` wrote.
 
@@ -67,7 +71,6 @@ def read_predictions(
 
     Args:
       source: a folder or a CSV file.
-      group_column: the column by which images belong together.
 
     Raises:
       UserError: there are none, or they are not what was written.
@@ -89,10 +92,7 @@ def read_predictions(
             f"({quoted(unread)}), which could not be read; restore them and predict again"
         )
     logits = _numbers(table, cells["id"], [cells[name] for name in logit_columns])
-    labels = tuple(cells["label"]) if "label" in cells else None
-    groups = _groups(table, cells, group_column)
-    known = {"label": labels, group_column: groups}
-    ids, first, logits = _once(table, cells["id"], known, logits, table.name == OUT_OF_FOLD)
+    ids, first, logits = _once(table, cells, logits)
     if len(ids) < len(rows):
         notes.append(
             f"'{source}': the mean of the logits of {len(rows) // len(ids)} repeats of each image."
@@ -101,12 +101,17 @@ def read_predictions(
     threshold = _threshold(table, about.pop("threshold", None), len(classes))
     if len(classes) == 2 and table.name != OUT_OF_FOLD:
         _check_decisions(table, cells, classes, logits, threshold)
+    if about["kind"] in _DOUBTS:
+        notes.append(f"'{source}': {_DOUBTS[about['kind']]}.")
+    if about.pop("seen_in_training", None):
+        notes.append(
+            f"'{source}': THE NETWORK HAS SEEN PART OF THESE IMAGES in its training or validation, "
+            "as its report says."
+        )
     return SavedPredictions(
         source=os.fspath(source),
         ids=ids,
-        labels=None if labels is None else tuple(labels[i] for i in first),
-        groups=None if groups is None else tuple(groups[i] for i in first),
-        columns=tuple(header),
+        columns={name: tuple(column[i] for i in first) for name, column in cells.items()},
         classes=classes,
         logits=logits,
         threshold=threshold,
@@ -195,35 +200,15 @@ def _numbers(
     return logits
 
 
-def _groups(
-    table: pathlib.Path, cells: dict[str, list[str]], column: str
-) -> tuple[str, ...] | None:
-    names = cells.get(column, [])
-    empty = [cells["id"][i] for i, name in enumerate(names) if is_missing(name)]
-    if len(empty) == len(names):
-        return None
-    if empty:
-        raise UserError(
-            f"'{table}' has no {column} for {len(empty)} of {len(names)} images "
-            f"({quoted(empty)}); fill the column in, or count by another one with "
-            f"{argument('--patients', 'COLUMN')}"
-        )
-    return tuple(map(normal_form, names))
-
-
 def _once(
-    table: pathlib.Path,
-    ids: Sequence[str],
-    known: dict[str, tuple[str, ...] | None],
-    logits: np.ndarray,
-    repeated: bool,
+    table: pathlib.Path, cells: dict[str, list[str]], logits: np.ndarray
 ) -> tuple[tuple[str, ...], list[int], np.ndarray]:
     """(ids, the row of each, logits), each image once."""
     rows: dict[str, list[int]] = {}
-    for i, name in enumerate(ids):
+    for i, name in enumerate(cells["id"]):
         rows.setdefault(name, []).append(i)
     most = max(map(len, rows.values()))
-    if most > 1 and not repeated:
+    if most > 1 and table.name != OUT_OF_FOLD:
         twice = [name for name, places in rows.items() if len(places) > 1]
         raise UserError(f"'{table}' lists {quoted(twice)} more than once; keep one row each")
     if fewer := [name for name, places in rows.items() if len(places) < most]:
@@ -231,11 +216,6 @@ def _once(
             f"'{table}' has {most} repeats of some images and fewer of {len(fewer)} others "
             f"({quoted(fewer)}); finish the cross-validation"
         )
-    for what, cells in known.items():
-        if cells is None:
-            continue
-        if odd := [name for name, at in rows.items() if len({cells[i] for i in at}) > 1]:
-            raise UserError(f"'{table}' gives {quoted(odd)} several {what}s; restore it")
     places = np.array(list(rows.values()))  # [N, repeats]
     return tuple(rows), places[:, 0].tolist(), logits[places].mean(axis=1)
 
@@ -261,7 +241,7 @@ def _made_by(
         return {"kind": "table"}, {}, nothing
     metrics = _json(folder / "test_metrics.json")
     if "networks" in metrics:
-        facts = _some(metrics, "networks", "data", "split", "threshold")
+        facts = _some(metrics, "networks", "data", "split", "threshold", "seen_in_training")
         return {"kind": "evaluation", **facts}, {}, nothing
     if not (folder / "config.json").is_file():
         return {"kind": "table", "threshold": metrics.get("threshold")}, {}, nothing
@@ -269,8 +249,9 @@ def _made_by(
     facts = _some(metrics, "epochs", "best_epoch", "test_evaluations", "threshold")
     best = folder / "checkpoints" / "best"
     if checkpoints.exists(best):
-        facts["sha256"] = checkpoints.fingerprint(best)
-    about = {"kind": "run", **_of_settings(settings), **facts}
+        facts["sha256"] = tensor_digest(read_weights(folder)[0]).hexdigest()
+    kind = "run" if table.name == TABLE else "validation split"
+    about = {"kind": kind, **_of_settings(settings), **facts}
     return about, settings, _trained_on(folder / "splits.csv")
 
 
