@@ -14,6 +14,7 @@ from PIL import Image
 
 from glomjax.data.sources import load_source
 from glomjax.errors import UserError
+from glomjax.evaluation import auroc
 from glomjax.pretrained import kecam, reading, timm, weight_file
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
@@ -184,6 +185,27 @@ def test_compare_gives_other_stacks_the_very_weights(compare):
         del params["head/kernel"]
         with pytest.raises(UserError, match="would be head/kernel, which glomjax does not have"):
             compare.weights.translate(params, shapes, rules)
+
+
+def test_difference_coverage_counts_pairs_as_the_auroc_does():
+    coverage = script("difference_coverage")
+    rng = np.random.default_rng(0)
+    patient, y, (scores, _) = coverage.draw(rng, 5, 0.3, "mostly one", 0.8, [1.0, 0.5])
+    whole, without = coverage.areas(scores, y, patient, 5)
+    assert whole == pytest.approx(auroc(y, scores))
+    for left_out in range(5):
+        kept = patient != left_out
+        assert without[left_out] == pytest.approx(auroc(y[kept], scores[kept]))
+
+
+@pytest.mark.parametrize("mix", ["both classes", "one class"])
+def test_difference_coverage_finds_intervals_that_hold(mix):
+    found = script("difference_coverage").cell(
+        np.random.default_rng(0), 150, 6, 0.3, mix, 0.8, 0.75, 0.0
+    )
+    assert 0.93 < found["AUROC"] <= 1
+    assert found["AUROC p"] < 0.07
+    assert found["McNemar p"] < 0.07 < found["exact p"]
 
 
 @pytest.fixture
