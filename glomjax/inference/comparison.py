@@ -62,7 +62,8 @@ def compare(
         different images or classes, labels or patients that contradict each other, an output folder
         with files in it.
     """
-    names = [os.fspath(source) for source in sources]
+    one = isinstance(sources, str | os.PathLike)
+    names = [os.fspath(source) for source in ([sources] if one else sources)]
     if len(names) < 2 or len(names) > len(LETTERS):
         raise UserError(
             f"{len(names)} is the number of sources that are named; a comparison takes 2 to "

@@ -130,14 +130,16 @@ def _table_of(path: pathlib.Path) -> pathlib.Path:
             f"'{path}' does not exist; name a run, a folder that evaluate wrote, or a table of "
             "predictions"
         )
-    for name in (OUT_OF_FOLD, TABLE):
-        if (path / name).is_file():
-            return path / name
-    if (path / "config.json").is_file():
+    if (path / OUT_OF_FOLD).is_file():
+        return path / OUT_OF_FOLD
+    # The metrics are the last file of a run.
+    if (path / "config.json").is_file() and not (path / "test_metrics.json").is_file():
         raise UserError(
-            f"the run in '{path}' has not finished, so that it has no {TABLE}; {same_again()} that "
+            f"the run in '{path}' has not finished, so that it has no results; {same_again()} that "
             "began it goes on with it"
         )
+    if (path / TABLE).is_file():
+        return path / TABLE
     raise UserError(
         f"folder '{path}' has no {TABLE} and no {OUT_OF_FOLD}; name a finished run, a folder that "
         "evaluate wrote, or a table of predictions"

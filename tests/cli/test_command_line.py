@@ -72,7 +72,10 @@ def test_the_version_is_that_of_the_package(capsys):
     [
         (["trian"], "no verb 'trian'; did you mean train"),
         (["check_data"], "did you mean check-data"),
-        (["zzz"], "known are train, crossval, predict, evaluate, convert, inspect, check-data"),
+        (
+            ["zzz"],
+            "known are train, crossval, predict, evaluate, compare, convert, inspect, check-data",
+        ),
         (["--vesion"], "did you mean --version"),
         (["check-data", "patches", "--config.data.fold=x"], "must be of type int"),
         (["check-data", "patches", "--otu=1"], "did you mean --out"),
