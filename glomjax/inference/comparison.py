@@ -62,8 +62,8 @@ def compare(
         different images or classes, labels or patients that contradict each other, an output folder
         with files in it.
     """
-    one = isinstance(sources, str | os.PathLike)
-    names = [os.fspath(source) for source in ([sources] if one else sources)]
+    # A string is a sequence of letters, and one source.
+    names = [*map(os.fspath, [sources] if isinstance(sources, str) else sources)]
     if len(names) < 2 or len(names) > len(LETTERS):
         raise UserError(
             f"{len(names)} is the number of sources that are named; a comparison takes 2 to "
