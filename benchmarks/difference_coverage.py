@@ -10,7 +10,8 @@ less. For each number of patients the script prints, over these cells, the mean 
 coverage of the 95% intervals of the differences in AUROC and accuracy, their mean width, and how
 often each test finds a difference at p < 0.05 where there is none: Student's of the AUROC,
 McNemar's by patient (Durkalski), and the exact one, which takes patches for independent. Draws in
-which fewer than two patients have a class are drawn again.
+which fewer than two patients have a class are drawn again. The least of 72 cells is the least of 72
+random shares, too: with 500 draws, each of which is within 0.02, it is 0.93 where all cover 0.95.
 """
 
 import argparse

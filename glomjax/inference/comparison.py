@@ -63,7 +63,8 @@ def compare(
         with files in it.
     """
     # A string is a sequence of letters, and one source.
-    names = [*map(os.fspath, [sources] if isinstance(sources, str) else sources)]
+    named = [sources] if isinstance(sources, str) else sources
+    names = [os.fspath(source) for source in named]
     if len(names) < 2 or len(names) > len(LETTERS):
         raise UserError(
             f"{len(names)} is the number of sources that are named; a comparison takes 2 to "
