@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from glomjax.evaluation.auroc import auroc_interval
+from glomjax.evaluation.calibration import predicted_classes
 from glomjax.evaluation.intervals import (
     FISHER,
     INDEPENDENT,
@@ -96,7 +97,7 @@ def binary_estimates(
     """
     positive = np.asarray(labels) == 1
     patients = None if groups is None else patient_numbers(groups, len(positive))
-    decided = log_odds > math.log(threshold / (1 - threshold))
+    decided = predicted_classes(log_odds[:, None], threshold) == 1
     sample = _Sample(positive, log_odds, decided, patients, level, kind)
     values = measures(labels, log_odds[:, None], threshold)
     found = {

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from glomjax.evaluation.calibration import predicted_classes
 from glomjax.evaluation.logits import probabilities
 
 # name: (what it is called in a table, the largest difference that two predictions can have).
@@ -53,7 +54,7 @@ def measures(labels: np.ndarray, logits: np.ndarray, threshold: float = 0.5) -> 
     z = logits[:, -1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
     positive = labels == 1
     p = 0.5 * (1 + np.tanh(z / 2))
-    decided = z > math.log(threshold / (1 - threshold))
+    decided = predicted_classes(logits, threshold) == 1
     tp, fp, fn, tn = _counts(positive, decided)
     of_class = class_measures(positive, z, decided)
     slope, intercept = _calibration(positive, z)
@@ -127,10 +128,7 @@ def measures_without(
 
 def right(labels: np.ndarray, logits: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """Whether each example is decided as it is labelled, bool [N]; arguments as of `measures`."""
-    if logits.shape[1] > 2:
-        return logits.argmax(axis=1) == labels
-    z = logits[:, -1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
-    return (z > math.log(threshold / (1 - threshold))) == (labels == 1)
+    return predicted_classes(logits, threshold) == labels
 
 
 def _counts(positive: np.ndarray, decided: np.ndarray) -> tuple[int, int, int, int]:
