@@ -58,7 +58,7 @@ def measures(labels: np.ndarray, logits: np.ndarray, threshold: float = 0.5) -> 
     tp, fp, fn, tn = _counts(positive, decided)
     of_class = class_measures(positive, z, decided)
     slope, intercept = _calibration(positive, z)
-    return {
+    found = {
         **of_class,
         "accuracy": _ratio(tp + tn, len(z)),
         "balanced_accuracy": (of_class["sensitivity"] + of_class["specificity"]) / 2,
@@ -72,6 +72,7 @@ def measures(labels: np.ndarray, logits: np.ndarray, threshold: float = 0.5) -> 
         "calibration_intercept": intercept,
         "ece": _calibration_error(p, positive),
     }
+    return {name: found[name] for name in MEASURES}
 
 
 def class_measures(

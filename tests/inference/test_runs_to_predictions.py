@@ -249,7 +249,7 @@ def test_a_network_whose_images_were_resampled_asks_for_their_spacing(runs):
     logits, _ = logits_of(runs / "0")
     given = classifier.predict(image, mpp=0.5).logits
     np.testing.assert_allclose(given, logits[:1], atol=1e-5)
-    assert np.abs(classifier.predict(image, mpp=0.25).logits - given).max() > 1e-3
+    assert np.abs(classifier.predict(image, mpp=0.25).logits - given).max() > 1e-4
 
 
 def test_images_at_another_spacing_than_in_training_are_warned_of(runs, tmp_path):
