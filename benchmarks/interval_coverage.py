@@ -12,8 +12,7 @@ specificity.
 For each number of patients and each metric the script prints, over these cells: the least and the
 mean coverage, the share of cells (of an AUROC of 0.7 and 0.9) that cover more than 0.995, how often
 the truth lies below and above the interval, its mean width, and in how many draws there was one.
-`--first` adds the AUROC's interval of the first version, a percentile bootstrap of patients. Last,
-how far one changed patch of 100 moves the bounds of the AUROC.
+Last, how far one changed patch of 100 moves the bounds of the AUROC.
 """
 
 import argparse
@@ -22,21 +21,20 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from glomjax.evaluation import auroc, auroc_interval
+from glomjax.evaluation import auroc_interval
 from glomjax.evaluation.estimates import binary_estimates
 
 PATIENTS = (2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 40)
 AREAS, CORRELATIONS = (0.7, 0.9, 0.99), (0.1, 0.3, 0.5)
 MIXES, SIGMAS = ("both", "mostly", "one"), (0.0, 0.8)
 SLOPE, SHIFT = 1.2, 0.3  # by which the log-odds of the network differ from the right ones
-FIRST = "auroc, first version"
 
 Function = Callable[[float], float]
 Cell = tuple[int, float, float, str, float]  # patients, area, correlation, mix, sigma
@@ -47,7 +45,6 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=600, help="of each cell")
     parser.add_argument("--patients", type=int, nargs="+", default=PATIENTS)
     parser.add_argument("--metrics", nargs="+", default=[], help="by default all")
-    parser.add_argument("--first", action="store_true", help="also that of the first version")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     args = parser.parse_args()
@@ -59,10 +56,7 @@ def main() -> None:
     with concurrent.futures.ProcessPoolExecutor(args.jobs) as pool:
         for patients in args.patients:
             cells: list[Cell] = [(patients, *kind) for kind in kinds]
-            count = len(cells)
-            found = pool.map(
-                measure, cells, [args.draws] * count, [args.seed] * count, [args.first] * count
-            )
+            found = pool.map(measure, cells, [args.draws] * len(cells), [args.seed] * len(cells))
             report(patients, cells, list(found), args.metrics)
     moves = [one_changed(np.random.default_rng([args.seed, n])) for n in range(200)]
     print(f"one changed patch of 100 of 5 patients moves a bound of the AUROC by {max(moves):.3f}")
@@ -92,7 +86,7 @@ def report(
         )
 
 
-def measure(cell: Cell, draws: int, seed: int, first: bool) -> dict[str, np.ndarray]:
+def measure(cell: Cell, draws: int, seed: int) -> dict[str, np.ndarray]:
     """{metric: shares of the draws that are covered, have the truth below, above; the mean width;
     the share of draws that have an interval}."""
     patients, area, correlation, mix, sigma = cell
@@ -101,8 +95,6 @@ def measure(cell: Cell, draws: int, seed: int, first: bool) -> dict[str, np.ndar
     distance = math.sqrt(2) * float(norm.ppf(area))
     true = truth(distance)
     rows: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in true}
-    if first:
-        rows[FIRST] = []
     for _ in range(draws):
         labels, scores, groups = draw(rng, patients, distance, correlation, mix, sigma)
         log_odds = SLOPE * distance * (scores - distance / 2) + SHIFT
@@ -110,11 +102,9 @@ def measure(cell: Cell, draws: int, seed: int, first: bool) -> dict[str, np.ndar
             name: (estimate.interval.low, estimate.interval.high)
             for name, estimate in binary_estimates(labels, log_odds, groups).items()
         }
-        if first:
-            bounds[FIRST] = bootstrap(labels, scores, groups, rng)
         for name, (low, high) in bounds.items():
             if not math.isnan(low):
-                value = true[name.partition(",")[0]]
+                value = true[name]
                 rows[name].append((low <= value <= high, value < low, value > high, high - low))
     return {
         name: np.append(np.mean(found, axis=0) if found else np.zeros(4), len(found) / draws)
@@ -203,28 +193,6 @@ def density(x: float) -> float:
 def above(x: float) -> float:
     """The share of the standard normal distribution above x."""
     return math.erfc(x / math.sqrt(2)) / 2
-
-
-def bootstrap(
-    labels: np.ndarray, scores: np.ndarray, patient: np.ndarray, rng: np.random.Generator
-) -> tuple[float, float]:
-    """The percentiles of the AUROC of 200 resamples of the patients, as of the first version."""
-    members = [np.flatnonzero(patient == p) for p in range(int(patient.max()) + 1)]
-
-    def resampled() -> Iterator[float]:
-        for _ in range(200):
-            chosen = np.concatenate(
-                [members[p] for p in rng.integers(len(members), size=len(members))]
-            )
-            if 0 < labels[chosen].sum() < len(chosen):
-                yield auroc(labels[chosen], scores[chosen])
-
-    values = list(resampled())
-    if not values:
-        return math.nan, math.nan
-    low, high = np.quantile(values, [0.025, 0.975])
-    estimate = auroc(labels, scores)
-    return min(float(low), estimate), max(float(high), estimate)
 
 
 def one_changed(rng: np.random.Generator) -> float:
