@@ -183,7 +183,7 @@ def patients_line(metrics: Mapping[str, Any]) -> str:
 def estimates_lines(metrics: Mapping[str, Any]) -> list[str]:
     """A table of every metric with its interval and note."""
     prior = ", ".join(f"{name} {share:.3f}" for name, share in metrics["class_prior"].items())
-    lines = []
+    lines = [f"{'metric':<22}value (95% interval)"]
     for name, found in metrics["estimates"].items():
         title = MEASURES[name][0] if name in MEASURES else name.replace("_", " ")
         note = f"  {found['note']}" if found["note"] else ""

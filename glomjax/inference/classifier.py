@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from glomjax.data.threads import THREADS
-from glomjax.errors import UserError, argument, printable
+from glomjax.errors import UserError, printable
 from glomjax.evaluation.calibration import (
     FIXED,
     apply_temperature,
@@ -26,19 +26,18 @@ from glomjax.evaluation.calibration import (
 )
 from glomjax.evaluation.logits import probabilities
 from glomjax.files import cache_dir
+from glomjax.inference.ensemble import Member, expand, joint_logits, threshold_of
 from glomjax.inference.images import (
     PreparedImage,
     checked_mpp,
     iterate_images,
     prepare_images,
 )
-from glomjax.inference.members import Member, expand
 from glomjax.inference.network import Network, Source, load_network
 from glomjax.inference.prediction import predict_batches
 from glomjax.inference.resemblance import summary
 from glomjax.memory import free_bytes
 from glomjax.models import num_logits
-from glomjax.pretrained.spec import NetworkSpec
 
 MOST_IN_BATCH = 2**16  # images; as in training
 _LOG = logging.getLogger(__name__)
@@ -171,12 +170,12 @@ class Classifier:
         threshold_rule: str = "given",
     ):
         self._networks = tuple(networks)
-        self._lines = [(member.slope, member.intercept) for member in members]
+        self._members = tuple(members)
         self.specs = tuple(network.spec for network in networks)
         self.spec = self.specs[0]
         self.classes = self.spec.classes
         self.checksums = tuple(network.checksum for network in networks)
-        self.threshold, self.threshold_rule = _threshold(self.specs, threshold, threshold_rule)
+        self.threshold, self.threshold_rule = threshold_of(self.specs, threshold, threshold_rule)
         self._batch: dict[tuple[str, int], int] = {}
 
     def __repr__(self) -> str:
@@ -253,9 +252,12 @@ class Classifier:
             logits = np.full((len(ids), self.outputs), np.nan, np.float32)
             chances = np.full((len(ids), len(self.classes)), np.nan)
             if readable.any():
-                members = self._recalibrated([part[readable] for part in outputs])
+                members = [
+                    member.recalibrate(apply_temperature(part[readable], spec.temperature))
+                    for part, spec, member in zip(outputs, self.specs, self._members, strict=True)
+                ]
                 chances[readable] = np.mean([probabilities(part) for part in members], axis=0)
-                logits[readable] = members[0] if len(members) == 1 else _joint_logits(members)
+                logits[readable] = members[0] if len(members) == 1 else joint_logits(members)
             decided = predicted_classes(logits, self.threshold)
             labels = tuple(
                 self.classes[number] if known else ""
@@ -264,18 +266,6 @@ class Classifier:
             problems = {row.id: row.problem for row in rows if row.problem}
             unlike = {row.id: row.unlike for row in rows if row.unlike}
             yield Predictions(ids, logits, chances, labels, self.classes, problems, unlike)
-
-    def _recalibrated(self, logits: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The members' logits [N, K], divided by each one's temperature, as they mean the same;
-        those of a network without a line of its own are no further changed, bit for bit."""
-        scaled = [
-            apply_temperature(part, spec.temperature)
-            for part, spec in zip(logits, self.specs, strict=True)
-        ]
-        return [
-            part if line == (1.0, 0.0) else line[0] * part.astype(np.float64) + line[1]
-            for part, line in zip(scaled, self._lines, strict=True)
-        ]
 
     def features(
         self,
@@ -386,45 +376,6 @@ def _path(source: Source) -> Source:
     """Raises TypeError for what is no path."""
     os.fspath(source)
     return source
-
-
-def _threshold(specs: Sequence[NetworkSpec], given: float | None, rule: str) -> tuple[float, str]:
-    """(the threshold of a classifier of these networks, where it comes from).
-
-    Raises:
-      UserError: one is given, and there are other than two classes.
-    """
-    if given is not None:
-        if (count := len(specs[0].classes)) != 2:
-            raise UserError(
-                f"{argument('--threshold')} is {given!r}, and the network has {count} classes; "
-                "leave it out, and the most probable one is predicted"
-            )
-        return float(given), rule
-    carried = [spec.threshold for spec in specs]
-    rules = list(dict.fromkeys(spec.threshold_rule for spec in specs))
-    if len(set(carried)) == 1:
-        return carried[0], "; ".join(rules)
-    mean = float(np.mean(carried))
-    told = ", ".join(map(probability_text, carried))
-    _LOG.warning(
-        "the members' thresholds differ (%s); that of the ensemble is their mean, %s",
-        told,
-        probability_text(mean),
-    )
-    return mean, f"mean of the members' thresholds ({told}; {'; '.join(rules)})"
-
-
-def _joint_logits(members: Sequence[np.ndarray]) -> np.ndarray:
-    """The log-odds float32 [N, 1] of two classes, or the logarithms [N, C] of more, of the mean of
-    the probabilities that the members' logits [N, K] stand for; exact where these saturate."""
-    logs = []
-    for logits in members:
-        z = logits.astype(np.float64)
-        z = np.concatenate([np.zeros_like(z), z], axis=1) if z.shape[1] == 1 else z
-        logs.append(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
-    mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))  # [N, C]
-    return (mean[:, 1:] - mean[:, :1] if mean.shape[1] == 2 else mean).astype(np.float32)
 
 
 def _grouped(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

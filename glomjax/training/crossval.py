@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from glomjax.data.examples import SPLITS, DataSplits
 from glomjax.errors import UserError, argument, assignment, plural
 from glomjax.files import write_file
-from glomjax.inference.members import CROSSVAL
+from glomjax.inference.ensemble import CROSSVAL
 from glomjax.training.config import MAY_DIFFER, RunConfig
 from glomjax.training.config_changes import ShippedConfig, changes, defaults_of, updated
 from glomjax.training.config_checks import check_values, read_config

@@ -29,7 +29,7 @@ from glomjax.evaluation.out_of_fold import (
 )
 from glomjax.evaluation.report import score_columns, write_predictions
 from glomjax.files import jsonable, write_file
-from glomjax.inference.members import METRICS
+from glomjax.inference.ensemble import METRICS
 from glomjax.models import num_logits
 from glomjax.training.crossval_report import describe
 

@@ -1,0 +1,113 @@
+"""Several networks as one: which they are, what their logits and thresholds are together."""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from glomjax.errors import UserError, argument, same_again
+from glomjax.evaluation.calibration import probability_text
+from glomjax.pretrained.spec import NetworkSpec
+
+CROSSVAL = "crossval.json"  # what a folder of a cross-validation begins with
+METRICS = "metrics.json"  # what it ends with
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A network of an ensemble.
+
+    Attributes:
+      source: as for `load_network`.
+      slope, intercept: of the line that makes its logits comparable to those of the others.
+    """
+
+    source: str | os.PathLike[str]
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def recalibrate(self, logits: np.ndarray) -> np.ndarray:
+        """Logits [N, K] as they mean the same as those of the other members; those of a network
+        without a line of its own as they are, bit for bit."""
+        if (self.slope, self.intercept) == (1.0, 0.0):
+            return logits
+        return self.slope * logits.astype(np.float64) + self.intercept
+
+
+def expand(source: str | os.PathLike[str]) -> tuple[list[Member], tuple[float, str] | None]:
+    """(the members that a source of trained networks stands for, the threshold of their ensemble
+    and where it comes from): the networks of all folds and repeats with the line that their
+    validation gave, and the probability that the out-of-fold predictions gave, where it is the
+    folder of a cross-validation of two classes; otherwise the source itself, and None.
+
+    Raises:
+      UserError: the cross-validation has not finished, or its file is damaged.
+    """
+    folder = pathlib.Path(source).expanduser()
+    if not (folder / CROSSVAL).is_file():
+        return [Member(source)], None
+    file = folder / METRICS
+    if not file.is_file():
+        raise UserError(
+            f"the cross-validation in '{folder}' has not finished; {same_again()} that began it "
+            "goes on with it, and until then its folds can be named one by one"
+        )
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        members = [
+            Member(folder / fold["folder"], float(fold["slope"]), float(fold["intercept"]))
+            for fold in stored["per_fold"]
+        ]
+        if stored["threshold"] is None:
+            return members, None
+        rule = f"{stored['threshold_rule']}, on the out-of-fold predictions"
+        return members, (float(stored["threshold"]), rule)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"'{file}' is not what the cross-validation wrote; remove it, and {same_again()} that "
+            "began it writes it anew"
+        ) from error
+
+
+def threshold_of(specs: Sequence[NetworkSpec], given: float | None, rule: str) -> tuple[float, str]:
+    """(the threshold of a classifier of these networks, where it comes from).
+
+    Raises:
+      UserError: one is given, and there are other than two classes.
+    """
+    if given is not None:
+        if (count := len(specs[0].classes)) != 2:
+            raise UserError(
+                f"{argument('--threshold')} is {given!r}, and the network has {count} classes; "
+                "leave it out, and the most probable one is predicted"
+            )
+        return float(given), rule
+    carried = [spec.threshold for spec in specs]
+    rules = list(dict.fromkeys(spec.threshold_rule for spec in specs))
+    if len(set(carried)) == 1:
+        return carried[0], "; ".join(rules)
+    mean = float(np.mean(carried))
+    told = ", ".join(map(probability_text, carried))
+    _LOG.warning(
+        "the members' thresholds differ (%s); that of the ensemble is their mean, %s",
+        told,
+        probability_text(mean),
+    )
+    return mean, f"mean of the members' thresholds ({told}; {'; '.join(rules)})"
+
+
+def joint_logits(members: Sequence[np.ndarray]) -> np.ndarray:
+    """The log-odds float32 [N, 1] of two classes, or the logarithms [N, C] of more, of the mean of
+    the probabilities that the members' logits [N, K] stand for; exact where these saturate."""
+    logs = []
+    for logits in members:
+        z = logits.astype(np.float64)
+        z = np.concatenate([np.zeros_like(z), z], axis=1) if z.shape[1] == 1 else z
+        logs.append(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
+    mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(logs))  # [N, C]
+    return (mean[:, 1:] - mean[:, :1] if mean.shape[1] == 2 else mean).astype(np.float32)
