@@ -134,7 +134,8 @@ class RunCheckpoints:
             threshold_rule=decision.rule,
         )
         if decided != self._spec:
-            arrays = {checkpoints.PARAMS + path: value for path, value in state.best.items()}
+            best = state.best or self._placement.fetch(state.evaluated)
+            arrays = {checkpoints.PARAMS + path: value for path, value in best.items()}
             self._save(self._run.best, arrays, state, spec=decided)
 
     def restore_best(self, state: TrainState) -> str:
