@@ -34,6 +34,7 @@ from glomjax.evaluation.estimates import binary_estimates
 PATIENTS = (2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 40)
 AREAS, CORRELATIONS = (0.7, 0.9, 0.99), (0.1, 0.3, 0.5)
 MIXES, SIGMAS = ("both", "mostly", "one"), (0.0, 0.8)
+PREVALENCE = 0.1  # at which PPV and NPV are also given
 SLOPE, SHIFT = 1.2, 0.3  # by which the log-odds of the network differ from the right ones
 
 Function = Callable[[float], float]
@@ -100,7 +101,9 @@ def measure(cell: Cell, draws: int, seed: int) -> dict[str, np.ndarray]:
         log_odds = SLOPE * distance * (scores - distance / 2) + SHIFT
         bounds = {
             name: (estimate.interval.low, estimate.interval.high)
-            for name, estimate in binary_estimates(labels, log_odds, groups).items()
+            for name, estimate in binary_estimates(
+                labels, log_odds, groups, prevalence=PREVALENCE
+            ).items()
         }
         for name, (low, high) in bounds.items():
             if not math.isnan(low):
@@ -142,7 +145,7 @@ def truth(distance: float) -> dict[str, float]:
     """Every metric of the population, which has as many positives as negatives."""
     cut = distance / 2 - SHIFT / (SLOPE * distance)
     sensitivity, specificity = above(cut - distance), 1 - above(cut)
-    false = 1 - specificity
+    false, rare = 1 - specificity, (1 - PREVALENCE) / PREVALENCE
 
     def logit(x: float) -> float:
         return SLOPE * distance * (x - distance / 2) + SHIFT
@@ -182,6 +185,8 @@ def truth(distance: float) -> dict[str, float]:
         "calibration_slope": 1 / SLOPE,
         "calibration_intercept": brentq(excess, -3, 3),
         "ece": math.nan,
+        "ppv_at_prevalence": sensitivity / (sensitivity + false * rare),
+        "npv_at_prevalence": specificity * rare / (specificity * rare + 1 - sensitivity),
     }
 
 
@@ -197,11 +202,11 @@ def above(x: float) -> float:
 
 def one_changed(rng: np.random.Generator) -> float:
     """The largest move of a bound where one of 20 patches of each of 5 patients changes its score
-    to that of the other class's farthest one, from perfect scores or from nearly perfect ones."""
-    labels, patient = np.arange(100) % 2, np.arange(100) // 20
-    scores = (4 + rng.integers(3)) * labels + rng.normal(size=100) * 0.5
-    if scores[labels == 1].min() < scores[labels == 0].max():
-        scores += 2 * labels
+    to that of the other class's farthest one, from perfect scores or from others, with both classes
+    in each patient or with one."""
+    patient = np.arange(100) // 20
+    labels = patient % 2 if rng.integers(2) else np.arange(100) % 2
+    scores = 2.0 * rng.integers(1, 5) * labels + rng.normal(size=100) * 0.7
     changed = scores.copy()
     which = rng.integers(100)
     changed[which] = scores.min() - 1 if labels[which] else scores.max() + 1

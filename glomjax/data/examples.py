@@ -56,21 +56,7 @@ class Examples:
         """
         if split_by in ("patient", "slide") or split_by not in self.columns:
             return self.patients, self.patient_column
-        wider = self.columns[split_by]
-        if self.patients is None:
-            return wider, split_by
-        # A patient in two of them links these.
-        first: dict[str, str] = {}
-        joined: dict[str, str] = {}
-
-        def root(name: str) -> str:
-            while joined.get(name, name) != name:
-                name = joined[name]
-            return name
-
-        for patient, name in zip(self.patients, wider, strict=True):
-            joined[root(name)] = root(first.setdefault(patient, name))
-        return tuple(map(root, wider)), split_by
+        return join_clusters(self.patients, self.columns[split_by]), split_by
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Examples":
         """The examples at `indices`, in that order."""
@@ -85,6 +71,22 @@ class Examples:
             weights=None if self.weights is None else self.weights[chosen],
             mpp=None if self.mpp is None else self.mpp[chosen],
         )
+
+
+def join_clusters(patients: Sequence[str] | None, wider: Sequence[str]) -> tuple[str, ...]:
+    """What a column wider than patients holds together, one name per example: its values, where a
+    patient in two of them links these."""
+    first: dict[str, str] = {}
+    joined: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while joined.get(name, name) != name:
+            name = joined[name]
+        return name
+
+    for patient, name in zip(patients or wider, wider, strict=True):
+        joined[root(name)] = root(first.setdefault(patient, name))
+    return tuple(map(root, wider))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,11 @@ from numpy.typing import ArrayLike
 from glomjax.errors import UserError
 from glomjax.evaluation.intervals import (
     INDEPENDENT,
+    LOGIT,
     Interval,
     checked_level,
     few,
+    fewest_patients,
     newcombe,
     no_interval,
     patient_numbers,
@@ -30,7 +32,7 @@ from glomjax.evaluation.similarity import (
     both_below,
     correlation,
     normal_quantile,
-    normal_scores,
+    normal_scores_by_class,
     shared_correlation,
 )
 
@@ -80,7 +82,8 @@ def auroc_interval(
     numbers of positives and negatives divided by the design effect: how much larger the variance is
     for the correlation of a patient's scores (`similarity`), after Obuchowski (1997, Biometrics
     53:567-578), whose clustered variance of binormal scores it is. The quantile is Student's for
-    the patients (Satterthwaite 1946, Biometrics Bulletin 2:110-114). How often it covers is
+    the patients (Satterthwaite 1946, Biometrics Bulletin 2:110-114), and for the two more that the
+    usual correlation counts for. How often it covers is
     measured by `benchmarks/interval_coverage.py`.
 
     Args:
@@ -108,18 +111,19 @@ def auroc_interval(
         positives, negatives = int(positive.sum()), int((~positive).sum())
         variance = _delong_variance(positive, scores)
         if not variance > 0 or not 0 < estimate < 1:
-            note = f"DeLong's variance is zero or undefined here; {INDEPENDENT}"
+            note = f"no pair is ranked otherwise, or a class has one patch; {INDEPENDENT}"
             return Interval(*newcombe(estimate, positives, negatives, q), "newcombe", note)
         center = math.log(estimate / (1 - estimate))
         half = q * math.sqrt(variance) / (estimate * (1 - estimate))
-        return Interval(_sigmoid(center - half), _sigmoid(center + half), "delong", INDEPENDENT)
+        back = LOGIT[1]
+        return Interval(back(center - half), back(center + half), "delong", INDEPENDENT)
 
     patients = int(patient.max()) + 1
     if patients < 2:
         return no_interval(f"one {kind} says nothing of others")
     low, high = _Design.of(estimate, positive, scores, patient).bounds(level)
-    with_class = min(Members.of(patient[part], patients).patients for part in (positive, ~positive))
-    return Interval(low, high, f"newcombe by {kind}", few(with_class, kind))
+    note = few(fewest_patients(positive, patient), kind)
+    return Interval(low, high, f"newcombe by {kind}", note)
 
 
 def patients_needed(
@@ -202,9 +206,7 @@ class _Design:
         patients = int(patient.max()) + 1
         members = [Members.of(patient[part], patients) for part in (positive, ~positive)]
         everybody = Members.of(patient, patients)
-        normal = np.empty(len(scores))
-        for part in (positive, ~positive):
-            normal[part] = normal_scores(scores[part])
+        normal = normal_scores_by_class(scores, positive)
         parts = [(normal[part], patient[part]) for part in (positive, ~positive)]
         within = correlation(parts, patients, USUAL_CORRELATION, everybody.freedom)
         shared = shared_correlation(normal, positive, patient, patients, within)
@@ -241,10 +243,6 @@ def _delong_variance(positive: np.ndarray, scores: np.ndarray) -> float:
     v10 = (zeros.searchsorted(ones, "left") + zeros.searchsorted(ones, "right")) / 2 / len(zeros)
     v01 = (ones.searchsorted(zeros, "left") + ones.searchsorted(zeros, "right")) / 2 / len(ones)
     return float(v10.var(ddof=1) / len(ones) + v01.var(ddof=1) / len(zeros))
-
-
-def _sigmoid(x: float) -> float:
-    return 0.5 * (1 + math.tanh(x / 2))
 
 
 def _checked_binary(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from glomjax.errors import UserError, argument, shown
+from glomjax.evaluation.logits import checked_labels, checked_logits, log_odds_of
 
 # Logits that separate the classes of a validation split are best made infinite: this is as far as
 # a temperature goes.
@@ -62,7 +63,7 @@ def fit_decision(
                 "errors, for a temperature, and the probabilities mean little."
             )
     if rule != FIXED:
-        log_odds = _log_odds(apply_temperature(logits, number))
+        log_odds = log_odds_of(checked_logits(apply_temperature(logits, number)))[:, 1]
         try:
             threshold = choose_threshold(y, log_odds, rule)
             positive = log_odds > _cut(threshold)
@@ -84,6 +85,7 @@ def parse_rule(rule: str) -> tuple[str, float]:
     Raises:
       UserError: it is none of these.
     """
+    rule = str(rule)
     name, _, value = rule.partition("=")
     if rule in (FIXED, "youden"):
         return rule, 0.0
@@ -177,10 +179,10 @@ def predicted_classes(logits: ArrayLike, threshold: float = 0.5) -> np.ndarray:
       UserError: it is no probability.
     """
     check_threshold(threshold)
-    z = _two_columns(logits)
-    if z.shape[1] != 2:
+    z = np.asarray(logits, dtype=np.float64)
+    if z.shape[1] > 2:
         return z.argmax(axis=1)
-    return (_log_odds(z) > _cut(threshold)).astype(np.int64)
+    return (log_odds_of(z)[:, 1] > _cut(threshold)).astype(np.int64)
 
 
 def check_threshold(threshold: float) -> None:
@@ -209,8 +211,9 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
     """
     from scipy.optimize import minimize_scalar  # which takes a second, and few need it
 
-    y = np.asarray(labels, dtype=np.int64)
-    z = _two_columns(logits)
+    z = checked_logits(logits)
+    z = np.concatenate([np.zeros_like(z), z], axis=1) if z.shape[1] == 1 else z
+    y = checked_labels(labels, z, [str(c) for c in range(z.shape[1])])
 
     def loss(log_temperature: float) -> float:
         scaled = z / np.exp(log_temperature)
@@ -237,7 +240,10 @@ def fit_recalibration(
     y, z = np.asarray(labels, dtype=bool), np.asarray(logits, dtype=np.float64)
     positives, negatives = int(y.sum()), int((~y).sum())
     targets = np.where(y, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    center, scale = z.mean(), max(float(z.std()), 1e-12)
+    center, scale = z.mean(), float(z.std())
+    if not scale > 1e-9 * max(abs(float(center)), 1.0):  # they tell nothing
+        share = float(targets.mean())
+        return 0.0, math.log(share / (1 - share))
     x = (z - center) / scale
 
     def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
@@ -249,17 +255,6 @@ def fit_recalibration(
     found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS")
     slope = float(found.x[0]) / scale
     return slope, float(found.x[1]) - slope * float(center)
-
-
-def _two_columns(logits: ArrayLike) -> np.ndarray:
-    z = np.asarray(logits, dtype=np.float64)
-    return np.concatenate([np.zeros_like(z), z], axis=1) if z.shape[1] == 1 else z
-
-
-def _log_odds(logits: ArrayLike) -> np.ndarray:
-    """float64 [N]: of the positive of two classes."""
-    z = _two_columns(logits)
-    return z[:, 1] - z[:, 0]
 
 
 def _cut(threshold: float) -> float:

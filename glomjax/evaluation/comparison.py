@@ -13,16 +13,16 @@ import numpy as np
 from scipy.stats import binomtest, chi2
 
 from glomjax.errors import UserError
+from glomjax.evaluation.calibration import check_threshold
 from glomjax.evaluation.intervals import (
     Interval,
+    few,
     jackknife_interval,
     means_estimated,
     patient_numbers,
 )
-from glomjax.evaluation.logits import checked_labels, probabilities
+from glomjax.evaluation.logits import checked_labels, log_odds_of, probabilities
 from glomjax.evaluation.measures import MEASURES, measures_without, right
-
-FEW_PATIENTS = 10  # below this, intervals and tests are indicative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,7 @@ def compare_predictions(
     groups: Sequence[str] | np.ndarray | None = None,
     *,
     thresholds: Sequence[float] | None = None,
+    kind: str = "patient",
     level: float = 0.95,
 ) -> list[dict[str, Any]]:
     """What each of the further predictions differs in from the first ones, the reference.
@@ -63,6 +64,7 @@ def compare_predictions(
       groups: one patient per example [N], or None, where examples are taken for independent.
       thresholds: of each prediction the probability above which an example is positive, by default
         0.5; of two classes alone.
+      kind: what a group is, for methods and notes.
       level: coverage of the intervals.
 
     Returns:
@@ -92,15 +94,17 @@ def compare_predictions(
             f"{np.size(groups)} patients were given for {len(y)} examples; give one per example"
         )
     cuts = [0.5] * len(logits) if thresholds is None else list(thresholds)
-    if len(cuts) != len(logits) or not all(0 < cut < 1 for cut in cuts):
+    for cut in cuts:
+        check_threshold(cut)
+    if len(cuts) != len(logits):
         raise UserError(
-            f"thresholds are {cuts} for {len(logits)} predictions; give a probability between 0 "
-            "and 1 for each"
+            f"{len(cuts)} thresholds were given for {len(logits)} predictions; give one for each"
         )
     if len(classes) > 2 and any(cut != 0.5 for cut in cuts):
         raise UserError(f"thresholds are {cuts}, and {len(classes)} classes have none; leave them")
 
     values = [np.asarray(part, dtype=np.float64) for part in logits]
+    odds = [log_odds_of(part) for part in values]
     patient = patient_numbers(groups, len(y))
     sizes = np.bincount(patient)
     scored = [
@@ -109,7 +113,7 @@ def compare_predictions(
     correct = [right(y, part, cut) for part, cut in zip(values, cuts, strict=True)]
     found = []
     for i in range(1, len(values)):
-        identical = np.array_equal(predicted[0], predicted[i]) and cuts[0] == cuts[i]
+        identical = np.array_equal(odds[0], odds[i]) and cuts[0] == cuts[i]
         differences = {}
         for name in scored[0][0]:
             reference, value = scored[0][0][name], scored[i][0][name]
@@ -118,7 +122,7 @@ def compare_predictions(
                 scored[i][1][name] - scored[0][1][name],
                 sizes,
                 means_estimated(y, patient),
-                by_patient=groups is not None,
+                kind=None if groups is None else kind,
                 identical=identical,
                 level=level,
             )
@@ -129,7 +133,7 @@ def compare_predictions(
                 **dataclasses.asdict(_within(interval, MEASURES[name][1])),
                 "p": p,
             }
-        test = mcnemar(correct[0], correct[i], None if groups is None else patient)
+        test = mcnemar(correct[0], correct[i], None if groups is None else patient, kind=kind)
         found.append({"differences": differences, "mcnemar": dataclasses.asdict(test)})
     for name in found[0]["differences"]:
         _correct([part["differences"][name] for part in found])
@@ -141,6 +145,8 @@ def mcnemar(
     first: Sequence[bool] | np.ndarray,
     second: Sequence[bool] | np.ndarray,
     groups: Sequence[Any] | np.ndarray | None = None,
+    *,
+    kind: str = "patient",
 ) -> McNemar:
     """Whether two predictions are right equally often.
 
@@ -162,14 +168,15 @@ def mcnemar(
         p = float(binomtest(first_only, discordant).pvalue) if discordant else 1.0
         note = "assumes that examples are independent"
         return McNemar(first_only, second_only, p, math.nan, "exact", note)
-    patient = np.unique(np.asarray(groups), return_inverse=True)[1]
+    patient = patient_numbers(groups, len(a))
     excess = np.bincount(patient, a.astype(float) - b) / np.bincount(patient)  # [K]
     squares = float((excess**2).sum())
-    patients, note = len(excess), ""
-    if patients < FEW_PATIENTS:
-        note = f"indicative: {patients} patients"
+    if len(excess) < 2:
+        note = f"one {kind} says nothing of others"
+        return McNemar(first_only, second_only, math.nan, math.nan, "none", note)
+    note = few(len(excess), kind)
     if not squares:
-        note = "no patient has more right in one of them" + (f"; {note}" if note else "")
+        note = f"no {kind} has more right in one of them" + (f"; {note}" if note else "")
         return McNemar(first_only, second_only, 1.0, 0.0, "clustered", note)
     statistic = float(excess.sum()) ** 2 / squares
     p = float(chi2.sf(statistic, 1))

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from glomjax.errors import plural
 from glomjax.evaluation.intervals import paired_difference
+from glomjax.evaluation.logits import log_odds_of
 from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.files import csv_text
 
@@ -51,7 +53,12 @@ def fit_controls(train: Features, labels: ArrayLike, test: Features) -> dict[str
 
 
 def fit_controls_in_folds(
-    features: Features, labels: ArrayLike, groups: Sequence[str] | np.ndarray | None, classes: int
+    features: Features,
+    labels: ArrayLike,
+    groups: Sequence[str] | np.ndarray | None,
+    classes: int,
+    *,
+    kind: str = "patient",
 ) -> tuple[dict[str, np.ndarray], str]:
     """The same for examples on which nothing was trained: in turn a part of their patients is left
     out, and scored by controls that are fitted on the others.
@@ -61,6 +68,7 @@ def fit_controls_in_folds(
       labels: int [N].
       groups: one patient per example [N], or None, where examples are left out.
       classes: how many there are.
+      kind: what a group is, for the clause.
 
     Returns:
       ({name: logits}, a clause on how they were fitted); none, and why.
@@ -69,7 +77,7 @@ def fit_controls_in_folds(
 
     y = np.asarray(labels, dtype=np.int64)
     names = np.arange(len(y)) if groups is None else np.asarray(groups, dtype=str)
-    kind = "image" if groups is None else "patient"
+    kind = "image" if groups is None else kind
     fewest = min(len(set(names[y == label])) for label in range(classes))
     if fewest < 2:
         what = "no image" if fewest == 0 else f"the images of one {kind} alone"
@@ -77,14 +85,14 @@ def fit_controls_in_folds(
     folds = min(_FOLDS, fewest)
     parts = list(StratifiedGroupKFold(folds).split(y, y, names))
     if any(len(set(y[rest])) < classes for rest, _ in parts):
-        return {}, f"a class is missing where some {kind}s are left out"
+        return {}, f"a class is missing where some {plural(kind)} are left out"
     found: dict[str, np.ndarray] = {}
     for rest, left_out in parts:
         here = {name: values[left_out] for name, values in features.items()}
         others = {name: values[rest] for name, values in features.items()}
         for name, logits in fit_controls(others, y[rest], here).items():
             found.setdefault(name, np.zeros((len(y), logits.shape[1])))[left_out] = logits
-    return found, f"on this data, {folds} parts of its {kind}s left out in turn"
+    return found, f"on this data, {folds} parts of its {plural(kind)} left out in turn"
 
 
 def compare_with_controls(
@@ -93,6 +101,8 @@ def compare_with_controls(
     controls: Mapping[str, np.ndarray],
     classes: Sequence[str],
     groups: Sequence[str] | np.ndarray | None = None,
+    *,
+    kind: str = "patient",
 ) -> dict[str, dict[str, Any]]:
     """Of each control its metrics, and how much larger the network's AUROC is.
 
@@ -102,6 +112,7 @@ def compare_with_controls(
       controls: {name: logits [N, K]} of the same examples.
       classes: their names.
       groups: one patient per example [N], or None.
+      kind: what a group is, for methods and notes.
 
     Returns:
       {name: {`auroc`, `loss`, `accuracy`, `difference`}}, where `difference` is that of the AUROC
@@ -113,7 +124,7 @@ def compare_with_controls(
     compared = {}
     for name, theirs in controls.items():
         metrics = metrics_of_network(y, theirs, classes, intervals=False)
-        value, interval = paired_difference(_area, y, ours, _ranks(theirs), groups)
+        value, interval = paired_difference(_area, y, ours, _ranks(theirs), groups, kind=kind)
         compared[name] = {key: metrics[key] for key in ("auroc", "loss", "accuracy")}
         compared[name]["difference"] = {"value": value, **dataclasses.asdict(interval)}
     return compared
@@ -199,12 +210,8 @@ def _fit(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
 def _ranks(logits: ArrayLike) -> np.ndarray:
     """int64 [N, A]: the ranks of the log-odds, equal ones alike; of two classes those of the
     second, of more those of each."""
-    z = np.asarray(logits, dtype=np.float64)
-    if z.shape[1] == 2:
-        z = z[:, 1:] - z[:, :1]
-    elif z.shape[1] > 2:
-        rest = [np.logaddexp.reduce(np.delete(z, c, axis=1), axis=1) for c in range(z.shape[1])]
-        z = z - np.stack(rest, axis=1)
+    z = log_odds_of(np.asarray(logits, dtype=np.float64))
+    z = z[:, 1:] if z.shape[1] == 2 else z
     return np.stack([np.unique(column, return_inverse=True)[1] for column in z.T], axis=1)
 
 

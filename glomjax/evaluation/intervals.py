@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, plural
 
 INDEPENDENT = "assumes that patches are independent"
 # Below so many patients of a class an interval is called indicative.
@@ -103,17 +103,33 @@ def patient_numbers(groups: Sequence[str] | np.ndarray | None, count: int) -> np
             raise UserError(
                 f"{len(groups)} patients were given for {count} examples; give one per example"
             )
+        if np.ndim(groups) != 1 or any(_is_missing(name) for name in groups):
+            raise UserError("a patient has no name; give one for each example, or groups=None")
         return np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
     if count <= _MOST_PARTS:
         return np.arange(count)
     return np.random.default_rng(0).permutation(count) % _MOST_PARTS
 
 
+def _is_missing(name: object) -> bool:
+    return name is None or name != name or name == ""  # NaN is not itself
+
+
+def fewest_patients(labels: np.ndarray, patient: np.ndarray) -> int:
+    """How many patients the class has that the fewest have.
+
+    Args:
+      labels: [N], of each example its class.
+      patient: int [N], the number of its patient.
+    """
+    return min(len(np.unique(patient[labels == label])) for label in np.unique(labels))
+
+
 def few(patients: int, kind: str) -> str:
     """The note on so many patients of a class, "" where they are enough."""
     if patients >= FEW:
         return ""
-    return f"indicative: {patients} {kind}{'' if patients == 1 else 's'}"
+    return f"indicative: {patients} {kind if patients == 1 else plural(kind)}"
 
 
 def paired_difference(
@@ -123,6 +139,7 @@ def paired_difference(
     second: np.ndarray,
     groups: Sequence[str] | np.ndarray | None = None,
     *,
+    kind: str = "patient",
     level: float = 0.95,
 ) -> tuple[float, Interval]:
     """How much better a metric is of the first predictions than of the second ones of the same
@@ -132,6 +149,8 @@ def paired_difference(
       measure: of labels [N] and predictions [N, ...]; NaN where it is undefined.
       labels, first, second: [N] and twice [N, ...].
       groups: one patient per example [N], or None, where examples are independent.
+      kind: what a group is, for methods and notes.
+      level: coverage.
     """
     patient = patient_numbers(groups, len(labels))
     sizes = np.bincount(patient)
@@ -146,7 +165,7 @@ def paired_difference(
         np.array(without),
         sizes,
         means_estimated(labels, patient),
-        by_patient=groups is not None,
+        kind=None if groups is None else kind,
         identical=np.array_equal(first, second),
         level=level,
     )
@@ -159,7 +178,7 @@ def jackknife_interval(
     sizes: np.ndarray,
     means: int = 1,
     *,
-    by_patient: bool = True,
+    kind: str | None = "patient",
     identical: bool = False,
     level: float = 0.95,
 ) -> tuple[Interval, float]:
@@ -177,7 +196,8 @@ def jackknife_interval(
       without: the same without each patient in turn [K].
       sizes: examples of each patient [K].
       means: as `means_estimated` gives it.
-      by_patient: False where the parts that are left out are of independent examples.
+      kind: what a group is, for methods and notes; None where the parts that are left out are of
+        independent examples.
       identical: both predictions are the same, so that there is no difference at all.
       level: coverage.
 
@@ -186,23 +206,24 @@ def jackknife_interval(
     """
     from scipy.special import stdtr
 
-    count = len(sizes)
+    level, count = checked_level(level), len(sizes)
     if math.isnan(difference):
         return no_interval("the metric is not defined here"), math.nan
     if count < 2:
-        return no_interval("one patient says nothing of others"), math.nan
+        return no_interval(f"one {kind or 'patch'} says nothing of others"), math.nan
     if np.isnan(without).any():
-        return no_interval("one patient alone has a class"), math.nan
-    kind = "jackknife by patient" if by_patient else "jackknife"
+        left_out = "some patches" if kind is None else f"one {kind}"
+        return no_interval(f"without {left_out} the metric is not defined"), math.nan
+    method = "jackknife" if kind is None else f"jackknife by {kind}"
     if identical:
-        return Interval(difference, difference, kind, "the predictions are the same"), 1.0
+        return Interval(difference, difference, method, "the predictions are the same"), 1.0
     error = math.sqrt((count - 1) / count * float(((without - difference) ** 2).sum()))
     if np.ptp(without) < 1e-12:
-        return no_interval("it is the same whichever patient is left out"), math.nan
+        return no_interval(f"it is the same whichever {kind or 'patch'} is left out"), math.nan
     freedom = max(float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum()) - means, 1.0)
     half = quantile(level, freedom) * error
     p = 2 * float(stdtr(freedom, -abs(difference) / error))
-    return Interval(difference - half, difference + half, kind), p
+    return Interval(difference - half, difference + half, method), p
 
 
 def means_estimated(labels: np.ndarray, patient: np.ndarray) -> int:
@@ -223,6 +244,7 @@ def jackknife_on_scale(
     without: np.ndarray,
     sizes: np.ndarray,
     *,
+    fewest: int = FEW,
     kind: str | None = "patient",
     level: float = 0.95,
 ) -> Interval:
@@ -233,6 +255,7 @@ def jackknife_on_scale(
       value: of all examples.
       without: the same without each patient in turn [K].
       sizes: examples of each patient [K].
+      fewest: patients that a class has, for the note.
       kind: what a group is, for method and note; None where the parts that are left out are of
         independent examples.
       level: coverage.
@@ -241,19 +264,20 @@ def jackknife_on_scale(
         return no_interval(f"one {kind} says nothing of others")
     if kind is not None and len(sizes) < FEWEST_TO_LEAVE_OUT:
         return no_interval(
-            f"fewer than {FEWEST_TO_LEAVE_OUT} {kind}s, by which it would be too narrow"
+            f"fewer than {FEWEST_TO_LEAVE_OUT} {plural(kind)}: so few give too narrow a one"
         )
     to, back = scale
     try:
         middle, others = to(value), np.array([to(x) for x in without.tolist()])
     except (ValueError, ZeroDivisionError):
-        return no_interval("with or without some patches it is at an end of its scale")
-    interval, _ = jackknife_interval(middle, others, sizes, level=level)
+        part = "some patches" if kind is None else f"one {kind}"
+        return no_interval(f"it is as good, or as bad, as can be, with or without {part}")
+    interval, _ = jackknife_interval(middle, others, sizes, kind=kind, level=level)
     if not interval.is_known:
         return interval
     return Interval(
         back(interval.low),
         back(interval.high),
         "jackknife" if kind is None else f"jackknife by {kind}",
-        INDEPENDENT if kind is None else few(len(sizes), kind),
+        INDEPENDENT if kind is None else few(fewest, kind),
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from glomjax.evaluation.calibration import predicted_classes
-from glomjax.evaluation.logits import probabilities
+from glomjax.evaluation.logits import log_odds_of, probabilities
 
 # name: (what it is called in a table, the largest difference that two predictions can have).
 MEASURES: dict[str, tuple[str, float]] = {
@@ -51,7 +51,7 @@ def measures(labels: np.ndarray, logits: np.ndarray, threshold: float = 0.5) -> 
     classes = max(logits.shape[1], 2)
     if classes > 2:
         return _of_many(labels, logits)
-    z = logits[:, -1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
+    z = log_odds_of(logits)[:, 1]
     positive = labels == 1
     p = 0.5 * (1 + np.tanh(z / 2))
     decided = predicted_classes(logits, threshold) == 1
@@ -146,9 +146,9 @@ def _of_many(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     np.add.at(confusion, (labels, chosen), 1)
     hits, true, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     ranked = []
+    log_odds = log_odds_of(logits)
     for c in range(classes):
-        rest = np.logaddexp.reduce(np.delete(logits, c, axis=1), axis=1)
-        ranked.append(_ranking(labels == c, logits[:, c] - rest))
+        ranked.append(_ranking(labels == c, log_odds[:, c]))
     log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     whole = float(n) ** 2
     spread = math.sqrt((whole - called @ called) * (whole - true @ true))
@@ -195,8 +195,8 @@ def _calibration(positive: np.ndarray, z: np.ndarray) -> tuple[float, float]:
         step = float(np.clip(step, -5, 5))
         intercept += step
         if abs(step) < 1e-9:
-            break
-    return _slope(positive, z), intercept
+            return _slope(positive, z), intercept
+    return _slope(positive, z), math.nan
 
 
 def _slope(positive: np.ndarray, z: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from glomjax.errors import UserError, argument
 from glomjax.evaluation.auroc import auroc, patients_needed
 from glomjax.evaluation.calibration import predicted_classes
 from glomjax.evaluation.estimates import Estimate, binary_estimates, multiclass_estimates
+from glomjax.evaluation.intervals import patient_numbers
 from glomjax.evaluation.logits import (
     checked_labels,
     checked_logits,
@@ -152,13 +154,14 @@ def _with_intervals(
         )
     interval = dataclasses.asdict(found["auroc"].interval) | {"level": LEVEL}
     if groups is not None:
-        interval["patients"] = len(set(groups))
+        interval["patients"] = int(patient_numbers(groups, len(targets)).max()) + 1
     metrics: dict[str, Any] = {
         "auroc_interval": interval,
         "estimates": {name: estimate.to_dict() for name, estimate in found.items()},
     }
     if groups is not None and len(classes) == 2:
-        metrics["patients_needed"] = patients_needed(targets, log_odds, groups, level=LEVEL)
+        needed = patients_needed(targets, log_odds, groups, level=LEVEL)
+        metrics["patients_needed"] = needed and {"kind": options["kind"], **needed}
     if by_class:
         metrics["estimates_by_class"] = {
             classes[c]: {name: estimate.to_dict() for name, estimate in part.items()}
@@ -171,7 +174,8 @@ def check_prevalence(prevalence: float | None, classes: Sequence[str]) -> None:
     """Raises UserError where it is no share, or the classes are not two."""
     if prevalence is None:
         return
-    if not 0 < prevalence < 1:
+    number = isinstance(prevalence, numbers.Real) and not isinstance(prevalence, bool)
+    if not number or not 1e-9 <= prevalence <= 1 - 1e-9:
         raise UserError(
             f"{argument('--prevalence')} is {prevalence!r}; it is a share between 0 and 1, such as "
             "0.1"

@@ -20,10 +20,13 @@ from glomjax.evaluation.auroc import auroc
 from glomjax.evaluation.calibration import fit_recalibration, fit_temperature
 from glomjax.evaluation.intervals import (
     LOGIT,
+    fewest_patients,
     jackknife_interval,
     jackknife_on_scale,
+    means_estimated,
     patient_numbers,
 )
+from glomjax.evaluation.logits import log_odds_of
 from glomjax.evaluation.metrics import metrics_of_network
 
 _WORST = 3  # patients whose names are listed
@@ -56,12 +59,7 @@ class OutOfFold:
     @property
     def scores(self) -> np.ndarray:
         """float64 [R, N, len(compared)]: the log-odds of each of these classes."""
-        if len(self.classes) == 2:
-            return self.logits
-        rest = [
-            np.logaddexp.reduce(np.delete(self.logits, c, axis=2), axis=2) for c in self.compared
-        ]
-        return self.logits - np.stack(rest, axis=2)
+        return np.stack([log_odds_of(logits)[:, self.compared] for logits in self.logits])
 
 
 def recalibration(labels: ArrayLike, logits: np.ndarray) -> tuple[float, float]:
@@ -123,11 +121,13 @@ def within_folds(data: OutOfFold, *, kind: str = "patient", level: float = 0.95)
       `auroc`, `interval` (`low`, `high`, `method`, `note`), `pairs` (of a repeat, the mean).
     """
     estimate, without, pairs = _areas_within_folds(data)
+    patient = patient_numbers(data.groups, len(data.labels))
     interval = jackknife_on_scale(
         LOGIT,
         estimate,
         without,
-        np.bincount(patient_numbers(data.groups, len(data.labels))),
+        np.bincount(patient),
+        fewest=fewest_patients(data.labels, patient),
         kind=None if data.groups is None else kind,
         level=level,
     )
@@ -135,13 +135,18 @@ def within_folds(data: OutOfFold, *, kind: str = "patient", level: float = 0.95)
 
 
 def against_controls(
-    data: OutOfFold, controls: Mapping[str, np.ndarray], *, level: float = 0.95
+    data: OutOfFold,
+    controls: Mapping[str, np.ndarray],
+    *,
+    kind: str = "patient",
+    level: float = 0.95,
 ) -> dict[str, dict[str, Any]]:
     """How much larger the AUROC within folds is than those of negative controls, which were fitted
     in the same folds.
 
     Args:
       controls: {name: logits [R, N, L]}.
+      kind: what a group is, for methods and notes.
       level: coverage.
 
     Returns:
@@ -157,7 +162,8 @@ def against_controls(
             ours - theirs,
             ours_without - without,
             sizes,
-            by_patient=data.groups is not None,
+            means_estimated(data.labels, patient_numbers(data.groups, len(data.labels))),
+            kind=None if data.groups is None else kind,
             level=level,
         )
         difference = {"value": ours - theirs, **dataclasses.asdict(interval)}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from glomjax.errors import UserError
+from glomjax.errors import UserError, plural
 from glomjax.evaluation.calibration import predicted_classes
 from glomjax.evaluation.logits import checked_labels, probabilities
 from glomjax.evaluation.measures import MEASURES
@@ -169,13 +169,13 @@ def patients_line(metrics: Mapping[str, Any]) -> str:
     needed = metrics.get("patients_needed")
     if needed is None:
         return ""
-    kind = metrics["auroc_interval"]["method"].rpartition(" ")[2]
+    kinds = plural(needed["kind"])
     now, *more = (f"{width:.2f}" for width in needed["expected_width"].values())
     return (
-        f"{needed['patients']} {kind}s whose scores correlate by about "
+        f"{needed['patients']} {kinds} whose scores correlate by about "
         f"{needed['correlation']:.2f}: {metrics['n']} patches tell as much as "
         f"{needed['effective_patches']:.0f} independent ones. The interval of the AUROC is {now} "
-        f"wide; with 2, 4 and 8 times as many {kind}s it would be about {more[0]}, {more[1]} and "
+        f"wide; with 2, 4 and 8 times as many {kinds} it would be about {more[0]}, {more[1]} and "
         f"{more[2]}"
     )
 

@@ -62,6 +62,15 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
     return normal_quantile(((np.cumsum(counts) - counts / 2) / len(values))[which])
 
 
+def normal_scores_by_class(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """float64 [N]: `normal_scores` of each of two classes by itself."""
+    normal = np.empty(len(scores))
+    for part in (positive, ~positive):
+        if part.any():
+            normal[part] = normal_scores(scores[part])
+    return normal
+
+
 def normal_quantile(shares: ArrayLike) -> np.ndarray:
     """float64, of any shape: below which standard normal values have these shares."""
     from scipy.special import ndtri  # here and below, since SciPy takes long to import

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 import glomjax
+from glomjax.data.examples import join_clusters
 from glomjax.data.identities import is_missing, normal_form
 from glomjax.data.sources.columns import column_name
 from glomjax.errors import UserError, argument, first_few, plural, quoted, shown
-from glomjax.evaluation.comparison import FEW_PATIENTS, compare_predictions
+from glomjax.evaluation.comparison import compare_predictions
+from glomjax.evaluation.intervals import FEW
 from glomjax.files import jsonable, new_folder, write_file
 from glomjax.inference.comparison_text import LETTERS, report_text
 from glomjax.inference.saved_predictions import SavedPredictions, read_predictions
@@ -85,6 +87,7 @@ def compare(
         first.classes,
         groups,
         thresholds=[part.threshold for part in saved],
+        kind=column or "patient",
         level=LEVEL,
     )
     settings = _differing(saved)
@@ -175,8 +178,12 @@ def _groups(
     split_by = {*map(column_name, known)}
     for column in [asked] if asked else [*(split_by if len(split_by) == 1 else ()), *_GROUPS]:
         names = [_names_in(part, column) for part in saved]
-        if (groups := _agreed(saved, order, column, names)) is not None:
-            return column, groups
+        if (groups := _agreed(saved, order, column, names)) is None:
+            continue
+        if column not in _GROUPS and not asked:
+            patients = _agreed(saved, order, "patient", [_names_in(p, "patient") for p in saved])
+            groups = join_clusters(patients, groups)
+        return column, groups
     if asked:
         raise UserError(
             f"no source has a column {asked!r} with names in it for "
@@ -251,9 +258,9 @@ def _notes(
     else:
         if column != "patient":
             notes.append(f"{plural(column).capitalize()} stand in for patients.")
-        if (count := len(set(groups))) < FEW_PATIENTS:
+        if (count := len(set(groups))) < FEW:
             notes.append(
-                f"Indicative: {count} {plural(column)}. Below {FEW_PATIENTS}, few differences show."
+                f"Indicative: {count} {plural(column)}. Below {FEW}, few differences show."
             )
     runs = [part for part in saved if part.about["kind"] == "run"]
     seeds = [part.about.get("seed") for part in runs]

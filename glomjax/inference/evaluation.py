@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import glomjax
-from glomjax.errors import UserError, argument, printable
+from glomjax.errors import UserError, argument, plural, printable
 from glomjax.evaluation.controls import (
     compare_with_controls,
     control_message,
@@ -196,10 +196,11 @@ def _about(
 def _controls(data: LabelledData, logits: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """What negative controls reach on these images, and which they are."""
     examples = data.examples
+    patients, kind = examples.patients, examples.patient_column
     fitted, how = fit_controls_in_folds(
-        data.facts.features(), examples.labels, examples.patients, len(classes)
+        data.facts.features(), examples.labels, patients, len(classes), kind=kind
     )
-    compared = compare_with_controls(examples.labels, logits, fitted, classes, examples.patients)
+    compared = compare_with_controls(examples.labels, logits, fitted, classes, patients, kind=kind)
     return {
         "controls": compared,
         "controls_fitted": how,
@@ -221,7 +222,9 @@ def _report(classifier: Classifier, metrics: Mapping[str, Any], seen: Seen) -> s
         f"{network['architecture']} ({network['sha256'][:12]})" for network in metrics["networks"]
     )
     kind = "network" if len(classifier.specs) == 1 else "ensemble"
-    patients = "" if metrics["patients"] is None else f" of {metrics['patients']} patients"
+    patients = ""
+    if metrics["patients"] is not None:
+        patients = f" of {metrics['patients']} {plural(metrics['clustered_by'])}"
     counts = [
         f"{sum(row)} {name}"
         for name, row in zip(metrics["classes"], metrics["confusion_matrix"], strict=True)

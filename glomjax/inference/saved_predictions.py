@@ -14,6 +14,7 @@ import numpy as np
 from glomjax import checkpoints
 from glomjax.data.identities import is_missing, normal_form
 from glomjax.errors import UserError, first_few, named, quoted, same_again
+from glomjax.evaluation.logits import log_odds_of
 from glomjax.files import flatten
 from glomjax.pretrained import read_weights
 from glomjax.pretrained.weight_file import tensor_digest
@@ -299,8 +300,7 @@ def _check_decisions(
 ) -> None:
     """Refuses a table whose own decisions are at another threshold, as of a copy without the file
     that says which."""
-    log_odds = logits[:, -1] - (logits[:, 0] if logits.shape[1] == 2 else 0)
-    excess = log_odds - math.log(threshold / (1 - threshold))
+    excess = log_odds_of(logits)[:, 1] - math.log(threshold / (1 - threshold))
     called = np.array([name == classes[1] for name in cells["prediction"]])
     other = (np.abs(excess) > 1e-6) & (called != (excess > 0))
     if other.any():

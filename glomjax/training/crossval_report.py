@@ -23,7 +23,8 @@ def describe(result: Mapping[str, Any]) -> str:
     lines += [f"note: {note}" for note in result["notes"]]
     lines.append("Each fold, as its network gives it:")
     for fold in result["per_fold"]:
-        patients = "" if fold["patients"] is None else f"  patients {fold['patients']}"
+        people = plural("slide" if kind == "slide" else "patient")
+        patients = "" if fold["patients"] is None else f"  {people} {fold['patients']}"
         lines.append(
             f"  {fold['folder']}: n {fold['n']}{patients}  loss {_number(fold['loss'], 4)}  "
             f"accuracy {_number(fold['accuracy'])}  AUROC {_number(fold['auroc'])}  "

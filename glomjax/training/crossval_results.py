@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import glomjax
+from glomjax.data.examples import join_clusters
 from glomjax.data.sources.columns import column_name
 from glomjax.errors import UserError, argument
 from glomjax.evaluation.calibration import FIXED, choose_threshold
@@ -133,7 +134,7 @@ def write_results(
             for note in metrics["notes"]:
                 notes[note] = notes.get(note, 0) + 1
     column, examples, data, raw = _together(folder, tests, per_fold, classes, split_by)
-    compared = against_controls(data, _joined_controls(controls, tests))
+    compared = against_controls(data, _joined_controls(controls, tests), kind=column or "patient")
     common = [note for note, count in notes.items() if count == len(per_fold)]
     result: dict[str, Any] = {
         "n": len(data.labels),
@@ -206,8 +207,7 @@ def _together(
         once = len({*whole.ids}) == len(whole.ids)
         if not (same and once and (whole.labels == first.labels).all()):
             raise _of_other_data(folder)
-    column = _clusters(first.columns, split_by)
-    groups = None if column is None else first.columns[column]
+    column, groups = _clusters(first.columns, split_by)
     for fold in folds:
         if groups is not None and len({*zip(groups, fold.tolist(), strict=True)}) > len({*groups}):
             raise _of_other_data(folder)
@@ -265,15 +265,17 @@ def _of_other_data(folder: pathlib.Path) -> UserError:
     )
 
 
-def _clusters(columns: Mapping[str, Sequence[str]], split_by: str) -> str | None:
-    """The column that names what is independent: patients, or slides in their place; or the wider
-    one by which the data was split; None where nothing is known."""
+def _clusters(
+    columns: Mapping[str, Sequence[str]], split_by: str
+) -> tuple[str | None, Sequence[str] | None]:
+    """(what is independent, one name per example): patients, or slides in their place; or what the
+    wider column holds together by which the data was split; None where nothing is known."""
     column = next((name for name in ("patient", "slide") if all(columns.get(name, ("",)))), None)
+    patients = None if column is None else columns[column]
     wider = column_name(split_by)
-    if wider == "patient" or wider not in columns or not all(columns[wider]):
-        return column
-    pairs = {*zip(columns[column], columns[wider], strict=True)} if column else set()
-    return column if column and len(pairs) > len({*columns[column]}) else wider
+    if wider in ("patient", "slide") or wider not in columns or not all(columns[wider]):
+        return column, patients
+    return wider, join_clusters(patients, columns[wider])
 
 
 def _read_metrics(path: pathlib.Path) -> dict[str, Any]:

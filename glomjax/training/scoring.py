@@ -218,12 +218,9 @@ def _controls(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
     fitted = fit_controls(train, splits.train.labels, test)
     if setup.run.writes:
         setup.run.write(CONTROLS, controls_table(splits.test.ids, fitted))
+    clusters, kind = splits.test.clusters(column_name(setup.config.data.split_by))
     compared = compare_with_controls(
-        splits.test.labels,
-        logits,
-        fitted,
-        splits.classes,
-        splits.test.clusters(column_name(setup.config.data.split_by))[0],
+        splits.test.labels, logits, fitted, splits.classes, clusters, kind=kind
     )
     return {
         "controls": compared,

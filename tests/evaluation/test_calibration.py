@@ -14,7 +14,7 @@ from glomjax.evaluation import (
     fit_temperature,
     predicted_classes,
 )
-from glomjax.evaluation.calibration import apply_temperature, fit_decision
+from glomjax.evaluation.calibration import apply_temperature, fit_decision, fit_recalibration
 
 RULES = ("youden", "sensitivity=0.9", "specificity=0.8", "sensitivity=1", "specificity=1.0")
 # Few levels, so that scores tie.
@@ -210,3 +210,9 @@ def test_what_the_validation_does_not_tell_is_said_and_nothing_is_made_of_it():
     assert found.temperature == pytest.approx(0.1, rel=1e-3)
     assert "too few errors" in found.notes[0]
     assert fit_decision(labels, separated, "0.5", temperature=False).notes == ()
+
+
+def test_scores_that_are_all_equal_are_recalibrated_to_the_share_of_positives():
+    slope, intercept = fit_recalibration([0, 0, 0, 1], np.full(4, 0.3))
+    assert slope == 0
+    assert 0.2 < 1 / (1 + math.exp(-intercept)) < 0.4

@@ -222,7 +222,7 @@ def test_what_few_patients_leave_undefined_has_no_interval():
     assert found["differences"]["auroc"]["note"] == "one patient says nothing of others"
     labels = np.where(np.array(patients) == "p0", labels, 0)
     (found,) = compare_predictions(labels, [first, second], CLASSES, patients)
-    assert found["differences"]["auroc"]["note"] == "one patient alone has a class"
+    assert found["differences"]["auroc"]["note"] == "without one patient the metric is not defined"
     assert math.isnan(found["differences"]["auroc"]["p"])
 
 
@@ -286,7 +286,7 @@ def test_a_threshold_decides_for_its_own_predictions_alone():
         ({"logits": [np.zeros((4, 1)), np.zeros((3, 1))]}, r"shapes \(3, 2\), \(4, 2\)"),
         ({"logits": [np.zeros((4, 1)), np.full((4, 1), np.nan)]}, "4 predictions are not finite"),
         ({"groups": ["a"] * 3}, "3 patients were given for 4 examples"),
-        ({"thresholds": [0.5, 1.0]}, r"thresholds are \[0.5, 1.0\]"),
+        ({"thresholds": [0.5, 1.0]}, r"threshold is 1.0; it is a probability"),
         ({"thresholds": [0.5]}, "for 2 predictions"),
         ({"labels": [0, 1, 2, 0]}, "labels run from 0 to 2"),
     ],
@@ -301,3 +301,30 @@ def test_more_than_two_classes_have_no_threshold():
     logits = [np.eye(3), np.eye(3)]
     with pytest.raises(UserError, match="3 classes have none"):
         compare_predictions([0, 1, 2], logits, ("a", "b", "c"), thresholds=[0.5, 0.4])
+
+
+def test_saturated_predictions_that_differ_are_not_the_same():
+    labels = np.arange(40) % 2
+    rng = np.random.default_rng(0)
+    ranked, mixed = 900 + 3 * labels + rng.normal(size=40), 900 + rng.normal(size=40)
+    (found,) = compare_predictions(
+        labels, [ranked[:, None], mixed[:, None]], ("a", "b"), np.arange(40) // 4
+    )
+    area = found["differences"]["auroc"]
+    assert area["low"] < area["difference"] < area["high"]
+    assert area["p"] < 0.05
+
+
+def test_one_patient_tells_nothing_of_right_and_wrong():
+    found = mcnemar([True, True, False], [False, True, False], ["a"] * 3)
+    assert math.isnan(found.p)
+    assert found.note == "one patient says nothing of others"
+
+
+def test_what_is_counted_is_called_by_its_name():
+    labels = np.arange(40) % 2
+    rng = np.random.default_rng(1)
+    logits = [(labels + rng.normal(size=40))[:, None] for _ in range(2)]
+    (found,) = compare_predictions(labels, logits, ("a", "b"), np.arange(40) // 8, kind="slide")
+    assert found["differences"]["auroc"]["method"] == "jackknife by slide"
+    assert found["mcnemar"]["note"] == "indicative: 5 slides"

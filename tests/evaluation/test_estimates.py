@@ -236,3 +236,44 @@ def test_coverage_is_measured():
     assert float(rows["auroc"][1]) > 0.9
     assert rows["ece"] == ["none"]
     assert float(done.stdout.splitlines()[-1].split()[-1]) < 0.1
+
+
+def test_few_patients_of_either_class_are_said_of_metrics_of_both():
+    labels = np.repeat(np.arange(20) < 2, 10) & (np.arange(200) % 2 == 0)
+    log_odds = 2.0 * labels + np.random.default_rng(0).normal(size=200)
+    found = of(labels.astype(int), log_odds, np.arange(200) // 10, prevalence=0.1)["estimates"]
+    for name in ("auroc", "average_precision", "ppv", "f1", "mcc", "brier", "ppv_at_prevalence"):
+        if found[name]["method"] != "none":
+            assert found[name]["note"] == "indicative: 2 patients", name
+    assert found["specificity"]["note"] == ""
+
+
+def test_the_brier_score_of_many_classes_runs_to_two():
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(3, size=240), 3 * rng.normal(size=(240, 3))
+    patient = np.arange(240) % 12
+    found = classification_metrics(labels, logits, ("a", "b", "c"), patient)["estimates"]["brier"]
+    assert 1 < found["value"] < found["high"] < 2
+
+
+@pytest.mark.parametrize("name", [None, math.nan, ""])
+def test_a_patient_without_a_name_is_refused(name):
+    labels, log_odds, patient = sample(4)
+    groups = [f"P{number}" for number in patient[:-1]] + [name]
+    with pytest.raises(UserError, match="a patient has no name"):
+        of(labels, log_odds, groups)
+
+
+def test_a_calibration_that_has_no_end_is_undefined():
+    labels = np.arange(40) % 2
+    log_odds = 1000.0 * (2 * labels - 1)
+    log_odds[[0, 2]] *= -1
+    found = of(labels, log_odds)["estimates"]
+    assert found["calibration_intercept"]["value"] is None
+
+
+@pytest.mark.parametrize("prevalence", ["0.1", True, 1e-300, 0, math.nan])
+def test_a_prevalence_that_is_no_share_is_refused(prevalence):
+    labels, log_odds, _ = sample(4)
+    with pytest.raises(UserError, match="prevalence.* is .*; it is a share between 0 and 1"):
+        of(labels, log_odds, prevalence=prevalence)
