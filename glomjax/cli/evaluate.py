@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         prevalence=arguments.prevalence,
         progress=sys.stderr.isatty(),
     )
-    print_text(f"{evaluation.text}\nresults: {arguments.out}")
+    print_text(f"{evaluation.text}\n{evaluation.looks}\nresults: {arguments.out}")
     return 0
 
 

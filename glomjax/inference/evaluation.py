@@ -50,10 +50,12 @@ class Evaluation:
     Attributes:
       metrics: as in `test_metrics.json`.
       text: the report, whose first line says what nobody may overlook.
+      looks: a line on how often these images were judged, as far as the folders beside tell.
     """
 
     metrics: dict[str, Any]
     text: str
+    looks: str
 
 
 def evaluate(
@@ -146,7 +148,6 @@ def evaluate(
         }
     metrics |= _about(classifier, data, seen, notes) | {"unlike_training": len(unlike)}
     metrics |= _controls(data, logits, classifier.classes)
-    metrics["test_evaluations_beside"] = looks_beside(folder, metrics[DIGEST])
     report = _report(classifier, metrics, seen)
     columns = dict(examples.columns)
     if examples.mpp is not None:
@@ -164,7 +165,8 @@ def evaluate(
         columns=columns,
         threshold=classifier.threshold,
     )
-    return Evaluation(metrics, report)
+    # Beside the results, which are the same in every folder.
+    return Evaluation(metrics, report, looks_line(1, looks_beside(folder, metrics[DIGEST])))
 
 
 def _about(
@@ -239,7 +241,6 @@ def _report(classifier: Classifier, metrics: Mapping[str, Any], seen: Seen) -> s
         lines.append(f"note: {reason}")
     lines.append(summary_line(metrics, "result"))
     lines.append(controls_line(metrics["controls"], metrics["controls_fitted"]))
-    lines.append(looks_line(1, metrics["test_evaluations_beside"]))
     if line := patients_line(metrics):
         lines.append(line)
     lines += ["", *estimates_lines(metrics)]

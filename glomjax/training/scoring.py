@@ -160,7 +160,6 @@ def report_test(
         test.labels, logits, splits.classes, clusters, threshold=threshold, kind=kind
     )
     metrics |= _controls(setup, logits)
-    beside = looks_beside(run.path, metrics[DIGEST])
     metrics |= {
         "split": "test",
         "temperature": decision.temperature,
@@ -170,7 +169,6 @@ def report_test(
         "clustered_by": None if clusters is None else kind,
         "notes": notes,
         "test_evaluations": looks,
-        "test_evaluations_beside": beside,
         "permuted_labels": splits.permuted,
         "initial_weights": config.pretrained.source,
         "test_time_augmentation": config.test_time_augmentation,
@@ -197,13 +195,14 @@ def report_test(
         known = _known_of(splits, "test")
         write_report(run.path, metrics=metrics, logits=logits, threshold=threshold, **known)
     terminal.say(summary_line(metrics, "test"))
-    for line in filter(None, [decision_line(metrics), patients_line(metrics)]):
-        terminal.say(line)
     permuted = PERMUTED_LABELS if splits.permuted else ""
     for message in filter(None, [permuted, collapse_message(metrics), metrics["control_message"]]):
         terminal.banner(message)
     terminal.say(controls_line(metrics["controls"], metrics["controls_fitted"]))
-    terminal.say(looks_line(looks, beside))
+    # Only said, since results would not be the same from folder to folder with it.
+    terminal.say(looks_line(looks, looks_beside(run.path, metrics[DIGEST])))
+    for line in filter(None, [decision_line(metrics), patients_line(metrics)]):
+        terminal.say(line)
     if overfitted:
         terminal.banner(overfitted)
     terminal.say(f"results: {run.path}")
