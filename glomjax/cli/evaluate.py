@@ -11,7 +11,7 @@ from glomjax.cli.command import (
     load_networks,
     print_text,
 )
-from glomjax.errors import UserError
+from glomjax.errors import UserError, printable
 
 HELP = "judge trained networks on labelled images"
 
@@ -97,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         prevalence=arguments.prevalence,
         progress=sys.stderr.isatty(),
     )
-    print_text(f"{evaluation.text}\n{evaluation.looks}\nresults: {arguments.out}")
+    print_text(f"{evaluation.text}\nresults: {arguments.out}")
+    print(printable(evaluation.looks), file=sys.stderr)
     return 0
 
 
