@@ -211,11 +211,11 @@ def report_test(
 
 def _controls(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
     """What negative controls reach on the test split, and which images it has, as in
-    `test_metrics.json`; their logits go into a table of their own."""
+    `test_metrics.json`; of a fold, their logits are kept for whoever puts folds together."""
     splits, survey = setup.splits, setup.survey
     train, test = (survey.facts[split].features() for split in ("train", "test"))
     fitted = fit_controls(train, splits.train.labels, test)
-    if setup.run.writes:
+    if setup.run.writes and setup.config.data.folds:
         setup.run.write(CONTROLS, controls_table(splits.test.ids, fitted))
     clusters, kind = splits.test.clusters(column_name(setup.config.data.split_by))
     compared = compare_with_controls(
