@@ -74,6 +74,7 @@ class Writer:
             with contextlib.suppress(OSError):  # that they are not empty
                 folder.parent.rmdir()
                 folder.parent.parent.rmdir()
+            self._check()  # says so, where Orbax says what it missed there
             raise
         self.seconds = max(self.seconds, time.monotonic() - begun)
 

@@ -335,6 +335,26 @@ def test_a_folder_that_goes_while_a_checkpoint_is_written_does_not_come_back(tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_what_orbax_says_of_a_folder_that_went_is_not_what_is_said(tmp_path, monkeypatch):
+    folder = tmp_path / "run" / "checkpoints" / "last"
+    folder.parent.mkdir(parents=True)
+
+    def missing(*arguments, **options):
+        shutil.rmtree(tmp_path / "run")
+        folder.with_name("last.new").mkdir(parents=True)
+        raise ValueError("Save failed: 1/1 params are missing .zarray in checkpoint")
+
+    def check():
+        if not (tmp_path / "run").exists():
+            raise UserError("it is not there any more")
+
+    monkeypatch.setattr(checkpoints, "_save", missing)
+    writer = checkpoints.Writer(check)
+    writer.save(folder, {"a": np.zeros(3)}, {})
+    with pytest.raises(UserError, match="not there any more"):
+        writer.close()
+
+
 def test_a_clock_that_jumps_changes_nothing(patches, whole, tmp_path, monkeypatch):
     now = time.time
     with stopped_at(3, lambda: monkeypatch.setattr(time, "time", lambda: now() - 86400)):
