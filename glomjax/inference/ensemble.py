@@ -63,6 +63,11 @@ def expand(source: str | os.PathLike[str]) -> tuple[list[Member], tuple[float, s
             Member(folder / fold["folder"], float(fold["slope"]), float(fold["intercept"]))
             for fold in stored["per_fold"]
         ]
+        if gone := [str(part.source) for part in members if not os.path.isdir(part.source)]:
+            raise UserError(
+                f"the cross-validation in '{folder}' has lost '{gone[0]}'; restore it from a copy, "
+                f"or {same_again()} that began it trains it anew"
+            )
         if stored["threshold"] is None:
             return members, None
         rule = f"{stored['threshold_rule']}, on the out-of-fold predictions"

@@ -146,6 +146,9 @@ def evaluate(
             "threshold": classifier.threshold,
             "threshold_rule": classifier.threshold_rule,
         }
+    metrics["prevalence"] = prevalence
+    if prevalence is not None:
+        notes.append(f"PPV and NPV 'at prevalence' are for a share of positives of {prevalence:g}.")
     metrics |= _about(classifier, data, seen, notes) | {"unlike_training": len(unlike)}
     metrics |= _controls(data, logits, classifier.classes)
     report = _report(classifier, metrics, seen)

@@ -81,9 +81,9 @@ def read_predictions(source: str | os.PathLike[str]) -> SavedPredictions:
     header, rows = _read(table)
     classes, logit_columns = _scores(table, header)
     notes = []
-    if "repeat" in header and table.name == OUT_OF_FOLD:
-        if _RECALIBRATED + logit_columns[0] in header:
-            logit_columns = [_RECALIBRATED + name for name in logit_columns]
+    out_of_fold = {"repeat", *(_RECALIBRATED + name for name in logit_columns)} <= {*header}
+    if out_of_fold:
+        logit_columns = [_RECALIBRATED + name for name in logit_columns]
         notes.append(f"'{source}': out-of-fold predictions, recalibrated for each fold.")
     cells = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     problems = cells.get("problem", [""] * len(rows))
@@ -93,14 +93,14 @@ def read_predictions(source: str | os.PathLike[str]) -> SavedPredictions:
             f"({quoted(unread)}), which could not be read; restore them and predict again"
         )
     logits = _numbers(table, cells["id"], [cells[name] for name in logit_columns])
-    ids, first, logits = _once(table, cells, logits)
+    ids, first, logits = _once(table, cells, logits, out_of_fold)
     if len(ids) < len(rows):
         notes.append(
             f"'{source}': the mean of the logits of {len(rows) // len(ids)} repeats of each image."
         )
     about, settings, trained_on = _made_by(table)
     threshold = _threshold(table, about.pop("threshold", None), len(classes))
-    if len(classes) == 2 and table.name != OUT_OF_FOLD:
+    if len(classes) == 2 and not out_of_fold:
         _check_decisions(table, cells, classes, logits, threshold)
     if about["kind"] in _DOUBTS:
         notes.append(f"'{source}': {_DOUBTS[about['kind']]}.")
@@ -150,7 +150,7 @@ def _table_of(path: pathlib.Path) -> pathlib.Path:
 def _read(table: pathlib.Path) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of a table."""
     try:
-        with open(table, newline="", encoding="utf-8") as file:
+        with open(table, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file, strict=True))
     except OSError as error:
         raise UserError(f"'{table}' cannot be read ({error.strerror})") from error
@@ -204,14 +204,14 @@ def _numbers(
 
 
 def _once(
-    table: pathlib.Path, cells: dict[str, list[str]], logits: np.ndarray
+    table: pathlib.Path, cells: dict[str, list[str]], logits: np.ndarray, out_of_fold: bool
 ) -> tuple[tuple[str, ...], list[int], np.ndarray]:
     """(ids, the row of each, logits), each image once."""
     rows: dict[str, list[int]] = {}
     for i, name in enumerate(cells["id"]):
         rows.setdefault(name, []).append(i)
     most = max(map(len, rows.values()))
-    if most > 1 and table.name != OUT_OF_FOLD:
+    if most > 1 and not out_of_fold:
         twice = [name for name, places in rows.items() if len(places) > 1]
         raise UserError(f"'{table}' lists {quoted(twice)} more than once; keep one row each")
     if fewer := [name for name, places in rows.items() if len(places) < most]:

@@ -101,7 +101,7 @@ def cross_validate(
         )
     requested = _with_folds(read_config(config), folds, repeats)
     folder = pathlib.Path(workdir).expanduser()
-    requested, lines = _claim(folder, requested, repeats, shipped)
+    requested, lines, content = _claim(folder, requested, repeats, shipped)
     terminal = Terminal(prints=progress)
     for line in lines:
         terminal.say(line)
@@ -113,7 +113,12 @@ def cross_validate(
     if not all(fold.run.finished for fold in runs):
         for line in _draw(runs):
             terminal.say(line)
+        write_file(folder / CROSSVAL, content)
         _train(runs, limit, terminal, progress=progress)
+    else:
+        if line := check_finished(runs[0].run, runs[0].config, None):
+            terminal.say(line)
+        write_file(folder / CROSSVAL, content)
     for fold in runs:
         fold.run.claim(fold.config)  # or another process has trained it otherwise
     metrics, report = write_results(
@@ -153,12 +158,12 @@ def _of(config: RunConfig, repeat: int, fold: int) -> RunConfig:
 
 def _claim(
     folder: pathlib.Path, requested: RunConfig, repeats: int, shipped: ShippedConfig | None
-) -> tuple[RunConfig, list[str]]:
+) -> tuple[RunConfig, list[str], bytes]:
     """Takes the folder for a cross-validation with this configuration.
 
     Returns:
       The configuration that holds, whose fields are those with which it began, but for what may
-      differ; and lines on what differs.
+      differ; lines on what differs; and what its file is to hold once the data are looked at.
 
     Raises:
       UserError: the folder holds something else, or a cross-validation with another configuration.
@@ -182,7 +187,7 @@ def _claim(
         )
     lines: list[str] = []
     stored: dict[str, Any] = {"defaults": defaults_of(shipped), "repeats": repeats}
-    if file.is_file() and _has_begun(folder):
+    if goes_on := file.is_file() and _has_begun(folder):
         stored, then = _stored(file)
         changed, kept = changes(then, stored.get("defaults"), requested, shipped)
         forbidden = [
@@ -205,8 +210,10 @@ def _claim(
         ]
         stored, requested = stored | {"repeats": repeats}, updated(then, then, requested)
     content = stored | {"folds": requested.data.folds, "requested": requested.to_dict()}
-    write_file(file, (json.dumps(content, indent=2) + "\n").encode())
-    return requested, lines
+    written = (json.dumps(content, indent=2) + "\n").encode()
+    if not goes_on:
+        write_file(file, written)
+    return requested, lines, written
 
 
 def _has_begun(folder: pathlib.Path) -> bool:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from glomjax.data.permuted_labels import PERMUTED_LABELS
 from glomjax.errors import argument, plural, printable
 from glomjax.evaluation.controls import controls_line
 from glomjax.evaluation.report import estimates_lines, patients_line
@@ -20,6 +21,8 @@ def describe(result: Mapping[str, Any]) -> str:
     lines = [f"cross-validation: {result['n']} images{of} in {result['folds']} folds{times}"]
     if message := result["control_message"]:
         lines.insert(0, message)
+    if result["permuted_labels"]:
+        lines.insert(0, PERMUTED_LABELS)
     lines += [f"note: {note}" for note in result["notes"]]
     lines.append("Each fold, as its network gives it:")
     for fold in result["per_fold"]:

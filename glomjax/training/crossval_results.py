@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,7 +111,8 @@ def write_results(
     per_fold: list[dict[str, Any]] = []
     tests: list[list[_Table]] = []
     controls: list[list[dict[str, np.ndarray]]] = []
-    notes: dict[str, int] = {}
+    notes: dict[str, list[tuple[str, str]]] = {}
+    permuted = False
     classes: list[str] = []
     for repeat in range(repeats):
         tests.append([])
@@ -124,6 +126,11 @@ def write_results(
             test = _read_table(path / "predictions.csv", classes)
             if len(test.ids) != metrics["n"]:
                 raise _damaged(path / "predictions.csv")
+            for split, table in (("test", test), ("validation", validation)):
+                known = _ids_in(path, split)
+                if known is not None and known != set(table.ids):
+                    name = "predictions" if split == "test" else "predictions_validation"
+                    raise _damaged(path / f"{name}.csv")
             tests[-1].append(test)
             controls[-1].append(_read_controls(path, test))
             # As a user may move the folder, by its place in it.
@@ -132,10 +139,12 @@ def write_results(
             line = {"slope": slope, "intercept": intercept}
             per_fold.append({**about, **numbers, **line})
             for note in metrics["notes"]:
-                notes[note] = notes.get(note, 0) + 1
+                alike = re.sub(r"\d+|\(.*?\)|'.*?'", "", note)  # numbers and names differ by fold
+                notes.setdefault(alike, []).append((about["folder"], note))
+            permuted = permuted or bool(metrics.get("permuted_labels"))
     column, examples, data, raw = _together(folder, tests, per_fold, classes, split_by)
     compared = against_controls(data, _joined_controls(controls, tests), kind=column or "patient")
-    common = [note for note, count in notes.items() if count == len(per_fold)]
+    common = [_note(found, len(per_fold)) for found in notes.values()]
     result: dict[str, Any] = {
         "n": len(data.labels),
         "folds": folds,
@@ -147,6 +156,7 @@ def write_results(
         "pooled_within_folds": within_folds(data, kind=column or "patient"),
         "controls": compared,
         "control_message": control_message(compared),
+        "permuted_labels": permuted,
         "between_patients": between_patients(data),
         "per_fold": per_fold,
         "threshold": None,
@@ -278,6 +288,18 @@ def _clusters(
     return wider, join_clusters(patients, columns[wider])
 
 
+def _ids_in(path: pathlib.Path, split: str) -> set[str] | None:
+    """Who is in a split of a fold, None where its table is gone."""
+    file = path / "splits.csv"
+    if not file.exists():
+        return None
+    try:
+        with open(file, newline="", encoding="utf-8") as stream:
+            return {row["path"] for row in csv.DictReader(stream) if row["split"] == split}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise _damaged(file) from error
+
+
 def _read_metrics(path: pathlib.Path) -> dict[str, Any]:
     file = path / "test_metrics.json"
     try:
@@ -337,6 +359,14 @@ def _write_table(file: pathlib.Path, examples: _Table, data: OutOfFold, raw: np.
         patients=examples.columns["patient"] * repeats,
         columns=columns,
     )
+
+
+def _note(found: Sequence[tuple[str, str]], folds: int) -> str:
+    """A note of the folds in which it stands, as the first of them has it."""
+    folder, note = found[0]
+    if len(found) == folds and len({text for _, text in found}) == 1:
+        return note
+    return f"In {len(found)} of {folds} folds, of which {folder}: {note}"
 
 
 def _notes(per_fold: Sequence[Mapping[str, Any]]) -> list[str]:
