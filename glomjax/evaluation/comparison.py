@@ -15,7 +15,6 @@ from scipy.stats import binomtest, chi2
 from glomjax.errors import UserError
 from glomjax.evaluation.calibration import check_threshold
 from glomjax.evaluation.intervals import (
-    Interval,
     few,
     jackknife_interval,
     means_estimated,
@@ -130,7 +129,7 @@ def compare_predictions(
                 "reference": reference,
                 "value": value,
                 "difference": value - reference,
-                **dataclasses.asdict(_within(interval, MEASURES[name][1])),
+                **dataclasses.asdict(interval.within(MEASURES[name][1])),
                 "p": p,
             }
         test = mcnemar(correct[0], correct[i], None if groups is None else patient, kind=kind)
@@ -198,10 +197,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _correct(tests: Sequence[dict[str, Any]]) -> None:
     for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
         test["p_holm"] = p
-
-
-def _within(interval: Interval, most: float) -> Interval:
-    """No difference is larger than the measure has room for."""
-    return dataclasses.replace(
-        interval, low=max(interval.low, -most), high=min(interval.high, most)
-    )

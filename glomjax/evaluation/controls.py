@@ -126,7 +126,10 @@ def compare_with_controls(
         metrics = metrics_of_network(y, theirs, classes, intervals=False)
         value, interval = paired_difference(_area, y, ours, _ranks(theirs), groups, kind=kind)
         compared[name] = {key: metrics[key] for key in ("auroc", "loss", "accuracy")}
-        compared[name]["difference"] = {"value": value, **dataclasses.asdict(interval)}
+        compared[name]["difference"] = {
+            "value": value,
+            **dataclasses.asdict(interval.within(1.0)),
+        }
     return compared
 
 

@@ -36,6 +36,10 @@ class Interval:
         """Whether there is one."""
         return self.method != "none"
 
+    def within(self, most: float) -> "Interval":
+        """The same, of a difference that is at most so large."""
+        return dataclasses.replace(self, low=max(self.low, -most), high=min(self.high, most))
+
     def to_dict(self) -> dict[str, float | str | None]:
         """JSON-ready, with None for bounds that are not known."""
         low, high = (self.low, self.high) if self.is_known else (None, None)

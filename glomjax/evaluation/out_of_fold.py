@@ -166,7 +166,7 @@ def against_controls(
             kind=None if data.groups is None else kind,
             level=level,
         )
-        difference = {"value": ours - theirs, **dataclasses.asdict(interval)}
+        difference = {"value": ours - theirs, **dataclasses.asdict(interval.within(1.0))}
         found[name] = {"auroc": theirs, "difference": difference}
     return found
 

@@ -124,8 +124,7 @@ def load_classifier(
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         # A second start does not compile again.
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("jit")))
-    expanded = [expand(member) for member in sources]
-    members = [member for found, _ in expanded for member in found]
+    members = [member for named in sources for member in expand(named)]
     sources = [member.source for member in members]
     networks = [load_network(member, device_batch, symmetries) for member in sources]
     first = networks[0].spec
@@ -143,11 +142,7 @@ def load_classifier(
                     f"{sources[0]} and {member} cannot be one ensemble: their {what} differ "
                     f"({ours} and {theirs}); name networks that were trained alike"
                 )
-    chosen: tuple[float | None, str] = threshold, "given"
-    if threshold is None and len(expanded) == 1 and expanded[0][1] is not None:
-        # It holds for the ensemble by whose members it was chosen, and for no larger one.
-        chosen = expanded[0][1]
-    return Classifier(networks, members, *chosen)
+    return Classifier(networks, members, threshold)
 
 
 class Classifier:
@@ -167,7 +162,6 @@ class Classifier:
         networks: Sequence[Network],
         members: Sequence[Member],
         threshold: float | None = None,
-        threshold_rule: str = "given",
     ):
         self._networks = tuple(networks)
         self._members = tuple(members)
@@ -175,7 +169,7 @@ class Classifier:
         self.spec = self.specs[0]
         self.classes = self.spec.classes
         self.checksums = tuple(network.checksum for network in networks)
-        self.threshold, self.threshold_rule = threshold_of(self.specs, threshold, threshold_rule)
+        self.threshold, self.threshold_rule = threshold_of(self.specs, self._members, threshold)
         self._batch: dict[tuple[str, int], int] = {}
 
     def __repr__(self) -> str:

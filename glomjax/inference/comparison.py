@@ -176,6 +176,7 @@ def _groups(
     """
     known = [part.settings["data.split_by"] for part in saved if "data.split_by" in part.settings]
     split_by = {*map(column_name, known)}
+    asked = column_name(asked) if asked else ""
     for column in [asked] if asked else [*(split_by if len(split_by) == 1 else ()), *_GROUPS]:
         names = [_names_in(part, column) for part in saved]
         if (groups := _agreed(saved, order, column, names)) is None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from glomjax.errors import UserError, argument, same_again
 from glomjax.evaluation.calibration import probability_text
+from glomjax.pretrained.sources import CROSSVAL
 from glomjax.pretrained.spec import NetworkSpec
 
-CROSSVAL = "crossval.json"  # what a folder of a cross-validation begins with
 METRICS = "metrics.json"  # what it ends with
 _LOG = logging.getLogger(__name__)
 
@@ -25,11 +25,14 @@ class Member:
     Attributes:
       source: as for `load_network`.
       slope, intercept: of the line that makes its logits comparable to those of the others.
+      threshold: of its cross-validation, and where it comes from; None where the network's own
+        counts.
     """
 
     source: str | os.PathLike[str]
     slope: float = 1.0
     intercept: float = 0.0
+    threshold: tuple[float, str] | None = None
 
     def recalibrate(self, logits: np.ndarray) -> np.ndarray:
         """Logits [N, K] as they mean the same as those of the other members; those of a network
@@ -39,18 +42,17 @@ class Member:
         return self.slope * logits.astype(np.float64) + self.intercept
 
 
-def expand(source: str | os.PathLike[str]) -> tuple[list[Member], tuple[float, str] | None]:
-    """(the members that a source of trained networks stands for, the threshold of their ensemble
-    and where it comes from): the networks of all folds and repeats with the line that their
-    validation gave, and the probability that the out-of-fold predictions gave, where it is the
-    folder of a cross-validation of two classes; otherwise the source itself, and None.
+def expand(source: str | os.PathLike[str]) -> list[Member]:
+    """The members that a source of trained networks stands for: of the folder of a cross-validation
+    the networks of all folds and repeats, with the line that their validation gave and the
+    threshold that the out-of-fold predictions gave; otherwise the source itself.
 
     Raises:
       UserError: the cross-validation has not finished, or its file is damaged.
     """
     folder = pathlib.Path(source).expanduser()
     if not (folder / CROSSVAL).is_file():
-        return [Member(source)], None
+        return [Member(source)]
     file = folder / METRICS
     if not file.is_file():
         raise UserError(
@@ -59,8 +61,14 @@ def expand(source: str | os.PathLike[str]) -> tuple[list[Member], tuple[float, s
         )
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
+        threshold = None
+        if stored["threshold"] is not None:
+            rule = f"{stored['threshold_rule']}, on the out-of-fold predictions"
+            threshold = float(stored["threshold"]), rule
         members = [
-            Member(folder / fold["folder"], float(fold["slope"]), float(fold["intercept"]))
+            Member(
+                folder / fold["folder"], float(fold["slope"]), float(fold["intercept"]), threshold
+            )
             for fold in stored["per_fold"]
         ]
         if gone := [str(part.source) for part in members if not os.path.isdir(part.source)]:
@@ -68,10 +76,7 @@ def expand(source: str | os.PathLike[str]) -> tuple[list[Member], tuple[float, s
                 f"the cross-validation in '{folder}' has lost '{gone[0]}'; restore it from a copy, "
                 f"or {same_again()} that began it trains it anew"
             )
-        if stored["threshold"] is None:
-            return members, None
-        rule = f"{stored['threshold_rule']}, on the out-of-fold predictions"
-        return members, (float(stored["threshold"]), rule)
+        return members
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"'{file}' is not what the cross-validation wrote; remove it, and {same_again()} that "
@@ -79,8 +84,11 @@ def expand(source: str | os.PathLike[str]) -> tuple[list[Member], tuple[float, s
         ) from error
 
 
-def threshold_of(specs: Sequence[NetworkSpec], given: float | None, rule: str) -> tuple[float, str]:
-    """(the threshold of a classifier of these networks, where it comes from).
+def threshold_of(
+    specs: Sequence[NetworkSpec], members: Sequence[Member], given: float | None
+) -> tuple[float, str]:
+    """(the threshold of a classifier of these networks, where it comes from): the one that is
+    given, or the mean of those that they carry.
 
     Raises:
       UserError: one is given, and there are other than two classes.
@@ -91,9 +99,13 @@ def threshold_of(specs: Sequence[NetworkSpec], given: float | None, rule: str) -
                 f"{argument('--threshold')} is {given!r}, and the network has {count} classes; "
                 "leave it out, and the most probable one is predicted"
             )
-        return float(given), rule
-    carried = [spec.threshold for spec in specs]
-    rules = list(dict.fromkeys(spec.threshold_rule for spec in specs))
+        return float(given), "given"
+    pairs = [
+        member.threshold or (spec.threshold, spec.threshold_rule)
+        for spec, member in zip(specs, members, strict=True)
+    ]
+    carried = [threshold for threshold, _ in pairs]
+    rules = list(dict.fromkeys(rule for _, rule in pairs))
     if len(set(carried)) == 1:
         return carried[0], "; ".join(rules)
     mean = float(np.mean(carried))

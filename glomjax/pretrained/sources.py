@@ -29,6 +29,8 @@ from glomjax import checkpoints
 from glomjax.errors import UserError, quoted, shown
 from glomjax.files import cache_dir, checksum
 
+CROSSVAL = "crossval.json"  # what a folder of a cross-validation begins with
+
 _KECAM_URL = "https://github.com/leondgarse/keras_cv_attention_models/releases/download/davit"
 _HF_ENDPOINT = "https://huggingface.co"
 # Of the networks that are published here.
@@ -151,6 +153,11 @@ def resolve(source: str | os.PathLike[str]) -> pathlib.Path:
         for folder in (pathlib.Path(path, part) for part in inside):
             if checkpoints.exists(folder):
                 return folder
+        if os.path.isfile(os.path.join(path, CROSSVAL)):
+            raise UserError(
+                f"weight source {shown(str(source))} is a cross-validation, of several networks: "
+                f"name one of its folds, such as {os.path.join(path, 'repeat_0', 'fold_0')}"
+            )
         files = sorted(f for f in os.listdir(path) if f.endswith((".safetensors", ".h5")))
         raise UserError(
             f"weight source {shown(str(source))} is a folder without a checkpoint: name a run's "

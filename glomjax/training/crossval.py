@@ -20,9 +20,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from glomjax.data.examples import SPLITS, DataSplits
+from glomjax.data.permuted_labels import PERMUTED_LABELS
 from glomjax.errors import UserError, argument, assignment, plural
 from glomjax.files import write_file
-from glomjax.inference.ensemble import CROSSVAL
+from glomjax.pretrained.sources import CROSSVAL
 from glomjax.training.config import MAY_DIFFER, RunConfig
 from glomjax.training.config_changes import ShippedConfig, changes, defaults_of, updated
 from glomjax.training.config_checks import check_values, read_config
@@ -99,7 +100,8 @@ def cross_validate(
             f"{argument('--workdir')} is {workdir!r}; it is the path of the cross-validation's "
             "folder, which is made where it does not exist"
         )
-    requested = _with_folds(read_config(config), folds, repeats)
+    _check_numbers(config, folds, repeats)
+    requested = _with_folds(read_config(config), folds)
     folder = pathlib.Path(workdir).expanduser()
     requested, lines, content = _claim(folder, requested, repeats, shipped)
     terminal = Terminal(prints=progress)
@@ -124,14 +126,15 @@ def cross_validate(
     metrics, report = write_results(
         folder, repeats, folds, requested.data.split_by, requested.decision.threshold
     )
+    first = [metrics["control_message"], PERMUTED_LABELS if metrics["permuted_labels"] else ""]
     for line in report.splitlines():
-        terminal.say(line)
+        (terminal.banner if line in first else terminal.say)(line)
     terminal.say(f"results: {folder}")
     return metrics
 
 
-def _with_folds(config: RunConfig, folds: int, repeats: int) -> RunConfig:
-    """The configuration of the first fold; UserError for numbers that no cross-validation has."""
+def _check_numbers(config: ConfigDict, folds: int, repeats: int) -> None:
+    """Raises UserError for numbers that no cross-validation has, and for a fold of its own."""
     for option, value, most in (("--folds", folds, 1000), ("--repeats", repeats, _MOST_REPEATS)):
         least = 2 if option == "--folds" else 1
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -140,11 +143,20 @@ def _with_folds(config: RunConfig, folds: int, repeats: int) -> RunConfig:
                 f"{argument(option)} is {value!r}; it is a whole number from {least} to {most}"
             )
     for key in ("folds", "fold"):
-        if value := getattr(config.data, key):
+        if value := config.get("data", {}).get(key):
             raise UserError(
                 f"{assignment(f'data.{key}')} is {value}, and a cross-validation goes through all "
                 f"of its folds; leave it at 0, and say how many with {argument('--folds')}"
             )
+
+
+def _with_folds(config: RunConfig, folds: int) -> RunConfig:
+    """The configuration of the first fold."""
+    if config.data.source == "synthetic":
+        raise UserError(
+            "a cross-validation divides the data itself, and the embedded data is divided already; "
+            f"name a folder or a table with {assignment('data.source')}"
+        )
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, folds=int(folds)))
     check_values(config)
     return config

@@ -134,13 +134,14 @@ def write_results(
             tests[-1].append(test)
             controls[-1].append(_read_controls(path, test))
             # As a user may move the folder, by its place in it.
-            about = {"repeat": repeat, "fold": fold, "folder": path.relative_to(folder).as_posix()}
+            place = path.relative_to(folder).as_posix()
+            about = {"repeat": repeat, "fold": fold, "folder": place}
             numbers = {key: metrics[key] for key in _OF_FOLD if key in metrics}
             line = {"slope": slope, "intercept": intercept}
             per_fold.append({**about, **numbers, **line})
             for note in metrics["notes"]:
                 alike = re.sub(r"\d+|\(.*?\)|'.*?'", "", note)  # numbers and names differ by fold
-                notes.setdefault(alike, []).append((about["folder"], note))
+                notes.setdefault(alike, []).append((place, note))
             permuted = permuted or bool(metrics.get("permuted_labels"))
     column, examples, data, raw = _together(folder, tests, per_fold, classes, split_by)
     compared = against_controls(data, _joined_controls(controls, tests), kind=column or "patient")

@@ -60,7 +60,7 @@ def test_a_shipped_configuration_names_the_folder(started):
             ["--config", ALEXNET, "--folds", "5", "--config.data.source=nowhere"],
             "nowhere",
         ),
-        (["--config", ALEXNET, "--folds", "5"], "the synthetic data has splits of its own"),
+        (["--config", ALEXNET, "--folds", "5"], "the embedded data is divided already"),
     ],
 )
 def test_a_mistake_is_one_sentence(home, fails, arguments, part):

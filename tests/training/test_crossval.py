@@ -18,6 +18,8 @@ from glomjax.evaluation import write_report
 from glomjax.evaluation.calibration import fit_recalibration, fit_temperature
 from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.evaluation.report import write_predictions
+from glomjax.inference.saved_predictions import read_predictions
+from glomjax.pretrained import read_weights
 from glomjax.training import Interrupted, cross_validate, crossval, loop
 from glomjax.training.crossval_results import fold_folder, write_results
 from glomjax.training.interrupts import STOP, Interrupts
@@ -125,6 +127,76 @@ def test_one_that_a_signal_stops_goes_on_to_the_same_result(finished, patches, t
     cross_validate(config, folder, folds=FOLDS, progress=False)
     for name in ("out_of_fold.csv", "metrics.json", "report.txt"):
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes(), name
+
+
+def test_a_finished_one_looks_at_its_data_and_a_refused_call_changes_nothing(
+    finished, patches, tmp_path, monkeypatch
+):
+    no_training(monkeypatch)
+    folder = tmp_path / "cv"
+    shutil.copytree(finished[0], folder)
+    before = {file: file.read_bytes() for file in folder.rglob("*.json")}
+    other = write_patches(tmp_path / "other", first=900)
+    for source in (other, tmp_path / "nowhere"):
+        config = config_for(source, num_epochs=1)
+        for repeats in (1, 9):
+            with pytest.raises(UserError):
+                cross_validate(config, folder, folds=FOLDS, repeats=repeats, progress=False)
+    assert {file: file.read_bytes() for file in folder.rglob("*.json")} == before
+
+
+def test_a_shortened_table_of_a_fold_is_refused(finished, tmp_path):
+    folder = tmp_path / "cv"
+    shutil.copytree(finished[0], folder)
+    file = fold_folder(folder, 0, 1) / "predictions_validation.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-2]))
+    with pytest.raises(UserError, match=r"predictions_validation.csv' is not what the run"):
+        write_results(folder, 1, FOLDS, "patient")
+
+
+def test_what_a_single_fold_says_reaches_the_report(finished, tmp_path):
+    folder = tmp_path / "cv"
+    shutil.copytree(finished[0], folder)
+    file = fold_folder(folder, 0, 1) / "test_metrics.json"
+    metrics = json.loads(file.read_text())
+    metrics["notes"].append("The weights have seen 3 test images.")
+    metrics["permuted_labels"] = True
+    file.write_text(json.dumps(metrics))
+    result, report = write_results(folder, 1, FOLDS, "patient")
+    told = "In 1 of 2 folds, of which repeat_0/fold_1: The weights have seen 3 test images."
+    assert told in result["notes"]
+    assert f"note: {told}" in report
+    assert result["permuted_labels"]
+    assert "trained on permuted labels" in report.splitlines()[0]
+
+
+def test_its_folder_is_no_single_network_and_a_lost_fold_is_named(finished, tmp_path):
+    folder = tmp_path / "cv"
+    shutil.copytree(finished[0], folder)
+    with pytest.raises(UserError, match=r"is a cross-validation, of several networks: name one of"):
+        read_weights(folder)
+    shutil.rmtree(fold_folder(folder, 0, 1))
+    with pytest.raises(UserError, match=r"has lost '.*fold_1'; restore it from a copy"):
+        load_classifier(folder)
+
+
+def test_its_networks_keep_their_threshold_beside_others(finished, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(finished[0], other)
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["per_fold"] = metrics["per_fold"][:1]
+    metrics["threshold"] = 0.2
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    alone = load_classifier([other, fold_folder(finished[0], 0, 1)])
+    assert alone.threshold == pytest.approx((0.2 + 0.5) / 2)
+
+
+def test_a_copy_of_its_table_is_compared_as_itself(finished, tmp_path):
+    copied = tmp_path / "renamed.csv"
+    shutil.copy(finished[0] / "out_of_fold.csv", copied)
+    one, two = read_predictions(finished[0]), read_predictions(copied)
+    np.testing.assert_array_equal(one.logits, two.logits)
 
 
 def test_controls_are_judged_within_the_same_folds(finished):
