@@ -203,8 +203,8 @@ def check_own_splits(source: str, folds: int, split_by: str = "patient") -> None
     if folds or split_by != "patient":
         asked = f"data.folds is {folds}" if folds else f"data.split_by is {split_by!r}"
         raise UserError(
-            f"{asked}, but {source} has splits of its own, which are kept; leave them out of the "
-            "data (a split column, folders of splits), or do not ask for others."
+            f"{asked}, but {source} has splits of its own, which are kept; do not ask for others, "
+            "or bring the data without them."
         )
 
 
