@@ -30,6 +30,15 @@ gc.freeze()
 gc.set_threshold(50_000, 20, 50)
 
 
+# The files that take longest begin first: at the end one worker would go through them alone.
+_LONGEST = ("test_stress_runs.py", "test_processes.py", "test_loop.py", "test_ops.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts the longest files to the front; the others keep their order."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
 @pytest.fixture
 def strict_dtypes():
     """float32 stays float32: an implicit promotion is an error."""
