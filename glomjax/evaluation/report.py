@@ -185,7 +185,8 @@ def estimates_lines(metrics: Mapping[str, Any]) -> list[str]:
     prior = ", ".join(f"{name} {share:.3f}" for name, share in metrics["class_prior"].items())
     lines = [f"{'metric':<22}value (95% interval)"]
     for name, found in metrics["estimates"].items():
-        title = MEASURES[name][0] if name in MEASURES else name.replace("_", " ")
+        plain, rare, _ = name.partition("_at_prevalence")
+        title = MEASURES[plain][0] + rare.replace("_", " ")
         note = f"  {found['note']}" if found["note"] else ""
         if name == "average_precision":
             note += f"  (classes: {prior})"
