@@ -165,8 +165,8 @@ class DataSplits:
         rows = [["path", label, "split", *(["patient"] if patients else []), *columns, *numbers]]
         for split in SPLITS:
             part = self[split]
-            for i, (name, of) in enumerate(zip(part.ids, part.labels, strict=True)):
-                row = [name, self.classes[of], split]
+            for i, (name, number) in enumerate(zip(part.ids, part.labels, strict=True)):
+                row = [name, self.classes[number], split]
                 row += [part.patients[i]] if patients and part.patients else []
                 row += [cells[i] for cells in part.columns.values()]
                 row += [repr(float(getattr(part, _TABLES[n])[i])) for n in numbers]

@@ -83,8 +83,8 @@ def auroc_interval(
     for the correlation of a patient's scores (`similarity`), after Obuchowski (1997, Biometrics
     53:567-578), whose clustered variance of binormal scores it is. The quantile is Student's for
     the patients (Satterthwaite 1946, Biometrics Bulletin 2:110-114), and for the two more that the
-    usual correlation counts for. How often it covers is
-    measured by `benchmarks/interval_coverage.py`.
+    usual correlation counts for. How often it covers is measured by
+    `benchmarks/interval_coverage.py`.
 
     Args:
       labels, scores: as for `auroc`.

@@ -30,7 +30,7 @@ _VARIANCE = 10.0
 _MOST_FITTED = 10_000  # images; more change little and take minutes
 _AT_ONCE = 10_000  # images whose features are floats at a time
 _FOLDS = 5
-CONTROLS = "controls.csv"  # the table in the folder of a run
+CONTROLS = "controls.csv"  # the table in the folder of a fold's run
 Features = Mapping[str, np.ndarray]
 
 

@@ -48,8 +48,7 @@ def measures(labels: np.ndarray, logits: np.ndarray, threshold: float = 0.5) -> 
       logits: float64 [N, K], as for `probabilities`.
       threshold: the probability above which an example is positive; of two classes alone.
     """
-    classes = max(logits.shape[1], 2)
-    if classes > 2:
+    if logits.shape[1] > 2:
         return _of_many(labels, logits)
     z = log_odds_of(logits)[:, 1]
     positive = labels == 1
@@ -145,10 +144,8 @@ def _of_many(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     chosen = logits.argmax(axis=1)
     np.add.at(confusion, (labels, chosen), 1)
     hits, true, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    ranked = []
     log_odds = log_odds_of(logits)
-    for c in range(classes):
-        ranked.append(_ranking(labels == c, log_odds[:, c]))
+    ranked = [_ranking(labels == c, log_odds[:, c]) for c in range(classes)]
     log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     whole = float(n) ** 2
     spread = math.sqrt((whole - called @ called) * (whole - true @ true))

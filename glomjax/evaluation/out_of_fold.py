@@ -154,7 +154,8 @@ def against_controls(
       `note`}, by the jackknife that leaves a patient out of both.
     """
     ours, ours_without, _ = _areas_within_folds(data)
-    sizes = np.bincount(patient_numbers(data.groups, len(data.labels)))
+    patient = patient_numbers(data.groups, len(data.labels))
+    sizes, means = np.bincount(patient), means_estimated(data.labels, patient)
     found = {}
     for name, logits in controls.items():
         theirs, without, _ = _areas_within_folds(dataclasses.replace(data, logits=logits))
@@ -162,7 +163,7 @@ def against_controls(
             ours - theirs,
             ours_without - without,
             sizes,
-            means_estimated(data.labels, patient_numbers(data.groups, len(data.labels))),
+            means,
             kind=None if data.groups is None else kind,
             level=level,
         )

@@ -112,15 +112,14 @@ def cross_validate(
         for repeat in range(int(repeats))
         for fold in range(int(folds))
     ]
-    if not all(fold.run.finished for fold in runs):
-        for line in _draw(runs):
-            terminal.say(line)
-        write_file(folder / CROSSVAL, content)
-        _train(runs, limit, terminal, progress=progress)
+    if all(fold.run.finished for fold in runs):
+        lines = [check_finished(runs[0].run, runs[0].config, None)]
     else:
-        if line := check_finished(runs[0].run, runs[0].config, None):
-            terminal.say(line)
-        write_file(folder / CROSSVAL, content)
+        lines = _draw(runs)
+    for line in filter(None, lines):
+        terminal.say(line)
+    write_file(folder / CROSSVAL, content)
+    _train(runs, limit, terminal, progress=progress)
     for fold in runs:
         fold.run.claim(fold.config)  # or another process has trained it otherwise
     metrics, report = write_results(

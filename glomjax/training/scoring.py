@@ -159,7 +159,7 @@ def report_test(
     metrics = metrics_of_network(
         test.labels, logits, splits.classes, clusters, threshold=threshold, kind=kind
     )
-    metrics |= _controls(setup, logits)
+    metrics |= _controls(setup, logits, clusters, kind)
     metrics |= {
         "split": "test",
         "temperature": decision.temperature,
@@ -209,7 +209,9 @@ def report_test(
     return jsonable(metrics)
 
 
-def _controls(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
+def _controls(
+    setup: RunSetup, logits: np.ndarray, clusters: Sequence[str] | None, kind: str
+) -> dict[str, Any]:
     """What negative controls reach on the test split, and which images it has, as in
     `test_metrics.json`; of a fold, their logits are kept for whoever puts folds together."""
     splits, survey = setup.splits, setup.survey
@@ -217,7 +219,6 @@ def _controls(setup: RunSetup, logits: np.ndarray) -> dict[str, Any]:
     fitted = fit_controls(train, splits.train.labels, test)
     if setup.run.writes and setup.config.data.folds:
         setup.run.write(CONTROLS, controls_table(splits.test.ids, fitted))
-    clusters, kind = splits.test.clusters(column_name(setup.config.data.split_by))
     compared = compare_with_controls(
         splits.test.labels, logits, fitted, splits.classes, clusters, kind=kind
     )
