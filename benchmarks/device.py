@@ -5,10 +5,11 @@
     python benchmarks/device.py --table FOLDER/device.json
 
 The machine has JAX, Flax and PyTorch with timm; what else is missing comes from the wheels. One
-cell after another, the most important first: golden outputs; the losses of both stacks from the
-same weights; DaViT-T's training and inference (224 x 224, the authors' windows of 7) and those of
-the CNNs (280 x 280) beside PyTorch, eager and compiled; the rate of large products, of which
-DaViT-T's training reaches a share; runs on the demo data. Both stacks have the batch on the device
+cell after another, the most important first: golden outputs; DaViT's own operations beside their
+plain definitions; DaViT-T's training and inference (224 x 224, the authors' windows of 7) and those
+of the CNNs (280 x 280) beside PyTorch, eager and compiled; the losses of both stacks from the same
+weights; the rate of large products, of which DaViT-T's training reaches a share; runs on the demo
+data. Both stacks have the batch on the device
 and round float32 products to TF32; PyTorch has the faster memory format, autocast for bfloat16 and
 fused Adam. Stacks take turns, in an order that rotates: a turn dispatches steps for about a second
 and waits for the last.
@@ -179,6 +180,8 @@ def line(row: dict[str, Any]) -> str:
         return text + ", ".join(stacks) + " images/s" + "".join(missing)
     if "cases" in row:
         return text + f"largest difference {row['largest']:.1e}"
+    if "table" in row:
+        return text + "\n".join(row["table"])
     if "tflops" in row:
         found = (f"{n} {statistics.median(values):.1f}" for n, values in row["tflops"].items())
         return text + ", ".join(found) + " TFLOP/s"
@@ -205,6 +208,8 @@ def tables(reports: Sequence[dict[str, Any]]) -> str:
                 f"Losses of three updates with exact products, {name} and ours: "
                 f"{row['difference']:.1e} apart."
             )
+    if table := cells.get("operations", {}).get("table"):
+        parts.append("\n".join(f"    {row}" for row in table))
     for found in (
         golden_table(done),
         stacks_table(done),

@@ -1,6 +1,6 @@
 """Every operation of glomjax.ops at DaViT-T's and GoogLeNet's shapes, value and gradient.
 
-    python benchmarks/operations.py --batch 8 --repeats 7
+    python benchmarks/operations.py --batch 8 --repeats 7 --only depthwise channel_attention
 
 Three programs of each, in turn in every repeat: with native kernels, without, and the plain
 definition as XLA compiles it, all with the options of a training step. Prints the best milliseconds
@@ -39,15 +39,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", nargs="+", default=[""], help="what their names begin with")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
     print(native.status() or f"on {jax.default_backend()}, which has no native kernels")
     print(f"{'operation':<44}{'native':>9}{'off':>9}{'plain':>9}{'GFLOP/s':>9}")
     for name, (op, plain, shapes, flops) in operations(args.batch).items():
+        if not name.startswith(tuple(args.only)):
+            continue
         for way, count in (("value", flops), ("gradient", 3 * flops)):
             programs = (
-                compiled(op, shapes, "auto", way),
-                compiled(op, shapes, "off", way),
-                compiled(plain, shapes, "off", way),
+                compiled(op, shapes, args.dtype, "auto", way),
+                compiled(op, shapes, args.dtype, "off", way),
+                compiled(plain, shapes, args.dtype, "off", way),
             )
             best = [min(times) for times in zip(*measure(programs, args.repeats), strict=True)]
             rate = f"{count / best[0] / 1e9:9.0f}" if flops else ""
@@ -145,12 +149,12 @@ def _in_threes(operation: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compiled(
-    op: Callable[..., Any], shapes: tuple[tuple[int, ...], ...], setting: str, way: str
+    op: Callable[..., Any], shapes: tuple[tuple[int, ...], ...], dtype: str, setting: str, way: str
 ) -> Callable[[], None]:
     """A call of the compiled operation, or of it and its gradients, that waits for the result."""
     rng = np.random.default_rng(0)
-    arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
-    g = jnp.asarray(rng.standard_normal(jax.eval_shape(op, *arrays).shape), jnp.float32)
+    arrays = [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+    g = jnp.asarray(rng.standard_normal(jax.eval_shape(op, *arrays).shape), dtype)
 
     # A function of its own for each: jax.jit keeps what it has traced of one.
     def function(*arrays: jax.Array) -> Any:

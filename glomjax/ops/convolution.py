@@ -115,7 +115,10 @@ def residual_depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array) 
 
 @jax.custom_vjp
 def depthwise_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`plain_depthwise_conv2d` for 3x3 filters and the like: on a CPU, a sum of shifted products.
+    """`plain_depthwise_conv2d` for 3x3 filters and the like, as a sum of shifted products.
+
+    Not on TPUs. On GPUs because XLA hands grouped convolutions to cuDNN, and their gradients do the
+    work of full ones (jax-ml/jax issue 13800).
 
     x [B, H, W, C], kernel [h, w, 1, C] (h and w odd) -> [B, H, W, C].
     """
@@ -123,6 +126,8 @@ def depthwise_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
         x,
         kernel,
         cpu=lambda x, kernel: isolated(_shifted_products, kernel, x, kernel),
+        cuda=_exact_shifted_products,
+        rocm=_exact_shifted_products,
         default=plain_depthwise_conv2d,
     )
 
@@ -144,7 +149,13 @@ def _depthwise_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.
         dkernel = isolated(_tap_gradients, kernel, x, g, kernel)
         return dx, dkernel
 
-    return lax.platform_dependent(x, kernel, g, cpu=on_cpu, default=reference)
+    def on_gpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple:
+        turned = kernel[::-1, ::-1]
+        return _exact_shifted_products(g, turned), _tap_gradients(x, g, kernel)
+
+    return lax.platform_dependent(
+        x, kernel, g, cpu=on_cpu, cuda=on_gpu, rocm=on_gpu, default=reference
+    )
 
 
 depthwise_conv2d.defvjp(_depthwise_forward, _depthwise_backward)
@@ -157,6 +168,11 @@ def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
         for i, j, view in _taps(x, height, width)
     )
     return reduce(jnp.add, products)
+
+
+def _exact_shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`_shifted_products` summed in float32, as cuDNN sums bfloat16."""
+    return _shifted_products(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
 
 
 def _tap_gradients(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -551,3 +551,13 @@ def test_native_kernels_stay_out_where_they_do_not_serve():
         assert not native.supports(rows, bias)
         assert "ops.native is 'off'" in native.status()
         assert "glomjax_" not in jax.jit(ops.bias_gelu).lower(rows, bias).as_text()
+
+
+def test_a_gpu_is_given_no_grouped_convolution():
+    x, kernel, bias = arrays([(2, 9, 7, 5), (3, 3, 1, 5), (5,)])
+    for op, convolves in ((DEPTHWISE[0], False), (DEPTHWISE[1], True)):
+        gradient = jax.grad(lambda *args, op=op: jnp.sum(jnp.sin(op(*args))), (0, 1, 2))
+        with native.setting("off"):  # as on a machine with a GPU, which has no native kernels
+            traced = jax.jit(gradient).trace(x, kernel, bias)
+        lowered = traced.lower(lowering_platforms=("cuda",))
+        assert ("stablehlo.convolution" in lowered.as_text()) == convolves
