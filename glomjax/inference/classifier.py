@@ -2,12 +2,13 @@
 
 import collections
 import contextlib
+import copy
 import dataclasses
 import logging
 import numbers
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,9 +34,10 @@ from glomjax.inference.images import (
     iterate_images,
     prepare_images,
 )
-from glomjax.inference.network import Network, Source, load_network
+from glomjax.inference.network import Network, Part, Source, load_network
 from glomjax.inference.prediction import predict_batches
 from glomjax.inference.resemblance import summary
+from glomjax.inference.saliency import explanation, scaled
 from glomjax.memory import free_bytes
 from glomjax.models import num_logits
 
@@ -170,7 +172,7 @@ class Classifier:
         self.classes = self.spec.classes
         self.checksums = tuple(network.checksum for network in networks)
         self.threshold, self.threshold_rule = threshold_of(self.specs, self._members, threshold)
-        self._batch: dict[tuple[str, int], int] = {}
+        self._batch: dict[tuple[Part, int], int] = {}
 
     def __repr__(self) -> str:
         names = ", ".join(spec.architecture for spec in self.specs)
@@ -282,6 +284,78 @@ class Classifier:
             features.append(np.concatenate(outputs, axis=1))
         return np.concatenate(features) if features else np.zeros((0, 0), np.float32)
 
+    def saliency(
+        self,
+        images: Any,
+        method: str = "grad_cam",
+        target: str | None = None,
+        *,
+        mpp: float | None = None,
+        allow_outside: bool = False,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """float32 [N, H, W]: how much each pixel speaks for a class, at the size of the images, 0
+        where it does not, and 1 where it does most; zeros of an image in which nothing does. Of an
+        ensemble, the mean of the members' maps, scaled likewise. See `make_saliency_step`.
+
+        Args:
+          images, mpp, allow_outside, progress: as in `predict`; all of one size.
+          method: "grad_cam" (Selvaraju et al. 2017), "integrated_gradients" (Sundararajan et al.
+            2017) or "occlusion" (Zeiler and Fergus 2014).
+          target: the name of the class; by default of two the positive one, whether or not it is
+            predicted, and of more that which is predicted.
+
+        Raises:
+          UserError: as `features`; images of different sizes; no such method or class; or several
+            networks of more than two classes without a target.
+        """
+        maps: list[np.ndarray] = []
+        for row, found in self.iterate_saliency(
+            images, method, target, mpp=mpp, allow_outside=allow_outside, progress=progress
+        ):
+            if found is None:
+                raise UserError(row.problem)
+            if maps and found.shape != maps[0].shape:
+                height, width = maps[0].shape
+                raise UserError(
+                    f"image '{row.id}' is {row.size[0]} x {row.size[1]} and those before it "
+                    f"{height} x {width}; give images of one size, or take iterate_saliency"
+                )
+            maps.append(found)
+        return np.stack(maps) if maps else np.zeros((0, *self.spec.image_size), np.float32)
+
+    def iterate_saliency(
+        self,
+        images: Any,
+        method: str = "grad_cam",
+        target: str | None = None,
+        *,
+        mpp: float | None = None,
+        allow_outside: bool = False,
+        progress: bool = False,
+    ) -> Iterator[tuple[PreparedImage, np.ndarray | None]]:
+        """The same for images of any sizes, one after another: (the image without its pixels, its
+        map float32 [H, W]); None for one that cannot be read."""
+        what = explanation(method, target, self.classes, len(self._networks))
+        for rows, outputs in self._batches(images, what, mpp, allow_outside, progress):
+            for i, row in enumerate(rows):
+                if row.problem:
+                    yield row, None
+                    continue
+                members = [
+                    scaled(spec.preprocessing.lay_over(part[i], row.size, row.mpp))
+                    for part, spec in zip(outputs, self.specs, strict=True)
+                ]
+                yield row, members[0] if len(members) == 1 else scaled(np.mean(members, axis=0))
+
+    def with_params(self, params: Mapping[str, Any]) -> "Classifier":
+        """This classifier, of one network, with other values {path: array} of some parameters."""
+        (network,) = self._networks
+        other = copy.copy(self)
+        other._networks = (network.with_params(params),)
+        other.checksums = (other._networks[0].checksum,)
+        return other
+
     @property
     def outputs(self) -> int:
         """Logits of an image."""
@@ -290,7 +364,7 @@ class Classifier:
         return num_logits(len(self.classes))
 
     def _batches(
-        self, images: Any, part: str, mpp: float | None, allow_outside: bool, progress: bool
+        self, images: Any, part: Part, mpp: float | None, allow_outside: bool, progress: bool
     ) -> Iterator[tuple[list[PreparedImage], list[np.ndarray]]]:
         """(n images, of each network float32 [n, ...]) of one batch after another."""
         checked_mpp(mpp)
@@ -330,7 +404,7 @@ class Classifier:
                 advance(len(rows))
                 yield rows, outputs
 
-    def _fitting_batch(self, part: str) -> int:
+    def _fitting_batch(self, part: Part) -> int:
         """The images in a batch: as many as the network asks for, or, where memory has no room for
         these, the half, the quarter, ... of them.
 

@@ -58,12 +58,16 @@ class PreparedImage:
       pixels: of each network uint8 [H, W, 3]; () where it cannot be read.
       problem: why it cannot be read, "" where it can.
       unlike: in what it does not resemble the training images; see `differences`.
+      size: (height, width) of the image itself.
+      mpp: its microns per pixel, None where unknown.
     """
 
     id: str
     pixels: tuple[np.ndarray, ...] = ()
     problem: str = ""
     unlike: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    mpp: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +200,13 @@ def prepare_images(
         except UserError as error:
             return PreparedImage(image.id, problem=str(error))
         (picture, *_) = opened.values()
-        return PreparedImage(image.id, tuple(seen), unlike=differences(specs, picture, spacing))
+        return PreparedImage(
+            image.id,
+            tuple(seen),
+            unlike=differences(specs, picture, spacing),
+            size=(picture.height, picture.width),
+            mpp=spacing,
+        )
 
     yield from map_ordered(prepare, with_spacing(), ahead=ahead)
 

@@ -1,9 +1,11 @@
 """One trained network on the device."""
 
+import copy
 import dataclasses
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from flax import nnx
 
 from glomjax import pretrained
 from glomjax.errors import UserError
+from glomjax.inference.saliency import Explanation, make_saliency_step
 from glomjax.inference.steps import make_predict_step
 from glomjax.memory import is_out_of_memory
 from glomjax.models import params_of
@@ -21,6 +24,7 @@ from glomjax.pretrained.spec import NetworkSpec
 from glomjax.pretrained.weight_file import tensor_digest
 
 Source = str | os.PathLike[str]
+Part = str | Explanation  # what of the network is computed: as in `make_predict_step`, or maps
 _LOG = logging.getLogger(__name__)
 
 
@@ -85,14 +89,21 @@ class Network:
         self.checksum = tensor_digest(params).hexdigest()
         self.params = jax.device_put(params)
         self._graphdef = nnx.graphdef(model)
-        self._programs: dict[tuple[str, int], Any] = {}
+        self._programs: dict[tuple[Part, int], Any] = {}
         self._lock = threading.Lock()
 
-    def run(self, images: np.ndarray, part: str) -> jax.Array:
+    def with_params(self, params: Mapping[str, Any]) -> "Network":
+        """The same network, and the same programs, with other values of some parameters."""
+        other = copy.copy(self)
+        other.params = jax.device_put(self.params | dict(params))
+        other.checksum = tensor_digest(other.params).hexdigest()
+        return other
+
+    def run(self, images: np.ndarray, part: Part) -> jax.Array:
         """uint8 [B, H, W, 3] -> float32 [B, ...], by the program that `prepare` has made for B."""
         return self._programs[part, len(images)](self.params, images)
 
-    def prepare(self, batch: int, part: str) -> int:
+    def prepare(self, batch: int, part: Part) -> int:
         """Compiles the program for so many images; the bytes that it takes beside the parameters.
 
         Raises:
@@ -116,13 +127,16 @@ class Network:
                 return images.nbytes
             return analysis.temp_size_in_bytes + analysis.output_size_in_bytes + images.nbytes
 
-    def _compile(self, images: np.ndarray, part: str) -> Any:
-        step = make_predict_step(
-            self._graphdef,
-            self.spec.preprocessing,
-            part=part,
-            symmetries=self.spec.symmetries and part == "network",
-            precision=self.spec.precision,
-        )
+    def _compile(self, images: np.ndarray, part: Part) -> Any:
+        if isinstance(part, Explanation):
+            step = make_saliency_step(self._graphdef, self.spec, part)
+        else:
+            step = make_predict_step(
+                self._graphdef,
+                self.spec.preprocessing,
+                part=part,
+                symmetries=self.spec.symmetries and part == "network",
+                precision=self.spec.precision,
+            )
         with native.setting(self.spec.native):
             return compile_now(step, self.params, images)

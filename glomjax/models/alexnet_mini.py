@@ -75,6 +75,13 @@ class AlexNetMini(nnx.Module):
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """images [B, H, W, 3] -> what the head sees, before its dropout [B, 128]."""
+        x = self.feature_map(images, deterministic=deterministic, rngs=rngs)
+        return self.embed_map(x, deterministic=deterministic, rngs=rngs)
+
+    def feature_map(
+        self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """images [B, H, W, 3] -> the map of the last convolution [B, h, w, 256]."""
         check_call(self, images, deterministic=deterministic, rngs=rngs)
         if _maps(images.shape[1:3]) != _maps(self.image_size):
             height, width = images.shape[1:3]
@@ -88,8 +95,13 @@ class AlexNetMini(nnx.Module):
         x = ops.max_pool(x, 3, 2)
         x = self.conv3(x)  # [B, 22, 22, 384]
         x = self.conv4(x)
-        x = self.conv5(x)
-        x = ops.max_pool(x, 2, 2)  # [B, 11, 11, 256]
+        return self.conv5(x)
+
+    def embed_map(
+        self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """`feature_map`'s output [B, h, w, 256] -> `embed`'s [B, 128]."""
+        x = ops.max_pool(x, 2, 2)  # [B, 11, 11, 256] at 280
         x = x.reshape(x.shape[0], -1)
         x = self.dropout(self.fc1(x), deterministic=deterministic, rngs=rngs)
         return self.fc2(x)
@@ -100,6 +112,11 @@ class AlexNetMini(nnx.Module):
         """`embed`'s output [B, 128] -> logits [B, num_classes]."""
         x = self.dropout(x, deterministic=deterministic, rngs=rngs)
         return self.head(x) if self.head is not None else x
+
+    def map_grids(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Where the cells of `feature_map` lie, of the rows and of the columns: the pixel at the
+        centre of the first cell, and the pixels from cell to cell."""
+        return (12, 12), (12, 12)
 
 
 def _maps(image_size: Sequence[int]) -> tuple[int, int]:

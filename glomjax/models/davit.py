@@ -172,9 +172,8 @@ class DaViT(nnx.Module):
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """images [B, H, W, 3] -> what the head sees, before its dropout [B, C]."""
-        x = self.features(images, deterministic=deterministic, rngs=rngs)
-        x = jnp.mean(x, axis=(1, 2))
-        return x if self.head_norm_first else self.norm(x)
+        x = self.feature_map(images, deterministic=deterministic, rngs=rngs)
+        return self.embed_map(x, deterministic=deterministic, rngs=rngs)
 
     def classify(
         self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
@@ -191,13 +190,36 @@ class DaViT(nnx.Module):
         Normalised where the head normalises first, as keras_cv_attention_models gives it; as it
         leaves the last block otherwise, as timm gives it.
         """
+        x = self.feature_map(images, deterministic=deterministic, rngs=rngs)
+        return self.norm(x) if self.head_norm_first else x
+
+    def feature_map(
+        self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """images [B, H, W, 3] -> the map that leaves the last block, not normalised."""
         check_call(self, images, deterministic=deterministic, rngs=rngs)
         height, width = images.shape[1:3]
         window = self.window((height, width))
         x = self.stem(images)
         for stage in self.stages:
             x = stage(x, window, deterministic=deterministic, rngs=rngs)
-        return self.norm(x) if self.head_norm_first else x
+        return x
+
+    def embed_map(
+        self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """`feature_map`'s output [B, h, w, C] -> `embed`'s [B, C]."""
+        del deterministic, rngs
+        if self.head_norm_first:
+            return jnp.mean(self.norm(x), axis=(1, 2))
+        return self.norm(jnp.mean(x, axis=(1, 2)))
+
+    def map_grids(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Where the cells of `feature_map` lie, of the rows and of the columns: the pixel at the
+        centre of the first cell, and the pixels from cell to cell."""
+        step = 4 * 2 ** (len(self.stages) - 1)  # the stem's windows have their centres at 0, 4, ...
+        grid = ((step - 4) / 2, float(step))
+        return grid, grid
 
     def window(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in tokens of the windows of attention, for images of (height, width)."""

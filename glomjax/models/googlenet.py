@@ -97,7 +97,7 @@ class GoogLeNet(nnx.Module):
         With deterministic=False and auxiliary heads: (logits, (auxiliary 1, auxiliary 2)).
         """
         x, maps = self._trunk(images, deterministic=deterministic, rngs=rngs)
-        x = self._pooled(x, deterministic=deterministic, rngs=rngs)
+        x = self.embed_map(x, deterministic=deterministic, rngs=rngs)
         logits = self.classify(x, deterministic=deterministic, rngs=rngs)
         if deterministic or not self.aux_heads:
             return logits
@@ -107,8 +107,24 @@ class GoogLeNet(nnx.Module):
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """images [B, H, W, 3] -> what the head sees [B, 1000 or 1024 by the preset]."""
+        x = self.feature_map(images, deterministic=deterministic, rngs=rngs)
+        return self.embed_map(x, deterministic=deterministic, rngs=rngs)
+
+    def feature_map(
+        self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """images [B, H, W, 3] -> the map of the last Inception block [B, h, w, 1024]."""
         x, _ = self._trunk(images, deterministic=deterministic, rngs=rngs)
-        return self._pooled(x, deterministic=deterministic, rngs=rngs)
+        return x
+
+    def embed_map(
+        self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """`feature_map`'s output [B, h, w, 1024] -> `embed`'s."""
+        x = jnp.mean(x, axis=(1, 2))  # [B, 1024]
+        if self.fc is None:
+            return x
+        return self.fc(self.dropout(x, deterministic=deterministic, rngs=rngs))
 
     def classify(
         self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
@@ -140,11 +156,11 @@ class GoogLeNet(nnx.Module):
                 x = self._pool(x)
         return x, tuple(maps)
 
-    def _pooled(self, x: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
-        x = jnp.mean(x, axis=(1, 2))  # [B, 1024]
-        if self.fc is None:
-            return x
-        return self.fc(self.dropout(x, deterministic=deterministic, rngs=rngs))
+    def map_grids(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Where the cells of `feature_map` lie, of the rows and of the columns: the pixel at the
+        centre of the first cell, and the pixels from cell to cell."""
+        height, width = self.image_size
+        return self._grid(height), self._grid(width)
 
     def _auxiliary(
         self, maps: tuple[jax.Array, ...], *, deterministic: bool, rngs: nnx.Rngs | None
@@ -175,6 +191,15 @@ class GoogLeNet(nnx.Module):
                 "93 or more, or aux_heads=False"
             )
         return pooled
+
+    def _grid(self, size: int) -> tuple[int, int]:
+        first, step = 0, 1
+        for pools in range(5):  # conv1 and four pools, of stride 2 each
+            extent = size if pools == 0 else self._extent(size, pools - 1)
+            # A window of `same` padding begins at the border where the extent is even.
+            inside = extent % 2 == 0 or (pools > 0 and self.pool_padding == "VALID")
+            first, step = first + step * inside, 2 * step
+        return first, step
 
     def _check_size(self, image_size: Sequence[int]) -> None:
         """Raises UserError for images of which no map would be left, but for NaN."""

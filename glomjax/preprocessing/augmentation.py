@@ -197,6 +197,13 @@ def symmetries(images: jax.Array) -> jax.Array:
     return jnp.stack(found)
 
 
+def undo_symmetries(maps: jax.Array) -> jax.Array:
+    """Maps [8 or 4, B, H, W] of the images that `symmetries` gives, each as its image was first."""
+    turned = [x.swapaxes(1, 2) if i >= 4 else x for i, x in enumerate(maps)]
+    turned = [x[:, :, ::-1] if i % 4 >= 2 else x for i, x in enumerate(turned)]
+    return jnp.stack([x[:, ::-1] if i % 2 else x for i, x in enumerate(turned)])
+
+
 # Rows: how much red, green and blue light haematoxylin, eosin and DAB absorb. Ruifrok and Johnston
 # 2001, Anal Quant Cytol Histol 23:291-299, as in scikit-image's rgb_from_hed.
 _STAINS = np.asarray([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])

@@ -138,14 +138,7 @@ def fit_image(
       uint8 [height, width, 3].
     """
     height, width = image_size
-    if scale is None and resize == "stretch":
-        inner = width, height
-    else:
-        if scale is None:
-            wanted = width / image.width, height / image.height
-            scale = min(wanted) if resize == "pad" else max(wanted)
-        inner = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
-    kept = min(inner[0], width), min(inner[1], height)
+    inner, kept = _extents(image.size, image_size, resize, scale)
     if image.size != inner:
         # Only what is kept is resampled: a large scale would make a huge image of the rest.
         left, top = ((a - b) // 2 for a, b in zip(inner, kept, strict=True))
@@ -157,6 +150,63 @@ def fit_image(
         fitted.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
         image = fitted
     return np.array(image)  # a copy: it can be written to
+
+
+def unfit_map(
+    values: np.ndarray,
+    size: tuple[int, int],
+    *,
+    resize: str = "stretch",
+    scale: float | None = None,
+) -> np.ndarray:
+    """A map of what `fit_image` gave, laid over the image as it was before: what was cropped away
+    has zeros, and what was padded is left out.
+
+    Args:
+      values: float32 [h, w].
+      size: (height, width) of the image.
+      resize, scale: as in `fit_image`.
+
+    Returns:
+      float32 [height, width].
+    """
+    (height, width), image_size = size, values.shape
+    inner, kept = _extents((width, height), image_size, resize, scale)
+    left, top = (
+        (a - b) // 2 for a, b in zip(reversed(image_size), kept, strict=True)
+    )  # of the image within what the network sees
+    image = Image.fromarray(values[top : top + kept[1], left : left + kept[0]].astype(np.float32))
+    # (left, top, right, bottom) of what was kept, in pixels of the image.
+    sides = [(a - b) // 2 for a, b in zip(inner, kept, strict=True)]
+    across, down = width / inner[0], height / inner[1]
+    box = (
+        round(sides[0] * across),
+        round(sides[1] * down),
+        round((sides[0] + kept[0]) * across),
+        round((sides[1] + kept[1]) * down),
+    )
+    whole = np.zeros((height, width), np.float32)
+    part = max(box[2] - box[0], 1), max(box[3] - box[1], 1)
+    shown = np.asarray(image.resize(part, Image.Resampling.BILINEAR))
+    place = whole[box[1] : box[1] + part[1], box[0] : box[0] + part[0]]
+    place[...] = shown[: place.shape[0], : place.shape[1]]
+    return whole
+
+
+def _extents(
+    size: tuple[int, int], image_size: tuple[int, int], resize: str, scale: float | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) to which `fit_image` resamples an image of (width, height) `size`, and of
+    what is kept of that."""
+    height, width = image_size
+    if scale is None and resize == "stretch":
+        inner = width, height
+    else:
+        if scale is None:
+            wanted = width / size[0], height / size[1]
+            scale = min(wanted) if resize == "pad" else max(wanted)
+        inner = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+    return inner, (min(inner[0], width), min(inner[1], height))
 
 
 def size_ratios(sizes: np.ndarray, image_size: tuple[int, int], resize: str) -> np.ndarray:

@@ -10,7 +10,13 @@ import numpy as np
 from PIL import Image
 
 from glomjax.errors import UserError, assignment, shown
-from glomjax.preprocessing.decoding import DECODING_VERSION, fit_image, open_image, size_ratios
+from glomjax.preprocessing.decoding import (
+    DECODING_VERSION,
+    fit_image,
+    open_image,
+    size_ratios,
+    unfit_map,
+)
 from glomjax.preprocessing.stain_normalization import StainNormalizer
 
 PREPROCESSINGS = ("imagenet", "standardize")
@@ -64,13 +70,22 @@ class Preprocessing:
           image_size: (height, width) of the result.
           mpp: microns per pixel of the image; needed where there is a `target_mpp`.
         """
-        scale = None
-        if self.target_mpp:
-            if mpp is None:
-                raise ValueError("an image is to be resampled, but its spacing is not given")
-            scale = mpp / self.target_mpp
-        pixels = fit_image(image, image_size, resize=self.resize, scale=scale)
+        pixels = fit_image(image, image_size, resize=self.resize, scale=self._scale(mpp))
         return pixels if self.stain is None else self.stain(pixels)
+
+    def lay_over(
+        self, values: np.ndarray, size: tuple[int, int], mpp: float | None = None
+    ) -> np.ndarray:
+        """A map float32 [h, w] of what `prepare` gave -> float32 [height, width] of the image that
+        it was given, of (height, width) `size`; see `unfit_map`."""
+        return unfit_map(values, size, resize=self.resize, scale=self._scale(mpp))
+
+    def _scale(self, mpp: float | None) -> float | None:
+        if not self.target_mpp:
+            return None
+        if mpp is None:
+            raise ValueError("an image is to be resampled, but its spacing is not given")
+        return mpp / self.target_mpp
 
     def seen_spacing(self, size: tuple[int, int], image_size: tuple[int, int], mpp: float) -> float:
         """Microns per pixel at which the network sees an image of (height, width) `size` and
