@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 from glomjax.data.sources import layout
-from glomjax.data.sources.manifest import MANIFEST_SUFFIXES, Patch, read_manifest
+from glomjax.data.sources.manifest import LABEL_BEFORE, MANIFEST_SUFFIXES, Patch, read_manifest
 from glomjax.errors import UserError, quoted
 
 _OTHER_SUFFIXES = (".gif", ".jp2", ".j2k", ".jpx", ".heic", ".heif", ".avif", ".ppm", ".pgm")
@@ -203,7 +203,7 @@ def _placed(
     folders = patch.id.split("/")[:-1]
     if patch.id in inside:
         class_folder = folders[1 if split_folders else 0]
-        if class_folder != patch.label:
+        if class_folder not in (patch.label, patch.further.get(LABEL_BEFORE)):
             raise UserError(
                 f"{manifest}: '{patch.id}' has the label '{patch.label}', but lies in the class "
                 f"folder '{class_folder}': correct one of them, or give the manifest itself as the "

@@ -28,6 +28,9 @@ from glomjax.errors import UserError, assignment, quoted
 MANIFEST_SUFFIXES = (".csv", ".tsv")
 MIN_MPP, MAX_MPP = 0.01, 100.0  # microns per pixel; beyond, it is another unit
 LIMITS = {"weight": (0.0, math.inf), "mpp": (MIN_MPP, MAX_MPP)}
+# A column with the label that a review has changed; without it, a label that contradicts the folder
+# of the image is taken for a mistake.
+LABEL_BEFORE = "label_before"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +113,14 @@ def read_manifest(
 
     labels = {row.get("label", "") for _, row in rows}
     class_folders = _class_folders([row["path"] for _, row in rows], labels) if labelled else {}
+    if changed := sum(bool(row.get(LABEL_BEFORE)) for _, row in rows):
+        notes.append(
+            f"{manifest} has {changed} label(s) that were changed, by its column '{LABEL_BEFORE}'."
+        )
     patches = []
     for line, row in rows:
         for folder in class_folders.get(row["path"], ()):
-            if folder != row["label"]:
+            if folder not in (row["label"], row.get(LABEL_BEFORE)):
                 raise UserError(
                     f"{manifest}, line {line}: '{row['path']}' has the label '{row['label']}', but "
                     f"lies in the folder of class '{folder}': correct one of them."
