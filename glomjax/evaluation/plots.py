@@ -54,6 +54,17 @@ def plot_history(
       UserError: there is no row or no curve, a key is missing in some rows only, or the file cannot
         be written.
     """
+    image = history_png(history, best_epoch=best_epoch, prior_entropy=prior_entropy)
+    write_file(Path(path), image)
+
+
+def history_png(
+    history: Sequence[Mapping[str, Any]],
+    *,
+    best_epoch: int | None = None,
+    prior_entropy: float | None = None,
+) -> bytes:
+    """What `plot_history` writes, for whoever writes it in another way."""
     curves = _curves(history)
     epochs = [int(row["epoch"]) for row in history]
     if best_epoch is None and "val_loss" in curves:
@@ -111,7 +122,7 @@ def plot_history(
 
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=160, facecolor="white")
-    write_file(Path(path), image.getvalue())
+    return image.getvalue()
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

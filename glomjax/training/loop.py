@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -38,10 +39,16 @@ from glomjax.training.interrupts import (
 from glomjax.training.optimizers import learning_rate
 from glomjax.training.phases import RunningPhase, stream_number
 from glomjax.training.processes import Watch
-from glomjax.training.progress import TensorBoard, Terminal
+from glomjax.training.progress import Curves, TensorBoard, Terminal
 from glomjax.training.resources import disk_errors, memory_errors
 from glomjax.training.run_folder import RunFolder, clear
-from glomjax.training.scoring import choose_decision, describe_end, epoch_row, report_test
+from glomjax.training.scoring import (
+    choose_decision,
+    describe_end,
+    draw_history,
+    epoch_row,
+    report_test,
+)
 from glomjax.training.setup import RunSetup, prepare_run
 from glomjax.training.sharding import Placement
 from glomjax.training.state import Arrays
@@ -167,7 +174,8 @@ class Trainer:
       setup: the run before its first step; its parts have names of their own here.
       phase: what trains now.
       interrupts: the signals that have come, and the time that is left.
-      key, board: of the random stream of dropout; the curves for TensorBoard.
+      key: of the random stream of dropout.
+      board, curves: the numbers of the epochs for TensorBoard, and as a figure.
     """
 
     setup: RunSetup
@@ -184,6 +192,7 @@ class Trainer:
         self.board = TensorBoard(
             self.run.path / "tensorboard", self.state.position.epoch + 1, self.run.writes
         )
+        self.curves = Curves(functools.partial(draw_history, setup))
 
     def __enter__(self) -> "Trainer":
         return self
@@ -228,6 +237,8 @@ class Trainer:
             self.terminal.epoch(row, config.num_epochs, left, is_best)
             if self._stops_now():
                 self._leave(self._pending_request())
+            self.curves.epoch()
+        self.curves.draw()
         self.terminal.say(describe_end(config, state))
         for phase in self.setup.phases.plan[self.phase.number + 1 :]:
             self.terminal.banner(

@@ -284,11 +284,11 @@ class RunFolder:
         """`metrics.jsonl`: a line an epoch."""
         self.write("metrics.jsonl", "".join(json.dumps(jsonable(row)) + "\n" for row in history))
 
-    def write(self, name: str, text: str) -> None:
-        """A text file of the run, whole or not at all; errors as of `RunLock.check`."""
+    def write(self, name: str, content: str | bytes) -> None:
+        """A file of the run, whole or not at all; errors as of `RunLock.check`."""
         if self.writes:
             self.lock.check()
-            write_file(self.path / name, text.encode())
+            write_file(self.path / name, content.encode() if isinstance(content, str) else content)
 
 
 def _checksum(config: Mapping[str, Any]) -> str:

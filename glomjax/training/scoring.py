@@ -11,7 +11,6 @@ from glomjax.data.sources.columns import column_name
 from glomjax.errors import assignment
 from glomjax.evaluation import (
     collapse_message,
-    plot_history,
     prior_entropy,
     write_predictions,
     write_report,
@@ -27,6 +26,7 @@ from glomjax.evaluation.controls import (
 )
 from glomjax.evaluation.looks import DIGEST, images_digest, looks_beside, looks_line
 from glomjax.evaluation.metrics import metrics_of_network
+from glomjax.evaluation.plots import history_png
 from glomjax.evaluation.report import decision_line, patients_line, summary_line
 from glomjax.files import jsonable
 from glomjax.training.config import RunConfig
@@ -80,6 +80,18 @@ def epoch_row(
             "waited_for_input": waited,
         },
     }
+
+
+def draw_history(setup: RunSetup) -> None:
+    """`history.png`: the curves as far as the run has come, with the best epoch so far."""
+    run, state = setup.run, setup.state
+    if run.writes:
+        image = history_png(
+            state.position.history,
+            best_epoch=state.stopping.best_epoch + 1,
+            prior_entropy=prior_entropy(setup.splits.train.labels),
+        )
+        run.write("history.png", image)
 
 
 def describe_end(config: RunConfig, state: TrainState) -> str:
@@ -176,13 +188,6 @@ def report_test(
     if len(splits.classes) == 2:
         metrics |= {"threshold": threshold, "threshold_rule": decision.rule}
     if run.writes:
-        run.lock.check()
-        plot_history(
-            history,
-            run.path / "history.png",
-            best_epoch=best_epoch,
-            prior_entropy=prior_entropy(splits.train.labels),
-        )
         run.write_history(history)
         write_predictions(
             run.path / "predictions_validation.csv",
