@@ -1,4 +1,5 @@
-"""The learning curves of a run as a figure. matplotlib is imported when a figure is drawn."""
+"""The learning curves of a run as a figure, and the colours of all figures. matplotlib is imported
+when a figure is drawn."""
 
 import io
 import math
@@ -11,25 +12,28 @@ from glomjax.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Colours that colour-blind readers tell apart (Okabe and Ito 2008, Color Universal Design).
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "black", "#56B4E9", "#E69F00")
 
-# One panel each: y label, and for each curve its key in the history, its legend and its colour.
-_PANELS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+# One panel each: y label, and for each curve its key in the history, its legend, its colour, and
+# for who sees none its line.
+_PANELS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
     (
         "Loss (nats)",
-        (("loss", "training", _BLUE), ("val_loss", "validation", _ORANGE)),
+        (("loss", "training", BLUE, "-"), ("val_loss", "validation", ORANGE, "--")),
     ),
     (
         "Accuracy, AUROC",
         (
-            ("accuracy", "training accuracy", _BLUE),
-            ("val_accuracy", "validation accuracy", _ORANGE),
-            ("val_auroc", "validation AUROC", _GREEN),
+            ("accuracy", "training accuracy", BLUE, "-"),
+            ("val_accuracy", "validation accuracy", ORANGE, "--"),
+            ("val_auroc", "validation AUROC", GREEN, "-."),
         ),
     ),
-    ("Learning rate", (("learning_rate", "", _GREY),)),
+    ("Learning rate", (("learning_rate", "", GREY, "-"),)),
 )
 
 
@@ -43,16 +47,11 @@ def plot_history(
     """Draws loss, accuracy with AUROC, and learning rate against the epoch, as a PNG.
 
     Args:
-      history: one row per epoch, as in `metrics.jsonl`, with `epoch` (from 1) and any of `loss`,
-        `val_loss`, `accuracy`, `val_accuracy`, `val_auroc`, `learning_rate`. A key that no row has
-        is left out, and so is a panel without curves; None or NaN leaves a gap.
+      history, best_epoch, prior_entropy: as in `history_figure`.
       path: the file to write.
-      best_epoch: from 1, marked by a vertical line; by default that of the lowest `val_loss`.
-      prior_entropy: nats; the loss of the best constant prediction, a dotted line.
 
     Raises:
-      UserError: there is no row or no curve, a key is missing in some rows only, or the file cannot
-        be written.
+      UserError: as of `history_figure`, or the file cannot be written.
     """
     image = history_png(history, best_epoch=best_epoch, prior_entropy=prior_entropy)
     write_file(Path(path), image)
@@ -65,6 +64,36 @@ def history_png(
     prior_entropy: float | None = None,
 ) -> bytes:
     """What `plot_history` writes, for whoever writes it in another way."""
+    figure = history_figure(history, best_epoch=best_epoch, prior_entropy=prior_entropy)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=160, facecolor="white")
+    return image.getvalue()
+
+
+def history_figure(
+    history: Sequence[Mapping[str, Any]],
+    *,
+    best_epoch: int | None = None,
+    stopped: int | None = None,
+    prior_entropy: float | None = None,
+    width: float = 3.9,
+    stacked: bool = False,
+) -> "Figure":
+    """Loss, accuracy with AUROC, and learning rate against the epoch.
+
+    Args:
+      history: one row per epoch, as in `metrics.jsonl`, with `epoch` (from 1) and any of `loss`,
+        `val_loss`, `accuracy`, `val_accuracy`, `val_auroc`, `learning_rate`. A key that no row has
+        is left out, and so is a panel without curves; None or NaN leaves a gap.
+      best_epoch: from 1, marked by a vertical line; by default that of the lowest `val_loss`.
+      stopped: from 1, the epoch after which early stopping ended the training, marked likewise.
+      prior_entropy: nats; the loss of the best constant prediction, a dotted line.
+      width: of a panel, in inches.
+      stacked: the panels lie below one another, not side by side.
+
+    Raises:
+      UserError: there is no row or no curve, or a key is missing in some rows only.
+    """
     curves = _curves(history)
     epochs = [int(row["epoch"]) for row in history]
     if best_epoch is None and "val_loss" in curves:
@@ -80,29 +109,34 @@ def history_png(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(3.9 * len(panels), 3.3))
+    rows, columns = (len(panels), 1) if stacked else (1, len(panels))
+    figure = Figure(figsize=(width * columns, (2.4 if stacked else 3.3) * rows))
     figure.set_layout_engine("constrained", wspace=0.08)
-    for axes, (label, lines) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    drawn = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (label, lines) in zip(drawn, panels, strict=True):
         # A point per epoch while points can be told apart, and for an epoch alone to be visible.
         marker = "o" if len(epochs) <= 30 else ""
-        for key, legend, colour in lines:
+        for key, legend, colour, line in lines:
             axes.plot(
-                epochs, curves[key], color=colour, label=legend, linewidth=1.5,
+                epochs, curves[key], color=colour, label=legend, linewidth=1.5, linestyle=line,
                 marker=marker, markersize=3.5,
                 drawstyle="steps-mid" if key == "learning_rate" else "default",
             )  # fmt: skip
         if label == _PANELS[0][0] and prior_entropy is not None:
             axes.axhline(
-                prior_entropy, color=_GREY, linestyle=":", linewidth=1.2, label="prior entropy"
+                prior_entropy, color=GREY, linestyle=":", linewidth=1.2, label="prior entropy"
             )
         if best_epoch is not None:
             axes.axvline(
                 best_epoch, color="black", linestyle="--", linewidth=0.9, zorder=1,
                 label=f"best epoch ({best_epoch})",
             )  # fmt: skip
-        values = [v for key, _, _ in lines for v in curves[key] if math.isfinite(v)]
+        if stopped is not None:
+            axes.axvline(
+                stopped, color=GREY, linestyle="-.", linewidth=0.9, zorder=1,
+                label=f"stopped ({stopped})",
+            )  # fmt: skip
+        values = [v for key, *_ in lines for v in curves[key] if math.isfinite(v)]
         if label == _PANELS[1][0]:  # one scale for all runs, whose figures then compare
             axes.set_ylim(min([0.45, *values]) - 0.02, 1.02)
         if label == _PANELS[2][0]:
@@ -119,10 +153,7 @@ def history_png(
                 loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=8,
                 columnspacing=1.2, handlelength=1.6,
             )  # fmt: skip
-
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=160, facecolor="white")
-    return image.getvalue()
+    return figure
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -130,7 +161,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     if not history:
         raise UserError("the history has no epoch to plot; train for one epoch at least")
     curves: dict[str, list[float]] = {}
-    known = [key for _, lines in _PANELS for key, _, _ in lines]
+    known = [key for _, lines in _PANELS for key, *_ in lines]
     for key in ("epoch", *known):
         missing = [i for i, row in enumerate(history) if key not in row]
         if missing and (key == "epoch" or len(missing) < len(history)):
@@ -150,7 +181,11 @@ def _scale_learning_rate(axes: "Axes", values: Sequence[float]) -> None:
     positive = [v for v in values if v > 0]
     if not positive:
         return
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     # The small number keeps 1e-3 in float32 (0.00100000005) at its power of ten.
     low = math.floor(math.log10(min(positive)) + 1e-6)
     high = math.ceil(math.log10(max(positive)) - 1e-6)

@@ -157,7 +157,7 @@ def decision_line(metrics: Mapping[str, Any]) -> str:
     if "sensitivity" not in metrics:
         return ""
     parts = [
-        f"{name} {_estimate_text(metrics['estimates'][name])}"
+        f"{name} {estimate_text(metrics['estimates'][name])}"
         for name in ("sensitivity", "specificity")
     ]
     return "  ".join(parts)
@@ -190,11 +190,12 @@ def estimates_lines(metrics: Mapping[str, Any]) -> list[str]:
         note = f"  {found['note']}" if found["note"] else ""
         if name == "average_precision":
             note += f"  (classes: {prior})"
-        lines.append(f"{title:<22}{_estimate_text(found)}{note}")
+        lines.append(f"{title:<22}{estimate_text(found)}{note}")
     return lines
 
 
-def _estimate_text(found: Mapping[str, Any]) -> str:
+def estimate_text(found: Mapping[str, Any]) -> str:
+    """A metric with its interval, given what `estimates` holds of it."""
     if found["value"] is None:
         return "undefined"
     if found["low"] is None:
