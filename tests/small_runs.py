@@ -41,6 +41,7 @@ def config_for(source: pathlib.Path, **changes):
     """A DaViT of one block for two epochs."""
     config = default_config()
     config.data.source = str(source)
+    config.report = "none"
     config.image_size = (32, 32)
     config.batch_size = 8
     config.num_epochs = 2

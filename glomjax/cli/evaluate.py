@@ -12,6 +12,7 @@ from glomjax.cli.command import (
     print_text,
 )
 from glomjax.errors import UserError, printable
+from glomjax.report import REPORTS
 
 HELP = "judge trained networks on labelled images"
 
@@ -77,6 +78,12 @@ def add_arguments(parser: Parser) -> None:
         metavar="SHARE",
         help="of positives where the network is to be used: PPV and NPV are also given for it",
     )
+    parser.add_argument(
+        "--report",
+        default="full",
+        choices=REPORTS,
+        help="the pages in FOLDER/report: full, plain (without saliency), none (%(default)s)",
+    )
     add_allow_outside(parser)
 
 
@@ -95,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         allow_outside=arguments.allow_outside,
         mpp=arguments.mpp,
         prevalence=arguments.prevalence,
+        report=arguments.report,
         progress=sys.stderr.isatty(),
     )
     print_text(f"{evaluation.text}\nresults: {arguments.out}")

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from glomjax import __version__
-from glomjax.cli import check_data, compare, convert, crossval, evaluate, inspect, predict, train
+from glomjax.cli import (
+    check_data,
+    compare,
+    convert,
+    crossval,
+    evaluate,
+    inspect,
+    predict,
+    report,
+    train,
+)
 from glomjax.cli.command import Parser, print_error
 from glomjax.errors import UserError, at_command_line, nearest_key
 
@@ -17,6 +27,7 @@ VERBS: dict[str, Any] = {
     "predict": predict,
     "evaluate": evaluate,
     "compare": compare,
+    "report": report,
     "convert": convert,
     "inspect": inspect,
     "check-data": check_data,

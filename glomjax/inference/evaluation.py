@@ -39,6 +39,9 @@ from glomjax.inference.leaks import Seen, doubts, find_seen, records_of
 from glomjax.inference.prediction_table import UNLIKE
 from glomjax.inference.resemblance import false_alarms, summary, without_rule
 from glomjax.pretrained.spec import TrainingRecord
+from glomjax.report import REPORTS
+from glomjax.report.page import make_report
+from glomjax.report.patches import worst_patches
 
 REPORT = "report.txt"
 
@@ -71,9 +74,11 @@ def evaluate(
     allow_outside: bool = False,
     mpp: float | None = None,
     prevalence: float | None = None,
+    report: str = "full",
     progress: bool = False,
 ) -> Evaluation:
-    """Predicts labelled images and writes `test_metrics.json`, `predictions.csv` and `report.txt`.
+    """Predicts labelled images and writes `test_metrics.json`, `predictions.csv`, `report.txt` and
+    the pages in `report`.
 
     Args:
       classifier: one network or an ensemble.
@@ -87,6 +92,7 @@ def evaluate(
       mpp: microns per pixel of all images, where the source does not give it.
       prevalence: of two classes, the share of positives where the network is to be used, for which
         PPV and NPV are also given.
+      report: "full", "plain" without the saliency of patches, or "none" without pages.
       progress: show rate and time left on standard error.
 
     Raises:
@@ -95,6 +101,8 @@ def evaluate(
         theirs.
     """
     check_prevalence(prevalence, classifier.classes)
+    if report not in REPORTS:
+        raise UserError(f"{argument('--report')} is {report!r}; it is {' or '.join(REPORTS)}")
     folder = new_folder(out)
     data = read_labelled(
         classifier.specs,
@@ -151,12 +159,12 @@ def evaluate(
         notes.append(f"PPV and NPV 'at prevalence' are for a share of positives of {prevalence:g}.")
     metrics |= _about(classifier, data, seen, notes) | {"unlike_training": len(unlike)}
     metrics |= _controls(data, logits, classifier.classes)
-    report = _report(classifier, metrics, seen)
+    text = _report(classifier, metrics, seen)
     columns = dict(examples.columns)
     if examples.mpp is not None:
         columns["mpp"] = tuple(map(repr, examples.mpp.tolist()))
     columns[UNLIKE] = tuple("; ".join(unlike.get(name, ())) for name in examples.ids)
-    write_file(folder / REPORT, f"{report}\n".encode())
+    write_file(folder / REPORT, f"{text}\n".encode())
     write_report(
         folder,
         metrics=metrics,
@@ -168,8 +176,14 @@ def evaluate(
         columns=columns,
         threshold=classifier.threshold,
     )
+    if report != "none":
+        explains = classifier if report == "full" else None
+        kept = worst_patches(examples, logits, classifier.threshold, explains)
+        for name, content in kept.items():
+            write_file(folder / name, content)
+        make_report(folder)
     # Beside the results, which are the same in every folder.
-    return Evaluation(metrics, report, looks_line(1, looks_beside(folder, metrics[DIGEST])))
+    return Evaluation(metrics, text, looks_line(1, looks_beside(folder, metrics[DIGEST])))
 
 
 def _about(

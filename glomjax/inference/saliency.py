@@ -13,6 +13,7 @@ from flax import nnx
 
 from glomjax.errors import UserError, quoted, shown
 from glomjax.inference.attribution import grad_cam, integrated_gradients, occlusion
+from glomjax.inference.images import ImageStream
 from glomjax.inference.steps import Params, cast
 from glomjax.models import create_model, nest, params_of
 from glomjax.ops import native
@@ -157,7 +158,7 @@ def randomisation_check(
 
     Args:
       classifier: one network.
-      images: as `Classifier.predict` takes them, all of one size.
+      images: as `Classifier.predict` takes them; of a stream, a list of images.
       method: one of `METHODS`.
       seed: of the initial values.
 
@@ -166,22 +167,25 @@ def randomisation_check(
       it are random, the mean over the images; 0 where one of two maps is flat.
 
     Raises:
-      UserError: several networks, or images of different sizes or that cannot be read.
+      UserError: several networks, or images that cannot be read.
     """
     from scipy.stats import rankdata  # here, since SciPy takes long to import
 
     if len(classifier.specs) > 1:
         raise UserError("the randomisation check takes one network; name one of the ensemble")
     spec = classifier.spec
-    if not isinstance(images, Sequence | np.ndarray):
+    if not isinstance(images, Sequence | np.ndarray | ImageStream):
         images = list(images)
 
-    def ranks(of: "Classifier") -> np.ndarray:
-        maps = of.saliency(images, method)
-        ranked = rankdata(maps.reshape(len(maps), -1), axis=1)
-        ranked -= ranked.mean(axis=1, keepdims=True)
-        length = np.sqrt((ranked**2).sum(axis=1, keepdims=True))
-        return ranked / np.where(length > 0, length, 1)
+    def ranks(of: "Classifier") -> list[np.ndarray]:
+        found = []
+        for row, saliency in of.iterate_saliency(images, method):
+            if saliency is None:
+                raise UserError(row.problem)
+            ranked = rankdata(saliency) - (saliency.size + 1) / 2
+            length = np.sqrt((ranked**2).sum())
+            found.append(ranked / (length if length > 0 else 1))
+        return found
 
     model = create_model(
         spec.architecture,
@@ -197,7 +201,8 @@ def randomisation_check(
     for stage, paths in reversed(list(_stages(model).items())):
         changed |= {path: fresh[path] for path in paths}
         after = ranks(classifier.with_params(changed))
-        correlations[stage] = float(np.mean(np.sum(before * after, axis=1)))
+        pairs = zip(before, after, strict=True)
+        correlations[stage] = float(np.mean([np.sum(a * b) for a, b in pairs]))
     return correlations
 
 

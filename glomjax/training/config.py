@@ -21,6 +21,7 @@ from glomjax.preprocessing import stain_normalization
 from glomjax.preprocessing.augmentation import PRESETS, Augmentation
 from glomjax.preprocessing.decoding import RESIZES
 from glomjax.preprocessing.preprocessing import PREPROCESSINGS
+from glomjax.report import REPORTS
 from glomjax.training.parameter_groups import MOST_EPOCHS, REGIMES
 
 # `_field` is `dataclasses.field` with the help beside it, not a mutable default.
@@ -47,6 +48,7 @@ MAY_DIFFER = (
     "devices",
     "shard_params",
     "checkpoint_minutes",
+    "report",
     "data.source",
     "data.allow_outside",
     "data.cache_gib",
@@ -298,6 +300,11 @@ class RunConfig:
     target_mpp: float = _field(0.0, "microns per pixel to which images are resampled; 0: none")
     stain_normalization: str = _field(
         "none", "to the training images' median", ("none", *stain_normalization.METHODS)
+    )
+    report: str = _field(
+        "full",
+        "the page on the result: full, plain (without saliency, which takes a compilation), none",
+        REPORTS,
     )
     test_time_augmentation: bool = _field(
         False, "score test images as the mean over their flips and quarter turns"

@@ -24,6 +24,7 @@ from glomjax.data.permuted_labels import PERMUTED_LABELS
 from glomjax.errors import UserError, argument, assignment, plural
 from glomjax.files import write_file
 from glomjax.pretrained.sources import CROSSVAL
+from glomjax.report.page import make_report
 from glomjax.training.config import MAY_DIFFER, RunConfig
 from glomjax.training.config_changes import ShippedConfig, changes, defaults_of, updated
 from glomjax.training.config_checks import check_values, read_config
@@ -125,6 +126,8 @@ def cross_validate(
     metrics, report = write_results(
         folder, repeats, folds, requested.data.split_by, requested.decision.threshold
     )
+    if requested.report != "none":
+        make_report(folder)
     first = [metrics["control_message"], PERMUTED_LABELS if metrics["permuted_labels"] else ""]
     for line in report.splitlines():
         (terminal.banner if line in first else terminal.say)(line)

@@ -23,6 +23,7 @@ from glomjax.evaluation.calibration import Decision, apply_temperature
 from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.inference.prediction import predict_batches, steps_ahead, wait
 from glomjax.ops import native
+from glomjax.report.page import has_report, make_report
 from glomjax.training.config import RunConfig
 from glomjax.training.config_changes import ShippedConfig
 from glomjax.training.config_checks import read_config
@@ -119,6 +120,8 @@ def train_and_evaluate(
                 metrics = run.read_json("test_metrics.json")
                 if note := check_finished(run, requested, data):
                     terminal.banner(note)
+                if placement.writes and requested.report != "none" and not has_report(run.path):
+                    make_report(run.path)  # the run ended, or was ended, before it was made
                 terminal.say(
                     f"the run in '{run.path}' is finished; name another folder with "
                     f"{argument('--workdir')}, or replace the run with "

@@ -14,6 +14,8 @@ from typing import Any
 from glomjax import checkpoints
 from glomjax.errors import UserError, argument, assignment
 from glomjax.files import flatten, jsonable, write_file
+from glomjax.report.page import FOLDER as REPORT
+from glomjax.report.page import METRICS
 from glomjax.training.config import MAY_DIFFER, RunConfig
 from glomjax.training.config_changes import (
     ShippedConfig,
@@ -227,10 +229,12 @@ class RunFolder:
         """A finished run goes on: its results stay under other names, since they are not those of
         the weights that are kept from now on."""
         epochs = self.read_json("test_metrics.json").get("epochs", 0)
+        made_of_them = self.path / REPORT / METRICS
         # The metrics last: until then the run is finished, and this is done again.
         for name in ("predictions.csv", "predictions_validation.csv", "test_metrics.json"):
             file = self.path / name
             try:
+                made_of_them.unlink(missing_ok=True)
                 if file.exists():
                     os.replace(file, file.with_stem(f"{file.stem}_after_{epochs}_epochs"))
             except OSError as error:

@@ -29,6 +29,11 @@ from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.evaluation.plots import history_png
 from glomjax.evaluation.report import decision_line, patients_line, summary_line
 from glomjax.files import jsonable
+from glomjax.inference.classifier import load_classifier
+from glomjax.ops import native
+from glomjax.report.page import FOLDER as REPORT
+from glomjax.report.page import PAGE, report_files
+from glomjax.report.patches import worst_patches
 from glomjax.training.config import RunConfig
 from glomjax.training.setup import RunSetup
 from glomjax.training.state import Position, TrainState
@@ -195,6 +200,9 @@ def report_test(
             threshold=threshold,
             **_known_of(splits, "validation"),
         )
+        if config.report != "none":
+            for name, content in _patches(setup, logits, threshold).items():
+                run.write(name, content)
         run.lock.check()
         # Last, since these files say that the run is finished.
         known = _known_of(splits, "test")
@@ -210,8 +218,27 @@ def report_test(
         terminal.say(line)
     if overfitted:
         terminal.banner(overfitted)
+    if run.writes and config.report != "none":
+        for name, content in report_files(run.path).items():
+            run.write(name, content)
+        terminal.say(f"report: {run.path / REPORT / PAGE}")
     terminal.say(f"results: {run.path}")
     return jsonable(metrics)
+
+
+def _patches(setup: RunSetup, logits: np.ndarray, threshold: float) -> dict[str, bytes]:
+    """The patches of the report. Of several processes one alone cannot run the network, and so they
+    have no saliency."""
+    config, run = setup.config, setup.run
+    explains = config.report == "full" and setup.placement.processes == 1
+    with native.setting(config.ops.native):
+        return worst_patches(
+            setup.splits.test,
+            logits,
+            threshold,
+            load_classifier(run.path) if explains else None,
+            bits=config.data.bits,
+        )
 
 
 def _controls(

@@ -85,6 +85,7 @@ def write_patches(folder: pathlib.Path, classes: tuple[str, ...], per_split: int
 def config_of(folder: pathlib.Path, changes: dict):
     config = default_config()
     config.data.source = str(folder / "all.csv")
+    config.report = "none"
     config.batch_size = 8
     config.num_epochs = 1
     config.learning_rate = 1e-3

@@ -28,6 +28,7 @@ def tiny_config(**changes):
     config = default_config()
     config.image_size = (32, 32)
     config.batch_size = 4
+    config.report = "none"
     config.num_epochs = 4
     config.learning_rate = 1e-2
     config.model.options.update({"depths": (1,), "embed_dims": (8,), "num_heads": (1,)})

@@ -58,6 +58,7 @@ def tiny_config(**changes):
     config = default_config()
     config.image_size = (32, 32)
     config.batch_size = 8
+    config.report = "none"
     config.num_epochs = 4
     config.learning_rate = 3e-3
     config.model.options.update(

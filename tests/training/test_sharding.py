@@ -58,6 +58,7 @@ def tiny_config(**changes):
     """
     config = default_config()
     config.update(
+        report="none",
         image_size=(32, 32),
         batch_size=BATCH,
         num_epochs=EPOCHS,

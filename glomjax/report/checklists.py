@@ -1,0 +1,3 @@
+"""The items of reporting guidelines, and which of them a result answers."""
+
+CHECKLISTS = ()

@@ -1,0 +1,173 @@
+"""The patches that a report shows: the worst errors and the least certain ones.
+
+They are kept in the folder of a result, `report/patches`, since its images may be elsewhere, or
+gone, when the report is made again.
+"""
+
+import base64
+import dataclasses
+import io
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from glomjax.data.examples import Examples
+from glomjax.errors import UserError
+from glomjax.evaluation.calibration import predicted_classes
+from glomjax.evaluation.logits import log_odds_of
+from glomjax.files import jsonable
+from glomjax.inference.classifier import Classifier
+from glomjax.inference.images import ImageStream, stream_examples
+from glomjax.inference.saliency import overlay, randomisation_check
+from glomjax.preprocessing.decoding import open_image
+
+FOLDER, INDEX = "patches", "patches.json"
+ABOUT_SALIENCY = (
+    "Beside each patch the parts of it that speak for the class that is named, by Grad-CAM "
+    "(Selvaraju et al. 2017), the strongest brightest in each patch, however weak it is. It shows where, not why."
+)
+ERRORS, UNCERTAIN = 12, 12  # how many of each are shown
+_SIDE, _QUALITY = 280, 85  # of the JPEG files: pixels of the longer side
+
+
+@dataclasses.dataclass(frozen=True)
+class Patch:
+    """A kept image; both are JPEG files as data URIs, the second with the saliency laid over it,
+    "" where there is none."""
+
+    image: str
+    saliency: str
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptPatches:
+    """What a result keeps of its images.
+
+    Attributes:
+      patches: {id of an image: what is kept of it}.
+      about: a sentence on what the saliency shows; "" without saliency.
+      randomised: {stage: rank correlation of the maps with those of a network with random weights
+        from the head down to there}; empty without saliency.
+    """
+
+    patches: dict[str, Patch]
+    about: str
+    randomised: dict[str, float]
+
+
+def worst_errors(labels: np.ndarray, logits: np.ndarray, threshold: float) -> list[int]:
+    """The images whose class is another than the label, the least probable label first.
+
+    labels int [N], logits float64 [N, K]; at most 12.
+    """
+    margins = log_odds_of(logits)[np.arange(len(labels)), labels]
+    wrong = np.flatnonzero(predicted_classes(logits, threshold) != labels)
+    return wrong[np.argsort(margins[wrong], kind="stable")][:ERRORS].tolist()
+
+
+def least_certain(labels: np.ndarray, logits: np.ndarray, threshold: float) -> list[int]:
+    """The images nearest to the decision: of two classes, the log-odds nearest to those of the
+    threshold; of more, the two most probable classes most alike. At most 12."""
+    if len(labels) == 0:
+        return []
+    if logits.shape[1] <= 2:
+        distance = np.abs(log_odds_of(logits)[:, 1] - np.log(threshold / (1 - threshold)))
+    else:
+        ordered = np.sort(logits, axis=1)
+        distance = ordered[:, -1] - ordered[:, -2]
+    return np.argsort(distance, kind="stable")[:UNCERTAIN].tolist()
+
+
+def kept_patches(folders: Iterable[pathlib.Path]) -> KeptPatches:
+    """What results have kept: that of one, or of the folds of a cross-validation together.
+
+    Raises:
+      UserError: a list is not what was written.
+    """
+    patches: dict[str, Patch] = {}
+    about = ""
+    randomised: dict[str, float] = {}
+    for folder in folders:
+        index = folder / "report" / FOLDER / INDEX
+        if not index.is_file():
+            continue
+        try:
+            found = json.loads(index.read_text(encoding="utf-8"))
+            for row in found["patches"]:
+                files = [row["image"], row["saliency"]]
+                if any(pathlib.PurePath(file).name != file for file in files if file):
+                    raise ValueError(f"it names {files}")
+                uris = [_uri(index.with_name(file)) if file else "" for file in files]
+                patches.setdefault(row["id"], Patch(*uris))
+            about = about or found["about"]
+            randomised = randomised or found["randomised"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"the patches kept in '{index.parent}' are not what was written ({error}); remove "
+                "that folder, and the report is made without them"
+            ) from error
+    return KeptPatches(patches, about, randomised)
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    picture = Image.fromarray(image)
+    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    picture.save(content, format="JPEG", quality=_QUALITY)
+    return content.getvalue()
+
+
+def _uri(file: pathlib.Path) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def worst_patches(
+    examples: Examples,
+    logits: np.ndarray,
+    threshold: float,
+    classifier: Classifier | None,
+    *,
+    bits: int = 0,
+) -> dict[str, bytes]:
+    """The worst errors and the least certain of the images that were judged: {path below the folder
+    of the result: content} of the files that keep them.
+
+    Args:
+      examples: the images, N of them.
+      logits: float [N, K] of these.
+      threshold: as in `worst_errors`.
+      classifier: gives their saliency; None leaves it out.
+      bits: of 16-bit images, as in `open_image`.
+    """
+    labels, scores = examples.labels, np.asarray(logits, np.float64)
+    rows = worst_errors(labels, scores, threshold)
+    rows += [i for i in least_certain(labels, scores, threshold) if i not in rows]
+    shown = examples.subset(rows)
+    images = [
+        np.asarray(open_image(shown.read(i), name=name, bits=bits))
+        for i, name in enumerate(shown.ids)
+    ]
+    files: dict[str, bytes] = {}
+    listed = []
+    for i, (name, image) in enumerate(zip(shown.ids, images, strict=True)):
+        # A file's name says nothing of the image's, which may hold anything.
+        listed.append({"id": name, "image": f"{i:02d}.jpg", "saliency": ""})
+        files[f"{i:02d}.jpg"] = _jpeg(image)
+    content: dict[str, Any] = {"about": "", "randomised": {}, "patches": listed}
+    if classifier is not None and images:
+        stream = ImageStream(list(stream_examples(shown).images), len(shown))
+        explained = classifier.iterate_saliency(stream)
+        for row, image, (_, found) in zip(listed, images, explained, strict=True):
+            if found is not None:
+                row["saliency"] = row["image"].replace(".jpg", "_saliency.jpg")
+                files[row["saliency"]] = _jpeg(overlay(image, found))
+        content["about"] = ABOUT_SALIENCY
+        if len(classifier.specs) == 1:
+            content["randomised"] = randomisation_check(classifier, stream)
+    text = json.dumps(jsonable(content), indent=2, ensure_ascii=False)
+    files[INDEX] = (text + "\n").encode()
+    return {f"report/{FOLDER}/{name}": data for name, data in files.items()}

@@ -1,0 +1,85 @@
+"""The main numbers as tables to paste into a manuscript: Markdown and LaTeX."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from glomjax.errors import plural
+from glomjax.evaluation.measures import MEASURES
+from glomjax.report.result import Result
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+_MARKDOWN = "\\`*_{}[]<>|#"
+
+
+def estimate_rows(estimates: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """(metric, value, 95% interval, note) of each, with three decimals."""
+    rows = []
+    order = list(MEASURES)
+    for name, found in sorted(
+        estimates.items(), key=lambda item: order.index(item[0].partition("_at_")[0])
+    ):
+        value = "undefined" if found["value"] is None else f"{found['value']:.3f}"
+        known = found["low"] is not None and found["value"] is not None
+        interval = f"{found['low']:.3f} to {found['high']:.3f}" if known else "none"
+        rows.append((measure_title(name), value, interval, found.get("note", "")))
+    return rows
+
+
+def measure_title(name: str) -> str:
+    """How a metric is called in a table."""
+    plain, rare, _ = name.partition("_at_prevalence")
+    return MEASURES[plain][0] + rare.replace("_", " ")
+
+
+def markdown_table(result: Result) -> str:
+    """Every metric with its interval, as a table in Markdown."""
+    lines = [
+        f"{_caption(result, plain_markdown)}",
+        "",
+        "| metric | value | 95% interval |",
+        "|---|---|---|",
+    ]
+    for name, value, interval, _ in estimate_rows(result.estimates):
+        lines.append(f"| {plain_markdown(name)} | {value} | {interval} |")
+    return "\n".join(lines) + "\n"
+
+
+def latex_table(result: Result) -> str:
+    """The same as a LaTeX table that needs no package."""
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_caption(result, _escaped)}}}",
+        r"\begin{tabular}{lll}",
+        r"\hline",
+        r"Metric & Value & 95\% interval \\",
+        r"\hline",
+    ]
+    for name, value, interval, _ in estimate_rows(result.estimates):
+        lines.append(rf"{_escaped(name)} & {value} & {interval} \\")
+    lines += [r"\hline", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _caption(result: Result, escape: Any) -> str:
+    metrics = result.metrics
+    kind = metrics.get("clustered_by")
+    count = metrics.get("clusters") or metrics.get("patients")
+    people = "" if kind is None or count is None else f" of {count} {plural(kind)}"
+    counted = "images taken as independent" if kind is None else f"intervals by {kind}"
+    classes: Sequence[str] = result.classes
+    positive = f", positive class {escape(classes[1])}" if len(classes) == 2 else ""
+    return f"{metrics['n']} images{people}{positive}; {counted}."
+
+
+def plain_markdown(text: str) -> str:
+    """A text that Markdown shows as it is, on one line."""
+    return "".join(f"\\{c}" if c in _MARKDOWN else c for c in " ".join(text.split()))
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in text)
