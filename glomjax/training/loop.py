@@ -234,6 +234,7 @@ class Trainer:
             if is_best:
                 self.checkpoints.keep_best(state)
             self.run.write_history(position.history)
+            self.run.write_usage()
             self.board.epoch(row)
             left = state.stopping.patience - state.stopping.wait
             left = 0 if position.stop else min(left, config.num_epochs - position.epoch)
@@ -316,6 +317,7 @@ class Trainer:
                 if request:
                     self._check_finite()
                     self.checkpoints.save_last(state)
+                    self.run.write_usage()
                 if request >= TIME_IS_UP:
                     self._leave(request)
         totals = self._check_finite()
@@ -382,6 +384,7 @@ class Trainer:
 
     def _leave(self, request: int) -> None:
         self.checkpoints.wait()
+        self.run.write_usage()
         position = self.state.position
         where = f"in epoch {position.epoch + 1} at batch {position.batch}"
         if position.stop or position.epoch == self.config.num_epochs:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glomjax import checkpoints
+from glomjax.environment import ENVIRONMENT, Usage, describe_environment, in_parts
 from glomjax.errors import UserError, argument, assignment
 from glomjax.files import flatten, jsonable, write_file
 from glomjax.report.page import FOLDER as REPORT
@@ -23,7 +24,6 @@ from glomjax.training.config_changes import (
     defaults_of,
     updated,
 )
-from glomjax.training.environment import describe_environment
 from glomjax.training.progress import RUN_LOG
 from glomjax.training.run_lock import LOCK, RunLock
 
@@ -48,6 +48,8 @@ class RunFolder:
         self.best = self.path / "checkpoints" / "best"
         self.last = self.path / "checkpoints" / "last"
         self.lock = RunLock(self.path)
+        self._usage = Usage()
+        self._environments: list[dict[str, Any]] = []  # of the parts of the run; the last is this
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -272,17 +274,29 @@ class RunFolder:
         self.write("config.json", json.dumps(both, indent=2) + "\n")
 
     def write_environment(self, config: RunConfig) -> None:
-        """`environment.json`: versions, device, native kernels, git commit, command and seed.
+        """`environment.json`: versions, machine, native kernels, git commit, command and seed, when
+        the run began, and what it takes, which `write_usage` brings up to date.
 
         Where a run goes on, perhaps on another machine, the first environment stays, and the list
         `resumed` has the later ones.
         """
-        environment = describe_environment(config.seed, config.precision)
-        file = self.path / "environment.json"
-        if self.begun and file.is_file():
-            first = self.read_json("environment.json")
-            environment = first | {"resumed": [*first.get("resumed", []), environment]}
-        self.write("environment.json", json.dumps(environment, indent=2) + "\n")
+        parts = []
+        if self.begun and (self.path / ENVIRONMENT).is_file():
+            first = self.read_json(ENVIRONMENT)
+            parts = [first, *first.pop("resumed", [])]
+        here = describe_environment(config.precision) | {"seed": config.seed}
+        self._environments = [*parts, here | self._usage.to_dict()]
+        self.write(ENVIRONMENT, self._environment())
+
+    def write_usage(self) -> None:
+        """Brings time and memory in `environment.json` up to date. No run ends for these: where
+        the disk is full or the folder gone, the checkpoints say so."""
+        self._environments[-1] |= self._usage.to_dict()
+        with contextlib.suppress(UserError):
+            self.write(ENVIRONMENT, self._environment())
+
+    def _environment(self) -> str:
+        return json.dumps(in_parts(self._environments), indent=2) + "\n"
 
     def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """`metrics.jsonl`: a line an epoch."""

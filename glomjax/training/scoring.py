@@ -203,6 +203,7 @@ def report_test(
         if config.report != "none":
             for name, content in _patches(setup, logits, threshold).items():
                 run.write(name, content)
+        run.write_usage()
         run.lock.check()
         # Last, since these files say that the run is finished.
         known = _known_of(splits, "test")
