@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 from stacks import environments, weights
 
+from glomjax.environment import processor, usable_cores
 from glomjax.errors import UserError
 from glomjax.preprocessing.preprocessing import IMAGENET
 
@@ -344,7 +345,7 @@ def specify(name: str, task: str, args: argparse.Namespace, folder: pathlib.Path
         "learning_rate": LEARNING_RATE,
         "regime": REGIMES[args.freeze],
         "precision": args.precision,
-        "threads": _cores(),
+        "threads": usable_cores(),
         "devices": args.devices,
     }
 
@@ -481,19 +482,14 @@ def describe_machine() -> dict[str, Any]:
     known = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
     flags = fields.get("flags", "").split()
     return {
-        "cpu": fields.get("model name") or platform.processor() or platform.machine(),
-        "cores": _cores(),
+        "cpu": processor(),
+        "cores": usable_cores(),
         "flags": [flag for flag in known if flag in flags],
         "system": platform.platform(),
         "load": os.getloadavg()[0],
         "commit": _git("rev-parse", "HEAD"),
         "modified": bool(_git("status", "--porcelain")),
     }
-
-
-def _cores() -> int:
-    """How many this process may use, and with it its workers."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _git(*arguments: str) -> str:

@@ -18,6 +18,8 @@ from glomjax.memory import host_bytes, peak_device_bytes, peak_host_bytes
 from glomjax.ops import native
 
 ENVIRONMENT = "environment.json"  # beside the results that it is about
+# In which two runs on one machine differ.
+_OF_A_PART = ("seed", "started", "seconds", "peak_memory_bytes", "peak_device_memory_bytes")
 _PACKAGES = ("glomjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -64,14 +66,51 @@ def in_parts(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The environment of what went on once or more: the first one, with the seconds of all parts as
     `total_seconds` and the later ones as the list `resumed`."""
     first, *later = parts
-    return {**first, "total_seconds": total_seconds(parts)} | ({"resumed": later} if later else {})
+    whole = {**first, "total_seconds": _total_seconds(parts)}
+    return whole | ({"resumed": later} if later else {})
 
 
-def total_seconds(parts: Sequence[Mapping[str, Any]]) -> float | None:
+def parts_of(environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What `in_parts` was given; ValueError where it is not what that made."""
+    first = dict(environment)
+    first.pop("total_seconds", None)
+    later = first.pop("resumed", [])
+    if not isinstance(later, list) or not all(isinstance(part, dict) for part in later):
+        raise ValueError("`resumed` is no list of environments")
+    return [first, *later]
+
+
+def together(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The environment of several runs, such as the folds of a cross-validation.
+
+    Args:
+      parts: of all of them, as `parts_of` gives them.
+
+    Returns:
+      JSON-ready: when the first `started`; `total_seconds`, which are those of all whether or not
+      they ran at the same time; the largest peaks of memory; and as `environments` what is left of
+      the parts, which is often the same in all, once each.
+    """
+    rest = [{key: part[key] for key in part if key not in _OF_A_PART} for part in parts]
+    return {
+        "started": min(_known(parts, "started", str), default=None),
+        "total_seconds": _total_seconds(parts),
+        "peak_memory_bytes": max(_known(parts, "peak_memory_bytes", int), default=None),
+        "peak_device_memory_bytes": max(
+            _known(parts, "peak_device_memory_bytes", int), default=None
+        ),
+        "environments": [part for i, part in enumerate(rest) if part and part not in rest[:i]],
+    }
+
+
+def _total_seconds(parts: Sequence[Mapping[str, Any]]) -> float | None:
     """Of all parts; None where one does not tell, as those of an earlier version."""
-    seconds = [part.get("seconds") for part in parts]
-    known = [value for value in seconds if isinstance(value, int | float)]
-    return round(sum(known), 3) if len(known) == len(seconds) else None
+    known = _known(parts, "seconds", int | float)
+    return round(sum(known), 3) if len(known) == len(parts) else None
+
+
+def _known(parts: Sequence[Mapping[str, Any]], key: str, kind: Any) -> list[Any]:
+    return [part[key] for part in parts if isinstance(part.get(key), kind)]
 
 
 def processor() -> str:

@@ -52,6 +52,25 @@ def test_the_least_of_all_groups_above_counts_and_files_are_given_back(groups, v
     assert memory.free_bytes() == 5000 - 3000 + 500
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_a_process_can_have_at_most_is_the_least_limit(groups, version):
+    groups("job/step", {"job/step": ("9000000", 1000, 0), "job": ("5000", 3000, 500)}, version)
+    assert memory.host_bytes() == 5000
+    groups("other", {"other": ("max" if version == 2 else str(2**63), 1, 0)}, version)
+    assert memory.host_bytes() == 9000 * 1024
+
+
+def test_the_peak_is_that_of_this_process_and_does_not_fall():
+    before = memory.peak_host_bytes()
+    size = memory.peak_host_bytes() + 2**24
+    block = bytearray(size)
+    block[::4096] = b"x" * len(range(0, size, 4096))
+    after = memory.peak_host_bytes()
+    assert after >= size > before
+    del block
+    assert memory.peak_host_bytes() == after
+
+
 def test_this_machine_has_some():
     free = memory.free_bytes()
     assert free is None or free > 2**20
@@ -62,7 +81,11 @@ def test_a_device_tells_itself(monkeypatch):
         platform = "gpu"
 
         def memory_stats(self):
-            return {"bytes_limit": 1000, "bytes_in_use": 300}
+            return {"bytes_limit": 1000, "bytes_in_use": 300, "peak_bytes_in_use": self.peak}
 
-    monkeypatch.setattr(memory.jax, "local_devices", lambda: [Device()])
+        def __init__(self, peak: int):
+            self.peak = peak
+
+    monkeypatch.setattr(memory.jax, "local_devices", lambda: [Device(400), Device(500)])
     assert memory.free_bytes() == 700
+    assert memory.peak_device_bytes() == 500

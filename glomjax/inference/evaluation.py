@@ -9,6 +9,7 @@ are at the spacing that they know.
 
 import collections
 import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import glomjax
+from glomjax.environment import ENVIRONMENT, Usage, describe_environment
 from glomjax.errors import UserError, argument, plural, printable
 from glomjax.evaluation.controls import (
     compare_with_controls,
@@ -78,7 +80,7 @@ def evaluate(
     progress: bool = False,
 ) -> Evaluation:
     """Predicts labelled images and writes `test_metrics.json`, `predictions.csv`, `report.txt` and
-    the pages in `report`.
+    `environment.json`, and the pages in `report`.
 
     Args:
       classifier: one network or an ensemble.
@@ -100,6 +102,7 @@ def evaluate(
         classes, images that cannot be read, what the networks have seen, a spacing that is not
         theirs.
     """
+    usage = Usage()
     check_prevalence(prevalence, classifier.classes)
     if report not in REPORTS:
         raise UserError(f"{argument('--report')} is {report!r}; it is {' or '.join(REPORTS)}")
@@ -165,6 +168,8 @@ def evaluate(
         columns["mpp"] = tuple(map(repr, examples.mpp.tolist()))
     columns[UNLIKE] = tuple("; ".join(unlike.get(name, ())) for name in examples.ids)
     write_file(folder / REPORT, f"{text}\n".encode())
+    environment = describe_environment(classifier.specs[0].precision) | usage.to_dict()
+    write_file(folder / ENVIRONMENT, f"{json.dumps(environment, indent=2)}\n".encode())
     write_report(
         folder,
         metrics=metrics,

@@ -28,7 +28,8 @@ from glomjax.preprocessing.decoding import open_image
 FOLDER, INDEX = "patches", "patches.json"
 ABOUT_SALIENCY = (
     "Beside each patch the parts of it that speak for the class that is named, by Grad-CAM "
-    "(Selvaraju et al. 2017), the strongest brightest in each patch, however weak it is. It shows where, not why."
+    "(Selvaraju et al. 2017), the strongest of each patch brightest, however "
+    "weak it is. It shows where, not why."
 )
 ERRORS, UNCERTAIN = 12, 12  # how many of each are shown
 _SIDE, _QUALITY = 280, 85  # of the JPEG files: pixels of the longer side

@@ -77,7 +77,8 @@ def cross_validate(
 
     Args:
       config: as for `train_and_evaluate`, without folds of its own.
-      workdir: the folder; `metrics.json`, `report.txt` and `out_of_fold.csv` are written there.
+      workdir: the folder; `metrics.json`, `report.txt`, `environment.json` and `out_of_fold.csv`
+        are written there.
       folds: at least 2, and at most as many as each class has patients.
       repeats: how often all of it is done; more of them may be asked for later.
       progress, shipped: as for `train_and_evaluate`.

@@ -13,6 +13,7 @@ import numpy as np
 import glomjax
 from glomjax.data.examples import join_clusters
 from glomjax.data.sources.columns import column_name
+from glomjax.environment import ENVIRONMENT, parts_of, together
 from glomjax.errors import UserError, argument
 from glomjax.evaluation.calibration import FIXED, choose_threshold
 from glomjax.evaluation.controls import (
@@ -94,8 +95,8 @@ def fold_folder(folder: pathlib.Path, repeat: int, fold: int) -> pathlib.Path:
 def write_results(
     folder: pathlib.Path, repeats: int, folds: int, split_by: str, rule: str = FIXED
 ) -> tuple[dict[str, Any], str]:
-    """Writes `out_of_fold.csv`, `report.txt` and, last, `metrics.json`, each in one step, so that
-    two processes may do it at once.
+    """Writes `out_of_fold.csv`, `report.txt`, `environment.json` and, last, `metrics.json`, each in
+    one step, so that two processes may do it at once.
 
     Args:
       folder: of the cross-validation, whose folds are all finished.
@@ -111,6 +112,7 @@ def write_results(
     per_fold: list[dict[str, Any]] = []
     tests: list[list[_Table]] = []
     controls: list[list[dict[str, np.ndarray]]] = []
+    environments: list[dict[str, Any]] = []
     notes: dict[str, list[tuple[str, str]]] = {}
     permuted = False
     classes: list[str] = []
@@ -120,6 +122,7 @@ def write_results(
         for fold in range(folds):
             path = fold_folder(folder, repeat, fold)
             metrics = _read_metrics(path)
+            environments += _read_environments(path)
             classes = classes or metrics["classes"]
             validation = _read_table(path / "predictions_validation.csv", classes)
             slope, intercept = recalibration(validation.labels, validation.logits)
@@ -176,6 +179,8 @@ def write_results(
     report = describe(result)
     _write_table(folder / OUT_OF_FOLD, examples, data, raw)
     write_file(folder / REPORT, f"{report}\n".encode())
+    environment = json.dumps(together(environments), indent=2)
+    write_file(folder / ENVIRONMENT, f"{environment}\n".encode())
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     write_file(folder / METRICS, f"{text}\n".encode())
     return result, report
@@ -309,6 +314,15 @@ def _read_metrics(path: pathlib.Path) -> dict[str, Any]:
         return metrics
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise _damaged(file) from error
+
+
+def _read_environments(path: pathlib.Path) -> list[dict[str, Any]]:
+    """On what the parts of a fold's run ran; of one that does not tell, a part without anything,
+    since no number depends on it."""
+    try:
+        return parts_of(dict(json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError):
+        return [{}]
 
 
 def _read_table(file: pathlib.Path, classes: Sequence[str]) -> _Table:

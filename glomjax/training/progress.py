@@ -2,10 +2,12 @@
 
 import contextlib
 import datetime
+import importlib.util
 import logging
 import math
 import os
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +18,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from glomjax.errors import printable
+from glomjax.errors import printable, shell_word
 
 RUN_LOG = "run.log"  # in the folder of a run: every line that it has said, with its time
 _LOG = logging.getLogger("glomjax")
@@ -243,6 +245,20 @@ class TensorBoard:
         from tensorboardX.proto.event_pb2 import Event
 
         self._writer.write_event(Event(wall_time=time.time(), step=epoch, **content))
+
+
+def describe_viewing(folder: pathlib.Path) -> str:
+    """A line on how to look at the run in a folder while it trains."""
+    command, missing = "tensorboard", ""
+    if shutil.which(command) is None:
+        if importlib.util.find_spec(command) is None:
+            missing = " (pip install tensorboard gives that command)"
+        else:  # in an environment that is used without being activated
+            command = f"{shell_word(sys.executable)} -m tensorboard.main"
+    return (
+        f"to look at it while it trains: '{folder / 'history.png'}', or {command} --logdir "
+        f"{shell_word(folder)}{missing}"
+    )
 
 
 def _logging_prints(level: int) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glomjax import checkpoints
-from glomjax.environment import ENVIRONMENT, Usage, describe_environment, in_parts
+from glomjax.environment import ENVIRONMENT, Usage, describe_environment, in_parts, parts_of
 from glomjax.errors import UserError, argument, assignment
 from glomjax.files import flatten, jsonable, write_file
 from glomjax.report.page import FOLDER as REPORT
@@ -171,14 +171,16 @@ class RunFolder:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A file that the run wrote; UserError where it is not that any more."""
-        file = self.path / name
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads(file.read_text())
+            found = json.loads((self.path / name).read_text())
             if isinstance(found, dict) and found:
                 return found
-        raise UserError(
-            f"'{file}' is not what the run wrote; restore it from a copy, or remove it, so that it "
-            "is written anew"
+        raise self._not_written_so(name)
+
+    def _not_written_so(self, name: str) -> UserError:
+        return UserError(
+            f"'{self.path / name}' is not what the run wrote; restore it from a copy, or remove "
+            "it, so that it is written anew"
         )
 
     def _stored(self) -> dict[str, Any]:
@@ -282,8 +284,10 @@ class RunFolder:
         """
         parts = []
         if self.begun and (self.path / ENVIRONMENT).is_file():
-            first = self.read_json(ENVIRONMENT)
-            parts = [first, *first.pop("resumed", [])]
+            try:
+                parts = parts_of(self.read_json(ENVIRONMENT))
+            except ValueError as error:
+                raise self._not_written_so(ENVIRONMENT) from error
         here = describe_environment(config.precision) | {"seed": config.seed}
         self._environments = [*parts, here | self._usage.to_dict()]
         self.write(ENVIRONMENT, self._environment())

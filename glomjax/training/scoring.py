@@ -29,7 +29,9 @@ from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.evaluation.plots import history_png
 from glomjax.evaluation.report import decision_line, patients_line, summary_line
 from glomjax.files import jsonable
-from glomjax.inference.classifier import load_classifier
+from glomjax.inference.classifier import Classifier
+from glomjax.inference.ensemble import expand
+from glomjax.inference.network import load_network
 from glomjax.ops import native
 from glomjax.report.page import FOLDER as REPORT
 from glomjax.report.page import PAGE, report_files
@@ -237,7 +239,7 @@ def _patches(setup: RunSetup, logits: np.ndarray, threshold: float) -> dict[str,
             setup.splits.test,
             logits,
             threshold,
-            load_classifier(run.path) if explains else None,
+            Classifier([load_network(run.path, ends=True)], expand(run.path)) if explains else None,
             bits=config.data.bits,
         )
 

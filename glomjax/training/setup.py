@@ -36,7 +36,7 @@ from glomjax.training.config_checks import check_values
 from glomjax.training.initial_weights import load_initial, read_source, settle_source
 from glomjax.training.optimizers import check_cosine, class_weights
 from glomjax.training.phases import Phases, RunningPhase
-from glomjax.training.progress import Terminal
+from glomjax.training.progress import Terminal, describe_viewing
 from glomjax.training.resources import check_cache, describe_disk, size_of
 from glomjax.training.run_folder import RunFolder
 from glomjax.training.sharding import Placement
@@ -271,6 +271,7 @@ def _prepare(
         parts = size_of(state.params), size_of((state.opt_state, state.sums))
         line, has_room = describe_disk(run.best.parent, sum(parts), parts[0])
         (terminal.say if has_room else terminal.banner)(line)
+    terminal.say(describe_viewing(run.path))
     return RunSetup(
         config, run, terminal, placement, splits, prepared.survey, phases, phase, state, writer
     )

@@ -10,10 +10,12 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from glomjax.errors import UserError
-from glomjax.training.progress import RUN_LOG, TensorBoard, Terminal
+from glomjax.training.progress import RUN_LOG, Curves, TensorBoard, Terminal
 
 
 def row(epoch: int, shift: float = 0.0) -> dict:
@@ -112,6 +114,32 @@ def test_a_loss_that_is_nan_is_written_as_such(tmp_path):
     board.epoch(row(1) | {"val_auroc": float("nan")})
     board.close()
     assert np.isnan(scalars(tmp_path)["auroc/validation", 1])
+
+
+@given(
+    epochs=st.lists(st.floats(0.01, 1000), min_size=1, max_size=60),
+    costs=st.lists(st.floats(0.2, 2), min_size=61, max_size=61),
+)
+def test_drawing_takes_little_of_the_time_and_long_epochs_are_drawn_each(epochs, costs):
+    now, drawn = 0.0, []
+
+    def draw():
+        nonlocal now
+        now += costs[len(drawn)]
+        drawn.append(now)
+
+    curves = Curves(draw, lambda: now)
+    for seconds in epochs:
+        before = len(drawn)
+        now += seconds
+        curves.epoch()
+        if seconds > 2 * Curves.SPACING:  # longer than any drawing asks for
+            assert len(drawn) == before + 1
+    # The last one is paid for by the time that follows.
+    assert sum(costs[: max(len(drawn) - 1, 0)]) <= 0.02 * now
+    before = len(drawn)
+    curves.draw()
+    assert len(drawn) == before + 1
 
 
 def test_an_epoch_is_one_line_with_its_numbers(capsys):
