@@ -189,11 +189,12 @@ def _intervals(result: Result) -> str:
 
 
 def _software(result: Result) -> str:
-    packages = result.environment.get("packages", {})
+    machine = next(iter(result.environment.get("environments") or ()), result.environment)
+    packages = machine.get("packages", {})
     named = [f"{name} {packages[name]}" for name in ("glomjax", "jax", "flax") if name in packages]
     if not named and (version := result.metrics.get("glomjax_version")):
         named = [f"glomjax {version}"]
-    seed = result.environment.get("seed")
+    seed = result.config.get("seed")
     numbers = "" if seed is None else f", seed {seed}"
     return f"Software: {', '.join(named)}{numbers}." if named else ""
 

@@ -21,7 +21,7 @@ from glomjax.evaluation.label_errors import rank_label_errors
 from glomjax.evaluation.logits import probabilities
 from glomjax.evaluation.report import patients_line
 from glomjax.files import jsonable, write_file
-from glomjax.report import checklists, curves, figure_tables, figures
+from glomjax.report import FOLDER, METRICS, PAGE, checklists, curves, figure_tables, figures
 from glomjax.report.groups import GroupTable, group_tables
 from glomjax.report.methods import (
     network_title,
@@ -40,7 +40,6 @@ from glomjax.report.tables import (
     plain_markdown,
 )
 
-FOLDER, PAGE, METRICS = "report", "report.html", "metrics.json"
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _DRAWN = 12  # values of a column of which each has a line in a figure
 _MAIN = ("auroc", "accuracy", "sensitivity", "specificity")
@@ -185,8 +184,8 @@ def _facts(result: Result) -> dict[str, Any]:
 
 
 def _subtitle(result: Result) -> str:
-    started = result.environment.get("started")
-    when = f", {started}" if started else ""
+    started = result.environment.get("started") or ""
+    when = f", {started[:10]}" if started else ""
     return f"glomjax {__version__}{when}"
 
 
@@ -449,17 +448,54 @@ _DOUBTFUL = 20
 
 
 def _environment(result: Result) -> list[tuple[str, str]]:
-    found = result.environment
-    rows = []
-    for name, value in found.items():
-        if isinstance(value, Mapping):
-            text = ", ".join(f"{key} {one}" for key, one in value.items())
-        elif isinstance(value, list):
-            text = " ".join(map(str, value))
-        else:
-            text = str(value)
-        rows.append((name.replace("_", " "), text))
-    return rows
+    """When, on what and for how long."""
+    whole = result.environment
+    # Of a cross-validation the machines of its folds, which are often one.
+    machines = whole.get("environments") or ([whole] if whole else [])
+    rows = [("began", whole.get("started") or ""), ("took", _duration(whole.get("total_seconds")))]
+    rows += [
+        (title, _gib(whole.get(name) or machines[0].get(name)))
+        for title, name in (
+            ("most memory of the process", "peak_memory_bytes"),
+            ("most memory of a device", "peak_device_memory_bytes"),
+        )
+        if machines
+    ]
+    for number, machine in enumerate(machines, 1):
+        which = f", machine {number}" if len(machines) > 1 else ""
+        packages = machine.get("packages", {})
+        git = machine.get("git") or {}
+        commit = git.get("commit") or ""
+        rows += [
+            (f"processor{which}", machine.get("processor") or ""),
+            (f"cores{which}", str(machine.get("cores") or "")),
+            (f"memory{which}", _gib(machine.get("memory_bytes"))),
+            (f"devices{which}", ", ".join(machine.get("devices", []))),
+            (f"native kernels{which}", machine.get("native_kernels", "").partition(": ")[2]),
+            (f"system{which}", machine.get("platform", "")),
+            (f"Python{which}", machine.get("python", "")),
+            (f"packages{which}", ", ".join(f"{name} {packages[name]}" for name in packages)),
+            (
+                f"commit{which}",
+                f"{commit}{', with changes' if git.get('uncommitted_changes') else ''}",
+            ),
+            (f"command{which}", " ".join(machine.get("command", []))),
+        ]
+    if later := whole.get("resumed"):
+        rows.append(("went on", f"{len(later)} times; environment.json has each part"))
+    return [(name, text) for name, text in rows if text]
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min {rest} s" if hours else f"{minutes} min {rest} s"
+
+
+def _gib(count: int | None) -> str:
+    return "" if count is None else f"{count / 2**30:.2f} GiB"
 
 
 def _checklists(result: Result) -> list[dict[str, Any]]:

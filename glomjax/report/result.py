@@ -13,6 +13,7 @@ import numpy as np
 
 from glomjax.data.examples import join_clusters
 from glomjax.data.permuted_labels import PERMUTED_LABELS
+from glomjax.environment import ENVIRONMENT
 from glomjax.errors import UserError, plural
 from glomjax.evaluation.metrics import collapse_message
 from glomjax.inference.saved_predictions import OUT_OF_FOLD, SavedPredictions, read_predictions
@@ -134,7 +135,11 @@ def must_know(result: Result) -> list[str]:
     """What nobody may overlook who reads the numbers, the gravest first: a sentence each."""
     metrics = result.metrics
     if not result.finished:
-        return ["The run has not finished: nothing has been judged on its test split."]
+        epochs = len(result.history)
+        return [
+            f"The run has not finished: it has trained for {epochs} epochs, and nothing has been "
+            "judged on its test split."
+        ]
     found = []
     if metrics.get("permuted_labels"):
         found.append(PERMUTED_LABELS)
@@ -191,7 +196,12 @@ def _crossval(path: pathlib.Path) -> Result:
         estimates=metrics["pooled_recalibrated"]["estimates"],
         predictions=predictions,
         labels=_labels(path, predictions),
-        **{**_of_training(first), "history": [], "splits": []},
+        **{
+            **_of_training(first),
+            "environment": _json(path / ENVIRONMENT),
+            "history": [],
+            "splits": [],
+        },
     )
 
 
@@ -200,7 +210,7 @@ def _of_training(path: pathlib.Path) -> dict[str, Any]:
     summary = path / "summary.txt"
     return {
         "config": _json(path / "config.json").get("effective") or {},
-        "environment": _json(path / "environment.json"),
+        "environment": _json(path / ENVIRONMENT),
         "history": _lines(path / "metrics.jsonl"),
         "splits": _table(path / "splits.csv"),
         "summary": _text(summary) if summary.is_file() else "",

@@ -15,8 +15,8 @@ from glomjax import checkpoints
 from glomjax.environment import ENVIRONMENT, Usage, describe_environment, in_parts, parts_of
 from glomjax.errors import UserError, argument, assignment
 from glomjax.files import flatten, jsonable, write_file
-from glomjax.report.page import FOLDER as REPORT
-from glomjax.report.page import METRICS
+from glomjax.report import FOLDER as REPORT
+from glomjax.report import METRICS
 from glomjax.training.config import MAY_DIFFER, RunConfig
 from glomjax.training.config_changes import (
     ShippedConfig,

@@ -30,11 +30,12 @@ from glomjax.evaluation.plots import history_png
 from glomjax.evaluation.report import decision_line, patients_line, summary_line
 from glomjax.files import jsonable
 from glomjax.inference.classifier import Classifier
-from glomjax.inference.ensemble import expand
+from glomjax.inference.ensemble import Member
 from glomjax.inference.network import load_network
 from glomjax.ops import native
-from glomjax.report.page import FOLDER as REPORT
-from glomjax.report.page import PAGE, report_files
+from glomjax.report import FOLDER as REPORT
+from glomjax.report import PAGE
+from glomjax.report.page import report_files
 from glomjax.report.patches import worst_patches
 from glomjax.training.config import RunConfig
 from glomjax.training.setup import RunSetup
@@ -90,7 +91,8 @@ def epoch_row(
 
 
 def draw_history(setup: RunSetup) -> None:
-    """`history.png`: the curves as far as the run has come, with the best epoch so far."""
+    """`history.png` and the page: the curves as far as the run has come, with the best epoch so
+    far."""
     run, state = setup.run, setup.state
     if run.writes:
         image = history_png(
@@ -99,6 +101,13 @@ def draw_history(setup: RunSetup) -> None:
             prior_entropy=prior_entropy(setup.splits.train.labels),
         )
         run.write("history.png", image)
+        if setup.config.report != "none":
+            _write_report(setup)
+
+
+def _write_report(setup: RunSetup) -> None:
+    for name, content in report_files(setup.run.path).items():
+        setup.run.write(name, content)
 
 
 def describe_end(config: RunConfig, state: TrainState) -> str:
@@ -222,8 +231,7 @@ def report_test(
     if overfitted:
         terminal.banner(overfitted)
     if run.writes and config.report != "none":
-        for name, content in report_files(run.path).items():
-            run.write(name, content)
+        _write_report(setup)
         terminal.say(f"report: {run.path / REPORT / PAGE}")
     terminal.say(f"results: {run.path}")
     return jsonable(metrics)
@@ -235,12 +243,12 @@ def _patches(setup: RunSetup, logits: np.ndarray, threshold: float) -> dict[str,
     config, run = setup.config, setup.run
     explains = config.report == "full" and setup.placement.processes == 1
     with native.setting(config.ops.native):
+        classifier = None
+        if explains:
+            network = load_network(run.path, ends=True)
+            classifier = Classifier([network], [Member(run.path)])
         return worst_patches(
-            setup.splits.test,
-            logits,
-            threshold,
-            Classifier([load_network(run.path, ends=True)], expand(run.path)) if explains else None,
-            bits=config.data.bits,
+            setup.splits.test, logits, threshold, classifier, bits=config.data.bits
         )
 
 
