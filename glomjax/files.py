@@ -42,8 +42,8 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
         raise UserError(f"{path} cannot be written ({error.strerror}); {advice}") from error
 
 
-def new_folder(out: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder that `--out` names, which is made where it does not exist.
+def new_folder(out: str | os.PathLike[str], option: str = "--out") -> pathlib.Path:
+    """The folder that an option names, which is made where it does not exist.
 
     Raises:
       UserError: it holds something already, or cannot be made.
@@ -55,12 +55,12 @@ def new_folder(out: str | os.PathLike[str]) -> pathlib.Path:
     except OSError as error:
         raise UserError(
             f"folder '{folder}' cannot be made ({error.strerror}); name another with "
-            f"{argument('--out')}"
+            f"{argument(option)}"
         ) from error
     if there:
         raise UserError(
             f"folder '{folder}' is not empty ('{there[0]}' for one); name a new one with "
-            f"{argument('--out')}"
+            f"{argument(option)}"
         )
     return folder
 

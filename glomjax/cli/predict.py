@@ -3,6 +3,7 @@
 import argparse
 import collections
 import os
+import pathlib
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -26,7 +27,9 @@ HELP = "write what trained networks say of images as a table"
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.usage = "%(prog)s SOURCE [SOURCE ...] --data WHAT [--out FILE.csv] [options]"
+    parser.usage = (
+        "%(prog)s SOURCE [SOURCE ...] --data WHAT [--out FILE.csv] [--saliency DIR] [options]"
+    )
     parser.description = (
         "Writes a row for each image: its prediction, probabilities and logits, in what it does\n"
         "not resemble the training images, and why it cannot be read, where it cannot."
@@ -50,6 +53,15 @@ def add_arguments(parser: Parser) -> None:
         type=os.path.expanduser,
         metavar="FILE.csv",
         help="a new file; by default the table is printed",
+    )
+    parser.add_argument(
+        "--saliency",
+        default="",
+        type=os.path.expanduser,
+        metavar="DIR",
+        help="a new folder, for each image with what speaks for the positive class (of more than "
+        "two classes, for the predicted one) laid over it, by Grad-CAM; its name begins with the "
+        "number of its row",
     )
     add_allow_outside(parser)
 
@@ -94,6 +106,7 @@ class _PredictionJob:
     ):
         self._classifier, self._stream, self._arguments = classifier, stream, arguments
         self._table: PredictionTable | None = None
+        self._overlays: pathlib.Path | None = None
         self._rows = self._unread = 0
         self._unlike: collections.Counter[tuple[str, ...]] = collections.Counter()
 
@@ -107,6 +120,7 @@ class _PredictionJob:
         if out:
             self._table = PredictionTable(out, header, self._about())
             try:
+                self._open_overlays()
                 self._write(self._after(self._table.kept_rows()))
                 self._table.finish()
             finally:
@@ -114,12 +128,20 @@ class _PredictionJob:
         else:
             from glomjax.files import csv_text
 
+            self._open_overlays()
             if not print_text(csv_text([header]).removesuffix("\n"), as_it_is=True):
                 raise _NobodyReads
             self._write(iter(self._stream.images))
         for line in self._closing_lines():
             print(line, file=sys.stderr, flush=True)
         return 1 if self._unread else 0
+
+    def _open_overlays(self) -> None:
+        from glomjax.files import new_folder
+
+        if folder := self._arguments.saliency:
+            goes_on = self._table is not None and self._table.goes_on
+            self._overlays = pathlib.Path(folder) if goes_on else new_folder(folder, "--saliency")
 
     def rows_so_far(self) -> str:
         """What there is of the table when a signal has ended it."""
@@ -163,12 +185,29 @@ class _PredictionJob:
         for part in self._classifier.iterate(left, mpp=mpp, progress=sys.stderr.isatty()):
             batch = [under_way.popleft() for _ in range(len(part))]
             rows = rows_of(part, batch, columns)
+            if self._overlays is not None:  # before the rows, which say that an image is done
+                self._write_overlays(self._overlays, batch)
             if self._table is not None:
                 self._table.write(rows)
             elif not print_text(csv_text(rows).removesuffix("\n"), as_it_is=True):
                 raise _NobodyReads
             for row in rows:
                 self._count(row)
+
+    def _write_overlays(self, folder: pathlib.Path, images: "list[NamedImage]") -> None:
+        from glomjax.files import write_file
+        from glomjax.inference.images import ImageStream
+        from glomjax.inference.saliency import overlay_name, overlay_png
+
+        classifier, mpp = self._classifier, self._arguments.mpp
+        maps = classifier.iterate_saliency(ImageStream(images, len(images)), mpp=mpp)
+        for number, (image, (_, saliency)) in enumerate(
+            zip(images, maps, strict=True), self._rows + 1
+        ):
+            if saliency is not None:
+                picture = image.open(classifier.spec.preprocessing)
+                png = overlay_png(picture, saliency)
+                write_file(folder / overlay_name(number, image.id), png)
 
     def _count(self, row: "Row") -> None:
         unlike, problem = row[-2:]
@@ -184,6 +223,8 @@ class _PredictionJob:
 
         where = f" in '{self._arguments.out}'" if self._arguments.out else ""
         yield f"{self._rows} image(s){where}"
+        if self._overlays is not None:
+            yield f"what speaks for {self._explained()} lies over each image in '{self._overlays}'"
         if self._unread:
             yield f"{self._unread} could not be read; the column 'problem' says why"
         if text := summary(self._unlike, self._rows - self._unread):
@@ -195,12 +236,19 @@ class _PredictionJob:
         if self._classifier.threshold_rule != FIXED:
             yield self._classifier.positive_from
 
+    def _explained(self) -> str:
+        """The class of the maps."""
+        positive = self._classifier.spec.positive
+        return f"'{positive}'" if positive else "the predicted class"
+
     def _about(self) -> dict[str, Any]:
         """Which networks, settings and data the table is made with."""
         import glomjax
 
         classifier = self._classifier
+        saliency = self._arguments.saliency
         return {
+            **({"saliency": saliency} if saliency else {}),
             "glomjax_version": glomjax.__version__,
             "networks": [
                 {

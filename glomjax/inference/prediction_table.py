@@ -58,6 +58,9 @@ class PredictionTable:
       header: names of its columns.
       about: JSON-ready, what decides the numbers: networks, settings, data.
 
+    Attributes:
+      goes_on: whether a process that was stopped has begun it.
+
     Raises:
       UserError: the file is there, or cannot be written; or what is there of it was made by
         something else.
@@ -85,7 +88,8 @@ class PredictionTable:
             ) from error
         except OSError as error:
             raise self._not_written(error) from error
-        if before == text:
+        self.goes_on = before == text
+        if self.goes_on:
             return
         if self._has_rows() or (before and not _is_about(before)):
             self.close()

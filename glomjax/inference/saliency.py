@@ -2,6 +2,7 @@
 come from what it has learnt."""
 
 import dataclasses
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from glomjax.errors import UserError, quoted, shown
 from glomjax.inference.attribution import grad_cam, integrated_gradients, occlusion
@@ -144,6 +146,20 @@ def overlay(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
     colours = matplotlib.colormaps["viridis"](saliency)[..., :3] * 255  # [H, W, 3]
     opacity = OPACITY * saliency[..., None]
     return np.rint((1 - opacity) * image + opacity * colours).astype(np.uint8)
+
+
+def overlay_png(image: Image.Image, saliency: np.ndarray) -> bytes:
+    """`overlay` of an RGB image, as a PNG."""
+    png = io.BytesIO()
+    Image.fromarray(overlay(np.asarray(image), saliency)).save(png, "PNG")
+    return png.getvalue()
+
+
+def overlay_name(number: int, image: str) -> str:
+    """The file of an overlay: the number of its image, which no other has, and of what the image is
+    called as much as any file system takes."""
+    called = re.sub(r"[^A-Za-z0-9.-]+", "_", image.removesuffix(".png"))
+    return f"{number:06d}_{called[-80:]}.png"
 
 
 def randomisation_check(
