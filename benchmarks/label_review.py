@@ -18,6 +18,7 @@ import pathlib
 import jax
 import numpy as np
 from real_tissue import load_config
+from tissue_study import CONDITIONS, CONFIG, PLATEAU_PATIENCE, STOPPING_PATIENCE
 
 from glomjax.data import synthetic
 from glomjax.data.examples import SPLITS
@@ -27,7 +28,6 @@ from glomjax.files import cache_dir, csv_text
 from glomjax.inference.saved_predictions import read_predictions
 from glomjax.training import cross_validate
 
-CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "alexnet_mini.py"
 CHANGED = 0.05  # of the labels
 FIRST = 0.1  # of the list
 FOLDS = 5
@@ -56,12 +56,16 @@ def main() -> None:
         config.data.allow_outside = True  # the table lies in the work folder
         config.image_size = (args.image_size, args.image_size)
         # Of 32, an epoch has a dozen steps, and early stopping may end a run before it learns.
-        config.batch_size = 8
-        config.augmentation.preset = "histology"
-        config.early_stopping.patience, config.plateau.patience = 15, 7
+        config.batch_size, config.stratified_batches = 8, True
+        config.augmentation.update(CONDITIONS["moderate"])
+        config.early_stopping.patience = STOPPING_PATIENCE
+        config.plateau.patience = PLATEAU_PATIENCE
         metrics = cross_validate(config, work, folds=FOLDS)
         lines.append(judge(work, draw, metrics["pooled_recalibrated"]["auroc"]))
-    print("draw  patches  changed  in the first tenth  by chance  times chance  share  AUROC  ", end="")
+    print(
+        "draw  patches  changed  in the first tenth  by chance  times chance  share  AUROC  ",
+        end="",
+    )
     print("counted as errors  of these changed")
     for line in lines:
         print("  ".join(line))

@@ -78,7 +78,9 @@ def open_page(file: pathlib.Path, *, width: int = 1200, height: int = 900) -> It
             opened = OpenPage(page, [], [])
             page.on("console", lambda m: opened.errors.append(m.text) if m.type == "error" else 0)
             page.on("pageerror", lambda error: opened.errors.append(str(error)))
-            page.on("dialog", lambda dialog: (opened.errors.append(dialog.message), dialog.accept()))
+            page.on(
+                "dialog", lambda dialog: (opened.errors.append(dialog.message), dialog.accept())
+            )
             address = file.absolute().as_uri()
             page.on(
                 "request",

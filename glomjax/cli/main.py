@@ -15,6 +15,7 @@ from glomjax.cli import (
     inspect,
     predict,
     report,
+    review,
     train,
 )
 from glomjax.cli.command import Parser, print_error
@@ -28,6 +29,7 @@ VERBS: dict[str, Any] = {
     "evaluate": evaluate,
     "compare": compare,
     "report": report,
+    "review": review,
     "convert": convert,
     "inspect": inspect,
     "check-data": check_data,

@@ -145,6 +145,6 @@ def test_the_package_that_is_built_is_complete():
     assert (ROOT / setuptools["package-dir"]["glomjax.configs"] / "davit.py").is_file()
     for package, files in setuptools["package-data"].items():
         for name in files:
-            assert (ROOT / package.replace(".", "/") / name).is_file()
+            assert list((ROOT / package.replace(".", "/")).glob(name)), name
     module, _, function = project["project"]["scripts"]["glomjax"].partition(":")
     assert (module, function) == (main.__module__, main.__name__)
