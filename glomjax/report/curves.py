@@ -167,7 +167,8 @@ def _ranking(
             axes.text(0.5, 0.6, "undefined: one class is missing", ha="center")
         unit_axes(axes, *labels)
         axes.set_aspect("equal")
-        figure.legend(loc="outside lower left", fontsize=8)
+        if lines or not steps:
+            figure.legend(loc="outside lower left", fontsize=8)
         return finished(figure, title, heading, told, left_out(finite))
 
 
