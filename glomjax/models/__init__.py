@@ -51,6 +51,9 @@ def create_model(
       - `model(images, deterministic=True, rngs=None)`: images [B, H, W, 3] -> logits
         [B, num_classes], which is `model.classify(model.embed(images))` with the same arguments
         passed on. In training GoogLeNet gives (logits, a tuple of auxiliary logits).
+      - `feature_map(images)`: the map [B, h, w, C] by which Grad-CAM explains a prediction,
+        `embed_map(map)`, which is what `embed` makes of it, and `map_grids()`: for its rows and for
+        its columns, the pixel at the centre of the first cell and the pixels from cell to cell.
       - `name` and `image_size` as given here, and `options`, pairs of each option and the value
         that took effect.
       - `forward_order`: the paths of its parameters from the input to the logits.

@@ -114,8 +114,7 @@ class AlexNetMini(nnx.Module):
         return self.head(x) if self.head is not None else x
 
     def map_grids(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Where the cells of `feature_map` lie, of the rows and of the columns: the pixel at the
-        centre of the first cell, and the pixels from cell to cell."""
+        """Where the cells of `feature_map` lie; see `create_model`."""
         return (12, 12), (12, 12)
 
 

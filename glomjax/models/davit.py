@@ -66,6 +66,7 @@ class DaViT(nnx.Module):
     # second up to the first block's attention are frozen.
     PUBLISHED_CUT = "stages/1/blocks/0/spatial/norm1"
     PREPROCESSING = "imagenet"
+    MAP_STAGE = 3  # of four, whose map Grad-CAM weighs; docs/saliency.md has the comparison
 
     @classmethod
     def check(cls, options: dict[str, Any], image_size: tuple[int, int]) -> None:
@@ -172,8 +173,8 @@ class DaViT(nnx.Module):
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """images [B, H, W, 3] -> what the head sees, before its dropout [B, C]."""
-        x = self.feature_map(images, deterministic=deterministic, rngs=rngs)
-        return self.embed_map(x, deterministic=deterministic, rngs=rngs)
+        x = self.features(images, deterministic=deterministic, rngs=rngs)
+        return self._pooled(x)
 
     def classify(
         self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
@@ -191,35 +192,48 @@ class DaViT(nnx.Module):
         leaves the last block otherwise, as timm gives it.
         """
         x = self.feature_map(images, deterministic=deterministic, rngs=rngs)
-        return self.norm(x) if self.head_norm_first else x
+        return self._last_map(x, deterministic=deterministic, rngs=rngs)
 
     def feature_map(
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
-        """images [B, H, W, 3] -> the map that leaves the last block, not normalised."""
+        """images [B, H, W, 3] -> the map that leaves the stage `MAP_STAGE` [B, h, w, c]."""
         check_call(self, images, deterministic=deterministic, rngs=rngs)
         height, width = images.shape[1:3]
         window = self.window((height, width))
         x = self.stem(images)
-        for stage in self.stages:
+        for stage in self.stages[: self.MAP_STAGE]:
             x = stage(x, window, deterministic=deterministic, rngs=rngs)
         return x
 
     def embed_map(
         self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
-        """`feature_map`'s output [B, h, w, C] -> `embed`'s [B, C]."""
-        del deterministic, rngs
-        if self.head_norm_first:
-            return jnp.mean(self.norm(x), axis=(1, 2))
-        return self.norm(jnp.mean(x, axis=(1, 2)))
+        """`feature_map`'s output [B, h, w, c] -> `embed`'s [B, C]."""
+        return self._pooled(self._last_map(x, deterministic=deterministic, rngs=rngs))
 
     def map_grids(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Where the cells of `feature_map` lie, of the rows and of the columns: the pixel at the
-        centre of the first cell, and the pixels from cell to cell."""
-        step = 4 * 2 ** (len(self.stages) - 1)  # the stem's windows have their centres at 0, 4, ...
-        grid = ((step - 4) / 2, float(step))
+        """Where the cells of `feature_map` lie; see `create_model`."""
+        step = self._map_step()
+        grid = ((step - 4) / 2, float(step))  # the stem's windows have their centres at 0, 4, ...
         return grid, grid
+
+    def _map_step(self) -> int:
+        """Pixels between neighbouring cells of `feature_map`."""
+        return 4 * 2 ** (min(self.MAP_STAGE, len(self.stages)) - 1)
+
+    def _last_map(self, x: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
+        """`feature_map`'s output -> that of `features`."""
+        step = self._map_step()
+        # Rounding up twice is rounding up once: the window is that of the images themselves.
+        window = self.window((x.shape[1] * step, x.shape[2] * step))
+        for stage in self.stages[self.MAP_STAGE :]:
+            x = stage(x, window, deterministic=deterministic, rngs=rngs)
+        return self.norm(x) if self.head_norm_first else x
+
+    def _pooled(self, x: jax.Array) -> jax.Array:
+        x = jnp.mean(x, axis=(1, 2))
+        return x if self.head_norm_first else self.norm(x)
 
     def window(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in tokens of the windows of attention, for images of (height, width)."""

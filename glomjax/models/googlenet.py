@@ -157,8 +157,7 @@ class GoogLeNet(nnx.Module):
         return x, tuple(maps)
 
     def map_grids(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Where the cells of `feature_map` lie, of the rows and of the columns: the pixel at the
-        centre of the first cell, and the pixels from cell to cell."""
+        """Where the cells of `feature_map` lie; see `create_model`."""
         height, width = self.image_size
         return self._grid(height), self._grid(width)
 

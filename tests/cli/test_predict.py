@@ -19,6 +19,7 @@ from small_runs import blots, write_patches
 from glomjax import load_classifier
 from glomjax.cli.main import main
 from glomjax.inference import classifier as classifier_module
+from glomjax.inference import saliency
 from glomjax.pretrained import read_weights, write_weights
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -334,3 +335,35 @@ def test_a_picture_in_another_format_has_its_row(run, patches, tmp_path):
     (bad,) = [row for row in rows_of(tmp_path / "a.csv") if row["problem"]]
     assert bad["id"] == "moving.gif"
     assert "GIF" in bad["problem"]
+
+
+def test_saliency_lays_a_map_over_each_image_and_goes_on_where_it_stopped(
+    run, patches, tmp_path, fails, monkeypatch, capsys
+):
+    (patches / "05.png").write_bytes(b"")
+    maps = tmp_path / "maps"
+    command = ["predict", run, "--data", str(patches), "--out", str(tmp_path / "a.csv")]
+    command += ["--batch", "8", "--saliency", str(maps)]
+    drawn, overlay_png = [], saliency.overlay_png
+
+    def stops(*arguments):
+        drawn.append(arguments)
+        if len(drawn) == 20:
+            raise KeyboardInterrupt
+        return overlay_png(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saliency, "overlay_png", stops)
+        assert main(command) == 130
+    assert 0 < len(list(maps.iterdir())) < 20
+    assert main(command) == 1  # since one cannot be read
+    assert "what speaks for 'glomerulus' lies over each image in" in capsys.readouterr().err
+    names = [row["id"] for row in rows_of(tmp_path / "a.csv")]
+    assert sorted(file.name for file in maps.iterdir()) == [
+        f"{number:06d}_{name}" for number, name in enumerate(names, 1) if name != "05.png"
+    ]
+    image = np.asarray(Image.open(patches / "07.png").convert("RGB"))
+    (found,) = load_classifier(run, device_batch=8).saliency(image)
+    shown = np.asarray(Image.open(maps / "000008_07.png"))
+    assert np.abs(shown.astype(int) - saliency.overlay(image, found)).max() <= 1
+    fails([*command[:4], "--saliency", str(maps)], "is not empty", "name a new one with --saliency")

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from quick_programs import FEW_BLOCKS
 
 from glomjax.errors import UserError
-from glomjax.models import MODELS, check_options, create_model, davit, params_of
+from glomjax.models import MODELS, check_options, create_model, davit, googlenet, params_of
 
 # The first size of each architecture.
 NETWORKS = {network: name for name, (network, _) in reversed(MODELS.items())}.values()
@@ -32,6 +33,36 @@ def test_a_network_names_its_layers_of_logits_and_the_last_of_them(network):
     assert outputs == {p for p in network.forward_order if re.fullmatch(network.LOGITS_PATHS, p)}
     head = [path for path in network.forward_order if re.fullmatch(network.HEAD_PATHS, path)]
     assert tuple(head) == network.forward_order[-2:]  # kernel and bias
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [
+        ("alexnet_mini", (112, 124), {}),
+        ("googlenet", (128, 161), {"aux_heads": False}),
+        ("googlenet", (129, 160), {"aux_heads": False, "preset": "paper"}),
+        ("davit_tiny", (64, 96), {"depths": (1, 1), "embed_dims": (8, 16), "num_heads": (1, 2)}),
+    ],
+)
+def test_the_cells_of_the_feature_map_look_where_the_grids_say(name, size, options, monkeypatch):
+    monkeypatch.setattr(googlenet, "_BLOCKS", FEW_BLOCKS | {"4e": FEW_BLOCKS["3b"]})
+    model = create_model(name, image_size=size, rngs=nnx.Rngs(0), **options)
+    image = np.random.default_rng(0).normal(0, 1, (*size, 3)).astype(np.float32)
+    rows, columns = model.feature_map(jnp.asarray(image)[None]).shape[1:3]
+    cells = [
+        (rows // 4, columns // 2),
+        (rows // 2, 3 * columns // 4),
+        (3 * rows // 4, columns // 4),
+    ]
+    images = np.stack([image] * (1 + len(cells)))
+    for changed, cell in zip(images[1:], cells, strict=True):
+        places = zip(cell, model.map_grids(), strict=True)
+        top, left = (int(first + step * number) - 2 for number, (first, step) in places)
+        changed[top : top + 5, left : left + 5] += 3
+    maps = np.asarray(model.feature_map(jnp.asarray(images)))
+    changes = np.abs(maps[1:] - maps[:1]).sum(axis=-1)  # [3, h, w]
+    found = [np.unravel_index(change.argmax(), change.shape) for change in changes]
+    assert found == cells
 
 
 TINY = {"depths": (1,), "embed_dims": (8,), "num_heads": (1,), "image_size": (32, 32)}
