@@ -97,7 +97,7 @@ def write_synthetic(folder: pathlib.Path) -> pathlib.Path:
         for i, name in enumerate(part.ids):
             file = folder / "images" / f"{name.replace('/', '_')}.png"
             if not file.exists():
-                file.write_bytes(part.read(i))
+                file.write_bytes(bytes(part.read(i)))
             label, patient = splits.classes[part.labels[i]], (part.patients or ())[i]
             rows.append([str(file.relative_to(folder)), label, patient])
     (folder / "manifest.csv").write_text(csv_text(rows))

@@ -40,16 +40,16 @@ _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 # What a manifest has before the further columns of the data.
 _OWN = ("split", "patient", "slide", "site", "weight", "mpp")
 _METHOD = (
-    "They are those to whose label the network gave the least probability, each compared with the "
-    "patches of the same label (self-confidence; Northcutt et al. 2021, J Artif Intell Res "
+    "Shown are the patches to whose label the network gave the least probability, each compared "
+    "with those of the same label (self-confidence; Northcutt et al. 2021, J Artif Intell Res "
     "70:1373-1411). Confident learning counts {likely} of all {n} labels as likely wrong. A "
     "doubtful label is often right, and the network wrong: the patch decides, not the number."
 )
 _COVERS = {
     "cross-validation": "Each patch was judged by a network that {unseen}.",
-    "run": "They are of the test split of one run, whose network {unseen}.",
-    "validation split": "They are of the validation split of one run.",
-    "evaluation": "They are of data on which finished networks were judged.",
+    "run": "All are of the test split of one run: each was judged by a network that {unseen}.",
+    "validation split": "All are of the validation split of one run.",
+    "evaluation": "All are of data on which finished networks were judged.",
 }
 _UNSEEN = "has not seen its patient"
 _UNSEEN_IMAGE = (
@@ -111,13 +111,16 @@ def write_review(
     shows = _Shown(table, patches, rows, errors, int(table.settings.get("data.bits", 0)))
     likely = int((errors.counted_as != labels).sum())
     sentences = tuple(_covers(table, len(patches)))
-    must_know = [text for text in (_control_message(folder), *table.notes) if text]
+    about = list(table.notes)
+    must_know = [text for text in [_control_message(folder)] if text]
+    if table.about["kind"] != "cross-validation":  # whose notes say how its folds were joined
+        must_know, about = [*must_know, *about], []
     page = _rendered(
         "review.html",
         title="Labels to review",
         subtitle=f"{table.source}: the {len(shown)} most doubtful of {len(labels)} patches",
         must_know=must_know,
-        paragraphs=[*sentences, _METHOD.format(likely=likely, n=len(labels))],
+        paragraphs=[_METHOD.format(likely=likely, n=len(labels)), *sentences, *about],
         classes=table.classes,
         patches=[shows.facts(i, rank, read) for rank, i in enumerate(shown, 1)],
         digest=digest,
@@ -126,7 +129,7 @@ def write_review(
     file = folder / PAGE if out is None else pathlib.Path(out).expanduser()
     write_file(file, page.encode())
     said = f"{len(shown)} of {len(labels)} patches, {likely} labels are likely wrong"
-    return Review(file, (said, *sentences, *must_know))
+    return Review(file, (said, *sentences, *about, *must_know))
 
 
 def _count(count: int | None, n: int) -> int:

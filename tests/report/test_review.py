@@ -102,7 +102,7 @@ def test_a_review_is_done_by_keys_and_mouse_and_training_takes_it(reviewed, tmp_
         first, second, *others = cards(page)
         assert len(others) == 18
         assert first.startswith("1. label: glomerulus")
-        assert "other (0.982); the label has 0.01799. Likely wrong." in first
+        assert "probability: other 0.982, glomerulus 0.01799 likely wrong" in first
         assert "glomerulus/07.png" in first
         assert INERT in second
         assert any(SCRIPT in text for text in [first, second, *others])
@@ -123,7 +123,7 @@ def test_a_review_is_done_by_keys_and_mouse_and_training_takes_it(reviewed, tmp_
         pressed = card(page, 1).locator("button[aria-pressed=true]")
         assert pressed.all_inner_texts() == ["unclear: leave out"]
         rows = download(page, tmp_path / "elsewhere" / "corrected.csv")
-        assert "47 rows, 1 labels changed, 1 patches left out" in page.page.inner_text("#after")
+        assert "47 rows; changed labels: 1; left out: 1." in page.page.inner_text("#after")
         assert (page.errors, page.requests, page.images_not_loaded()) == ([], [], [])
         assert not page.scrolls_sideways(400)
         page.print_to(tmp_path / "review.pdf")
@@ -151,7 +151,7 @@ def test_a_review_is_done_by_keys_and_mouse_and_training_takes_it(reviewed, tmp_
     judged = sum(row["split"] == "test" for row in splits)
     text = " ".join(again.sentences)
     assert f"2 of {judged} patches" in text
-    assert "of the test split of one run, whose network has not seen its patient" in text
+    assert "of the test split of one run: each was judged by a network that has not seen" in text
     assert f"The other {47 - judged} of 47 patches of the data have not been judged" in text
     page_data = re.search(r'id="data">(.*?)</script>', again.file.read_text(), re.DOTALL)[1]
     assert len(json.loads(page_data)["manifest"]["rows"]) == 47
