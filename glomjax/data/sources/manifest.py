@@ -123,7 +123,9 @@ def read_manifest(
             if folder not in (row["label"], row.get(LABEL_BEFORE)):
                 raise UserError(
                     f"{manifest}, line {line}: '{row['path']}' has the label '{row['label']}', but "
-                    f"lies in the folder of class '{folder}': correct one of them."
+                    f"lies in the folder of class '{folder}': correct one of them, or, where the "
+                    f"label was changed on purpose, write the one before into a column "
+                    f"'{LABEL_BEFORE}'."
                 )
         split = split_named(row.get("split", ""), abbreviated=True)
         if not split and row.get("split"):
