@@ -31,6 +31,7 @@ from glomjax.training import cross_validate
 CHANGED = 0.05  # of the labels
 FIRST = 0.1  # of the list
 FOLDS = 5
+EPOCHS = 6  # of the embedded data, which is learnt by then
 
 
 def main() -> None:
@@ -55,6 +56,8 @@ def main() -> None:
         config.data.source = str(manifest)
         config.data.allow_outside = True  # the table lies in the work folder
         config.image_size = (args.image_size, args.image_size)
+        if args.source == "synthetic":
+            config.num_epochs = EPOCHS
         # Of 32, an epoch has a dozen steps, and early stopping may end a run before it learns.
         config.batch_size, config.stratified_batches = 8, True
         config.augmentation.update(CONDITIONS["moderate"])

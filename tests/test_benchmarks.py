@@ -335,3 +335,17 @@ def test_audit_takes_no_answer_for_none(monkeypatch, output):
     audit = script("audit")
     monkeypatch.setattr(audit.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=output))
     assert audit.audit("python", "pypi", pathlib.Path("requirements.txt")) == []
+
+
+def test_label_review_changes_labels_that_are_read_where_the_images_lie(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    (tmp_path / "patches").mkdir()
+    write_patches(tmp_path / "patches", 40, 10)
+    review, table = script("label_review"), tmp_path / "work" / "changed.csv"
+    labels = []
+    for draw in (0, 0, 1):
+        review.write_changed(tmp_path / "patches" / "manifest.csv", table, draw)
+        splits = load_source(table, allow_outside=True)
+        assert "2 label(s) that were changed" in " ".join(splits.notes)
+        labels.append(table.read_text())
+    assert labels[0] == labels[1] != labels[2]
