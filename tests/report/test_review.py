@@ -124,6 +124,8 @@ def test_a_review_is_done_by_keys_and_mouse_and_training_takes_it(reviewed, tmp_
         assert pressed.all_inner_texts() == ["unclear: leave out"]
         rows = download(page, tmp_path / "elsewhere" / "corrected.csv")
         assert "47 rows; changed labels: 1; left out: 1." in page.page.inner_text("#after")
+        card(page, 7).get_by_role("button", name="right").click()
+        assert not page.page.locator("#after").is_visible()  # the file lacks this decision
         assert (page.errors, page.requests, page.images_not_loaded()) == ([], [], [])
         assert not page.scrolls_sideways(400)
         page.print_to(tmp_path / "review.pdf")
