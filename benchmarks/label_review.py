@@ -18,7 +18,7 @@ import pathlib
 import jax
 import numpy as np
 from real_tissue import load_config
-from tissue_study import CONDITIONS, CONFIG, PLATEAU_PATIENCE, STOPPING_PATIENCE
+from tissue_study import CONDITIONS, CONFIG
 
 from glomjax.data import synthetic
 from glomjax.data.examples import SPLITS
@@ -61,8 +61,6 @@ def main() -> None:
         # Of 32, an epoch has a dozen steps, and early stopping may end a run before it learns.
         config.batch_size, config.stratified_batches = 8, True
         config.augmentation.update(CONDITIONS["moderate"])
-        config.early_stopping.patience = STOPPING_PATIENCE
-        config.plateau.patience = PLATEAU_PATIENCE
         metrics = cross_validate(config, work, folds=FOLDS)
         lines.append(judge(work, draw, metrics["pooled_recalibrated"]["auroc"]))
     print(
