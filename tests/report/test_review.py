@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from browser import OpenPage, open_page
 from playwright.sync_api import Locator
-from small_runs import config_for, write_patches
+from small_runs import CLASSES, config_for, write_patches
 
 from glomjax.cli.main import main
 from glomjax.data.sources import load_source
 from glomjax.data.sources.manifest import LABEL_BEFORE
 from glomjax.errors import UserError
-from glomjax.evaluation.report import write_predictions
+from glomjax.evaluation.report import write_predictions, write_report
 from glomjax.report.review import write_review
 from glomjax.training import train_and_evaluate
 
@@ -94,11 +94,14 @@ def download(page: OpenPage, file: pathlib.Path) -> list[dict[str, str]]:
 
 def test_a_review_is_done_by_keys_and_mouse_and_training_takes_it(reviewed, tmp_path, capsys):
     patches, folder = reviewed
+    warning = "The network is not shown to be better than <b>colours</b>."
+    (folder / "metrics.json").write_text(json.dumps({"control_message": warning}))
     assert main(["review", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "20 of 48 patches" in said
     assert "has not seen its patient" in said
     with open_page(folder / "review.html") as page:
+        assert page.page.locator("ul.must").all_inner_texts() == [warning]
         first, second, *others = cards(page)
         assert len(others) == 18
         assert first.startswith("1. label: glomerulus")
@@ -189,6 +192,22 @@ def test_several_classes_are_chosen_by_number(tmp_path):
     labels = {i: (row["label"], row[LABEL_BEFORE]) for i, row in changed.items()}
     assert labels == {6: ("tuft", ""), 2: ("<b>tubule</b>", "tuft"), 4: ("artery", "<b>tubule</b>")}
     assert {row["note"] for row in found.values()} == {'a "b", c\nd'}
+
+
+def test_an_evaluation_says_that_the_network_has_seen_the_images(reviewed, tmp_path):
+    patches, _ = reviewed
+    rows = rows_of(patches / "manifest.csv")
+    write_report(
+        tmp_path / "evaluation",
+        metrics={"networks": [], "data": str(patches), "seen_in_training": {"patients": 3}},
+        ids=[row["path"] for row in rows],
+        labels=np.arange(48) % 2,
+        logits=np.linspace(-1, 1, 48)[:, None],
+        classes=CLASSES,
+    )
+    text = " ".join(write_review(tmp_path / "evaluation").sentences)
+    assert "data on which finished networks were judged" in text
+    assert "THE NETWORK HAS SEEN PART OF THESE IMAGES" in text
 
 
 def test_what_cannot_be_reviewed_is_said_with_the_way_out(reviewed, tmp_path, monkeypatch):
