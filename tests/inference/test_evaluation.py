@@ -66,6 +66,9 @@ def test_a_run_s_own_test_split_gives_its_own_report(classifier, small_run, tmp_
 def test_a_folder_of_one_split_or_none_is_taken_whole(classifier, elsewhere, copy, tmp_path):
     found = evaluate(classifier, elsewhere, tmp_path / "one")
     assert (found.metrics["n"], found.metrics["split"]) == (48, "all")
+    ran = json.loads((tmp_path / "one" / "environment.json").read_text())
+    assert ran["processor"]
+    assert ran["seconds"] > 0
     table = copy / "manifest.csv"
     lines = table.read_text().splitlines()
     table.write_text(
@@ -275,7 +278,7 @@ def test_images_that_are_there_twice_are_noted(classifier, copy, tmp_path):
 
 def test_results_are_never_written_over_others(classifier, elsewhere, tmp_path):
     evaluate(classifier, elsewhere, tmp_path / "out")
-    with pytest.raises(UserError, match=r"is not empty \('predictions.csv' for one\); name a new"):
+    with pytest.raises(UserError, match=r"is not empty \('environment.json' for one\); name a new"):
         evaluate(classifier, elsewhere, tmp_path / "out")
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be made"):

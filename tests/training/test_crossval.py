@@ -83,6 +83,28 @@ def test_a_fold_that_another_process_trains_is_passed_over_and_come_back_to(fini
     assert not list(folder.rglob(LOCK))
 
 
+def test_it_says_on_what_its_folds_ran_and_what_they_took(finished, tmp_path):
+    folder = tmp_path / "cv"
+    shutil.copytree(finished[0], folder)
+    files = [fold_folder(folder, 0, fold) / "environment.json" for fold in range(FOLDS)]
+    folds = [json.loads(file.read_text()) for file in files]
+    whole = json.loads((folder / "environment.json").read_text())
+    assert whole["total_seconds"] == pytest.approx(sum(fold["total_seconds"] for fold in folds))
+    assert whole["peak_memory_bytes"] == max(fold["peak_memory_bytes"] for fold in folds)
+    assert whole["started"] == min(fold["started"] for fold in folds)
+    (ran,) = whole["environments"]  # both in this process
+    assert ran.items() < folds[0].items()
+    # No number depends on it, so a fold without it is no reason to refuse the others.
+    files[0].write_text("[")
+    write_results(folder, 1, FOLDS, "patient")
+    again = json.loads((folder / "environment.json").read_text())
+    assert again == whole | {
+        "started": folds[1]["started"],
+        "total_seconds": None,
+        "peak_memory_bytes": folds[1]["peak_memory_bytes"],
+    }
+
+
 def test_every_patient_is_tested_once_with_all_of_his_patches(finished, patches):
     folder, _ = finished
     rows = rows_of(folder / "out_of_fold.csv")
