@@ -11,8 +11,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from glomjax import __version__
 from glomjax.errors import plural
@@ -31,16 +31,15 @@ from glomjax.report.methods import (
     split_rows,
 )
 from glomjax.report.patches import Patch, kept_patches, least_certain, worst_errors
+from glomjax.report.rendering import rendered
 from glomjax.report.result import CROSSVAL, EVALUATION, RUN, Result, must_know, read_result
 from glomjax.report.tables import (
     estimate_rows,
     latex_table,
     markdown_table,
     measure_title,
-    plain_markdown,
 )
 
-_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _DRAWN = 12  # values of a column of which each has a line in a figure
 _MAIN = ("auroc", "accuracy", "sensitivity", "specificity")
 _ASSUMPTIONS = (
@@ -80,7 +79,7 @@ def report_files(folder: str | os.PathLike[str]) -> dict[str, bytes]:
     """{path below the folder: content} of what `make_report` writes, in this order."""
     result = read_result(folder)
     facts = _facts(result)
-    page = _rendered("report.html", facts)
+    page = rendered("report.html", **facts)
     if not result.finished:
         return {f"{FOLDER}/{PAGE}": page.encode()}
     content = {
@@ -98,7 +97,7 @@ def report_files(folder: str | os.PathLike[str]) -> dict[str, bytes]:
     files = {
         "results.md": markdown_table(result),
         "results.tex": latex_table(result),
-        "MODEL_CARD.md": _rendered("model_card.md", facts),
+        "MODEL_CARD.md": rendered("model_card.md", **facts),
         PAGE: page,
         METRICS: f"{metrics}\n",  # last, since this file says that the rest is there
     }
@@ -108,18 +107,6 @@ def report_files(folder: str | os.PathLike[str]) -> dict[str, bytes]:
 def has_report(folder: str | os.PathLike[str]) -> bool:
     """Whether the folder of a result has its pages."""
     return (pathlib.Path(folder) / FOLDER / METRICS).is_file()
-
-
-def _rendered(template: str, facts: Mapping[str, Any]) -> str:
-    """A template with its facts; every text in a page is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=template.endswith(".html"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters["md"] = plain_markdown
-    return environment.get_template(template).render(facts)
 
 
 def _facts(result: Result) -> dict[str, Any]:
@@ -133,12 +120,11 @@ def _facts(result: Result) -> dict[str, Any]:
     by_title = {row[0]: row for row in estimates}
     assumptions = [text.format(kinds=plural(kind or "image")) for text in _ASSUMPTIONS]
     pooled = metrics["pooled_recalibrated"] if result.kind == CROSSVAL else {}
+    told = must_know(result)
     return {
-        "version": __version__,
-        "style": jinja2.utils.markupsafe.Markup((_TEMPLATES / "style.css").read_text()),
         "title": f"{kinds[result.kind]} {name}",
         "subtitle": _subtitle(result),
-        "must_know": must_know(result),
+        "must_know": told,
         "main_numbers": [
             (title, by_title[title][1], _interval_text(by_title[title][2]))
             for title in map(measure_title, _MAIN)
@@ -154,7 +140,7 @@ def _facts(result: Result) -> dict[str, Any]:
             }
             for column, rows in split_columns(result)
         ],
-        "notes": metrics.get("notes", []),
+        "notes": [note for note in metrics.get("notes", []) if note not in told],
         "network": _network(result),
         "curves": _curves(result),
         "folds": _folds(result),
@@ -292,7 +278,7 @@ def _number(value: float | None) -> str:
 
 def _svg(text: str) -> Any:
     """A figure, whose own texts are escaped already."""
-    return jinja2.utils.markupsafe.Markup(text)
+    return Markup(text)
 
 
 def _group_section(table: GroupTable, result: Result) -> dict[str, Any]:
@@ -313,13 +299,13 @@ def _group_section(table: GroupTable, result: Result) -> dict[str, Any]:
         cells += [_estimate(group.estimates.get(name)) for name in shown]
         rows.append(cells)
     left = table.values - len(rows)
-    summary = f"{len(rows)} of {table.values}, the least accurate" if left else f"all {len(rows)}"
+    summary = f"the {len(rows)} least accurate of {table.values}" if left else f"all {len(rows)}"
     return {
         "column": table.column,
         "header": header,
         "rows": rows,
         "spread": _spread_text(table),
-        "summary": summary,
+        "summary": f"Table of {summary}",
         "figure": _forest(table, result) if len(rows) <= _DRAWN or table.column == kind else "",
     }
 

@@ -4,9 +4,7 @@ They are kept in the folder of a result, `report/patches`, since its images may 
 gone, when the report is made again.
 """
 
-import base64
 import dataclasses
-import io
 import json
 import pathlib
 from collections.abc import Iterable
@@ -24,6 +22,7 @@ from glomjax.inference.classifier import Classifier
 from glomjax.inference.images import ImageStream, stream_examples
 from glomjax.inference.saliency import overlay, randomisation_check
 from glomjax.preprocessing.decoding import open_image
+from glomjax.report.rendering import jpeg, jpeg_uri
 
 FOLDER, INDEX = "patches", "patches.json"
 ABOUT_SALIENCY = (
@@ -32,7 +31,6 @@ ABOUT_SALIENCY = (
     "weak it is. It shows where, not why."
 )
 ERRORS, UNCERTAIN = 12, 12  # how many of each are shown
-_SIDE, _QUALITY = 280, 85  # of the JPEG files: pixels of the longer side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +100,9 @@ def kept_patches(folders: Iterable[pathlib.Path]) -> KeptPatches:
                 files = [row["image"], row["saliency"]]
                 if any(pathlib.PurePath(file).name != file for file in files if file):
                     raise ValueError(f"it names {files}")
-                uris = [_uri(index.with_name(file)) if file else "" for file in files]
+                uris = [
+                    jpeg_uri(index.with_name(file).read_bytes()) if file else "" for file in files
+                ]
                 patches.setdefault(row["id"], Patch(*uris))
             about = about or found["about"]
             randomised = randomised or found["randomised"]
@@ -112,18 +112,6 @@ def kept_patches(folders: Iterable[pathlib.Path]) -> KeptPatches:
                 "that folder, and the report is made without them"
             ) from error
     return KeptPatches(patches, about, randomised)
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    picture = Image.fromarray(image)
-    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    content = io.BytesIO()
-    picture.save(content, format="JPEG", quality=_QUALITY)
-    return content.getvalue()
-
-
-def _uri(file: pathlib.Path) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def worst_patches(
@@ -157,7 +145,7 @@ def worst_patches(
     for i, (name, image) in enumerate(zip(shown.ids, images, strict=True)):
         # A file's name says nothing of the image's, which may hold anything.
         listed.append({"id": name, "image": f"{i:02d}.jpg", "saliency": ""})
-        files[f"{i:02d}.jpg"] = _jpeg(image)
+        files[f"{i:02d}.jpg"] = jpeg(Image.fromarray(image))
     content: dict[str, Any] = {"about": "", "randomised": {}, "patches": listed}
     if classifier is not None and images:
         stream = ImageStream(list(stream_examples(shown).images), len(shown))
@@ -165,7 +153,7 @@ def worst_patches(
         for row, image, (_, found) in zip(listed, images, explained, strict=True):
             if found is not None:
                 row["saliency"] = row["image"].replace(".jpg", "_saliency.jpg")
-                files[row["saliency"]] = _jpeg(overlay(image, found))
+                files[row["saliency"]] = jpeg(Image.fromarray(overlay(image, found)))
         content["about"] = ABOUT_SALIENCY
         if len(classifier.specs) == 1:
             content["randomised"] = randomisation_check(classifier, stream)

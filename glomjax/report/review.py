@@ -6,10 +6,8 @@ Whoever reads it decides on each patch, and downloads a manifest with the decisi
 takes. The page holds its images and asks for nothing.
 """
 
-import base64
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
@@ -17,11 +15,8 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
-from PIL import Image
 
-from glomjax import __version__
 from glomjax.data.sources import read_source
 from glomjax.data.sources.manifest import LABEL_BEFORE, Patch
 from glomjax.errors import UserError, argument, quoted
@@ -31,12 +26,11 @@ from glomjax.evaluation.logits import probabilities
 from glomjax.files import write_file
 from glomjax.inference.saved_predictions import SavedPredictions, read_predictions
 from glomjax.preprocessing.decoding import open_image
+from glomjax.report.rendering import jpeg, jpeg_uri, rendered
 
 PAGE, CORRECTED = "review.html", "manifest_corrected.csv"
 MOST = 1000  # patches of one page
 _USUAL = (20, 100)  # by default a tenth of the patches, but at least and at most so many
-_SIDE, _QUALITY = 280, 85  # of the JPEG files: pixels of the longer side
-_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 # What a manifest has before the further columns of the data.
 _OWN = ("split", "patient", "slide", "site", "weight", "mpp")
 _METHOD = (
@@ -115,7 +109,7 @@ def write_review(
     must_know = [text for text in [_control_message(folder)] if text]
     if table.about["kind"] != "cross-validation":  # whose notes say how its folds were joined
         must_know, about = [*must_know, *about], []
-    page = _rendered(
+    page = rendered(
         "review.html",
         title="Labels to review",
         subtitle=f"{table.source}: the {len(shown)} most doubtful of {len(labels)} patches",
@@ -256,16 +250,8 @@ class _Shown:
             "chance": probability_text(float(chances.max())),
             "confidence": probability_text(float(self.errors.self_confidence[i])),
             "likely": classes[int(self.errors.counted_as[i])] != patch.label,
-            "image": _jpeg_uri(image),
+            "image": jpeg_uri(jpeg(image)),
         }
-
-
-def _jpeg_uri(image: Image.Image) -> str:
-    small = image.copy()
-    small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    content = io.BytesIO()
-    small.save(content, format="JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _covers(table: SavedPredictions, total: int) -> list[str]:
@@ -290,15 +276,3 @@ def _control_message(folder: pathlib.Path) -> str:
         except (OSError, ValueError, AttributeError):
             continue
     return ""
-
-
-def _rendered(template: str, **facts: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = jinja2.utils.markupsafe.Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template(template).render(style=style, version=__version__, **facts)
