@@ -115,14 +115,18 @@ def _selection(facts: Facts) -> str:
 
 
 def _ensemble(facts: Facts) -> str:
-    networks = get(facts, "metrics", "networks")
-    if facts.get("kind") == "evaluation" and networks:
-        if len(networks) == 1:
-            return "A single network; no ensemble."
-        return f"The probabilities of {len(networks)} networks were averaged."
-    if facts.get("kind") == "run" and get(facts, "metrics", "n"):
-        return "A single network; no ensemble."
-    return ""
+    networks, kind = get(facts, "metrics", "networks") or (), facts.get("kind")
+    if kind not in ("run", "evaluation") or not get(facts, "metrics", "n"):
+        return ""
+    if kind == "evaluation" and not networks:
+        return ""
+    text = "A single network; no ensemble."
+    if len(networks) > 1:
+        text = f"The probabilities of {len(networks)} networks were averaged."
+    turned = [get(facts, "metrics", "test_time_augmentation")]
+    if any([*turned, *(network.get("test_time_augmentation") for network in networks)]):
+        text += " Each patch was scored as the mean over its flips and quarter turns."
+    return text
 
 
 def _metrics(facts: Facts) -> str:
@@ -212,7 +216,8 @@ def _limitations(facts: Facts) -> str:
     metrics = facts.get("metrics") or {}
     told = [metrics.get("control_message") or "", *(metrics.get("notes") or ())]
     told += sorted(
-        {e.get("note") or "" for e in estimates_of(facts).values() if e.get("low")} - {""}
+        {e.get("note") or "" for e in estimates_of(facts).values() if e.get("low") is not None}
+        - {""}
     )
     sentences = [f"{text[0].upper()}{text[1:].removesuffix('.')}." for text in told if text]
     return " ".join(sentences)

@@ -58,7 +58,7 @@ def curves_of(labels: np.ndarray, logits: np.ndarray, metrics: Mapping[str, Any]
     """
     z = np.asarray(logits, np.float64)
     scores, classes = log_odds_of(z), metrics["classes"]
-    decided = predicted_classes(z, metrics.get("threshold", 0.5))
+    decided = predicted_classes(z, metrics.get("threshold") or 0.5)
     if len(classes) == 2:
         return [Curve(classes[1], labels == 1, scores[:, 1], metrics["estimates"], decided == 1)]
     estimates = metrics["estimates_by_class"]
@@ -118,7 +118,6 @@ def _ranking(
     many, steps = len(curves) > MOST_CURVES, points is _precision_points
     first = curves[0].metrics.get(measure) if len(curves) == 1 else macro
     heading = headline([(name if len(curves) == 1 else f"macro-averaged {name}", first)])
-    heading = heading[:1].upper() + heading[1:]
     if many:
         heading += f"; the average of {len(curves)} classes, each against the rest"
     finite = np.isfinite(np.stack([curve.scores for curve in curves])).all(axis=0)
@@ -156,13 +155,17 @@ def _ranking(
             if steps:
                 # Of several classes at the right edge alone, where lines do not hide curves.
                 one = len(curves) == 1
-                label = f"chance: {share:.3f} of patches" if one else "chance" if i == 0 else None
                 axes.plot(
-                    [0 if one else 0.94, 1], [share, share], color=colour, label=label,
-                    linewidth=1 if one else 1.5, linestyle=":",
+                    [0 if one else 0.94, 1], [share, share], color=colour, linestyle=":",
+                    linewidth=1 if one else 1.5,
+                    label=f"chance: {share:.3f} of patches" if one else None,
                 )  # fmt: skip
             if curve.decided is not None:
                 _mark_decision(axes, curve, finite, steps)
+        if steps and len(curves) > 1 and lines and not many:
+            axes.plot(
+                [], [], color=GREY, linestyle=":", linewidth=1.5, label="chance, at the right"
+            )
         if not lines:
             axes.text(0.5, 0.6, "undefined: one class is missing", ha="center")
         unit_axes(axes, *labels)

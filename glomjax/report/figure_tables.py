@@ -33,9 +33,7 @@ def confusion(
     counts, names = _merged(np.array(matrix), [clean(name, 16) for name in classes])
     two = len(classes) == 2
     shown = ("sensitivity", "specificity") if two else ("accuracy", "balanced_accuracy")
-    heading = headline(
-        [(name.replace("_", " ").capitalize(), estimates.get(name)) for name in shown]
-    )
+    heading = headline([(name.replace("_", " "), estimates.get(name)) for name in shown])
     if threshold is not None:
         heading += f"; threshold {threshold:.4g}"
     told = [f"{heading}." if heading else ""]
@@ -109,8 +107,7 @@ def forest(
     with drawing():
         lines = len(textwrap.wrap(heading, LINE))
         height = 0.68 + 0.15 * lines + 0.21 * max(len(shown), 1)
-        figure = new_figure(height)
-        figure.set_layout_engine("none")  # columns of text lie beside the axes
+        figure = new_figure(height, None)  # columns of text lie beside the axes
         bottom = 0.34 / height
         axes = figure.add_axes((0.38, bottom, 0.25, 0.21 * (max(len(shown), 1) + 0.2) / height))
         across = axes.get_yaxis_transform()

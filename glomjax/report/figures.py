@@ -104,7 +104,7 @@ def reliability(
     )
     heading = headline(
         [
-            ("Calibration slope", estimates.get("calibration_slope")),
+            ("calibration slope", estimates.get("calibration_slope")),
             ("intercept", estimates.get("calibration_intercept")),
             ("ECE", estimates.get("ece")),
         ]

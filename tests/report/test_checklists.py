@@ -181,6 +181,8 @@ def test_a_run_says_how_it_came_about():
     assert "positive above 0.25 (rule: youden)" in tripod["15"]
     assert "HE 2 train, 1 validation, 2 test" in tripod["20b"]
     assert {"12f", "12g", "20c"}.isdisjoint(tripod)  # of evaluations
+    turned = RUN | {"metrics": {**RUN["metrics"], "test_time_augmentation": True}}
+    assert "flips and quarter turns" in _answered(CLAIM, turned)["27"]
 
 
 def test_patients_in_two_splits_are_counted_and_not_denied():
@@ -197,7 +199,7 @@ def test_an_evaluation_says_what_it_knows_of_the_training():
     assert "/secret" not in " ".join([*claim.values(), *tripod.values()])
     assert "'hospital'" in claim["7"]
     assert "As far as could be compared" in claim["20"]
-    assert "2 networks were averaged" in claim["27"]
+    assert claim["27"] == "The probabilities of 2 networks were averaged."
     assert "1 of 4 patches do not resemble" in tripod["16"]
     assert "32" not in claim  # whether these are internal data, nobody has said
     metrics = {**EVALUATION["metrics"], "seen_in_training": {"images": ["a.png"]}}
