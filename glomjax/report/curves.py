@@ -161,7 +161,8 @@ def _ranking(
                     label=f"chance: {share:.3f} of patches" if one else None,
                 )  # fmt: skip
             if curve.decided is not None:
-                _mark_decision(axes, curve, finite, steps)
+                positive = np.asarray(curve.positive, bool)[finite]
+                _mark_decision(axes, positive, curve.decided[finite], steps)
         if steps and len(curves) > 1 and lines and not many:
             axes.plot(
                 [], [], color=GREY, linestyle=":", linewidth=1.5, label="chance, at the right"
@@ -228,9 +229,8 @@ def _average(curves: list[tuple[np.ndarray, np.ndarray]], steps: bool) -> tuple[
     return grid, np.mean(heights, axis=0)
 
 
-def _mark_decision(axes: "Axes", curve: Curve, finite: np.ndarray, steps: bool) -> None:
+def _mark_decision(axes: "Axes", positive: np.ndarray, decided: np.ndarray, steps: bool) -> None:
     """The point of the decisions that were taken."""
-    positive, decided = np.asarray(curve.positive, bool)[finite], curve.decided[finite]  # type: ignore[index]
     sensitivity = decided[positive].mean()
     if not steps:
         point = (decided[~positive].mean(), sensitivity)
