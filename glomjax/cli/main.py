@@ -28,11 +28,11 @@ VERBS: dict[str, Any] = {
     "predict": predict,
     "evaluate": evaluate,
     "compare": compare,
-    "report": report,
-    "review": review,
     "convert": convert,
     "inspect": inspect,
     "check-data": check_data,
+    "report": report,
+    "review": review,
 }
 
 

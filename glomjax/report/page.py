@@ -30,7 +30,14 @@ from glomjax.report.methods import (
     split_columns,
     split_rows,
 )
-from glomjax.report.patches import Patch, kept_patches, least_certain, worst_errors
+from glomjax.report.patches import (
+    ERRORS,
+    UNCERTAIN,
+    Patch,
+    kept_patches,
+    least_certain,
+    worst_errors,
+)
 from glomjax.report.rendering import rendered
 from glomjax.report.result import CROSSVAL, EVALUATION, RUN, Result, must_know, read_result
 from glomjax.report.tables import (
@@ -366,16 +373,16 @@ def _patches(result: Result) -> dict[str, Any]:
         return nothing | {"no_patches": missing if errors or uncertain else ""}
     chances = probabilities(logits)
 
-    def shown(rows: Sequence[int]) -> list[dict[str, str]]:
-        return [
-            _patch(result, i, kept.patches[name], chances)
-            for i in rows
-            if (name := result.predictions.ids[i]) in kept.patches  # type: ignore[union-attr]
-        ]
+    ids = result.predictions.ids
+
+    def shown(rows: Sequence[int], most: int) -> list[dict[str, str]]:
+        # Of a cross-validation, each fold has kept those of its own network.
+        known = [i for i in rows if ids[i] in kept.patches][:most]
+        return [_patch(result, i, kept.patches[ids[i]], chances) for i in known]
 
     return {
-        "errors": shown(errors),
-        "uncertain": shown(uncertain),
+        "errors": shown(errors, ERRORS),
+        "uncertain": shown(uncertain, UNCERTAIN),
         "no_patches": "",
         "saliency_about": kept.about,
         "randomisation": _svg(figures.randomisation(kept.randomised)) if kept.randomised else "",

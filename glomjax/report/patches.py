@@ -61,16 +61,16 @@ class KeptPatches:
 def worst_errors(labels: np.ndarray, logits: np.ndarray, threshold: float) -> list[int]:
     """The images whose class is another than the label, the least probable label first.
 
-    labels int [N], logits float64 [N, K]; at most 12.
+    labels int [N], logits float64 [N, K].
     """
     margins = log_odds_of(logits)[np.arange(len(labels)), labels]
     wrong = np.flatnonzero(predicted_classes(logits, threshold) != labels)
-    return wrong[np.argsort(margins[wrong], kind="stable")][:ERRORS].tolist()
+    return wrong[np.argsort(margins[wrong], kind="stable")].tolist()
 
 
 def least_certain(labels: np.ndarray, logits: np.ndarray, threshold: float) -> list[int]:
-    """The images nearest to the decision: of two classes, the log-odds nearest to those of the
-    threshold; of more, the two most probable classes most alike. At most 12."""
+    """All images, the nearest to the decision first: of two classes, the log-odds nearest to those
+    of the threshold; of more, the two most probable classes most alike."""
     if len(labels) == 0:
         return []
     if logits.shape[1] <= 2:
@@ -78,7 +78,7 @@ def least_certain(labels: np.ndarray, logits: np.ndarray, threshold: float) -> l
     else:
         ordered = np.sort(logits, axis=1)
         distance = ordered[:, -1] - ordered[:, -2]
-    return np.argsort(distance, kind="stable")[:UNCERTAIN].tolist()
+    return np.argsort(distance, kind="stable").tolist()
 
 
 def kept_patches(folders: Iterable[pathlib.Path]) -> KeptPatches:
@@ -133,8 +133,8 @@ def worst_patches(
       bits: of 16-bit images, as in `open_image`.
     """
     labels, scores = examples.labels, np.asarray(logits, np.float64)
-    rows = worst_errors(labels, scores, threshold)
-    rows += [i for i in least_certain(labels, scores, threshold) if i not in rows]
+    rows = worst_errors(labels, scores, threshold)[:ERRORS]
+    rows += [i for i in least_certain(labels, scores, threshold)[:UNCERTAIN] if i not in rows]
     shown = examples.subset(rows)
     images = [
         np.asarray(open_image(shown.read(i), name=name, bits=bits))
