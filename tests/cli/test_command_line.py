@@ -74,7 +74,7 @@ def test_the_version_is_that_of_the_package(capsys):
         (["check_data"], "did you mean check-data"),
         (
             ["zzz"],
-            "known are train, crossval, predict, evaluate, compare, convert, inspect",
+            "known are train, crossval, predict, evaluate, compare, convert, inspect, check-data",
         ),
         (["--vesion"], "did you mean --version"),
         (["check-data", "patches", "--config.data.fold=x"], "must be of type int"),
