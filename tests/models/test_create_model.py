@@ -8,10 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from quick_programs import FEW_BLOCKS
+from quick_programs import FEW_BLOCKS, quickly
 
 from glomjax.errors import UserError
-from glomjax.models import MODELS, check_options, create_model, davit, googlenet, params_of
+from glomjax.models import (
+    MODELS,
+    check_options,
+    create_model,
+    davit,
+    googlenet,
+    params_of,
+    set_params,
+)
 
 # The first size of each architecture.
 NETWORKS = {network: name for name, (network, _) in reversed(MODELS.items())}.values()
@@ -47,8 +55,11 @@ def test_a_network_names_its_layers_of_logits_and_the_last_of_them(network):
 def test_the_cells_of_the_feature_map_look_where_the_grids_say(name, size, options, monkeypatch):
     monkeypatch.setattr(googlenet, "_BLOCKS", FEW_BLOCKS | {"4e": FEW_BLOCKS["3b"]})
     model = create_model(name, image_size=size, rngs=nnx.Rngs(0), **options)
-    image = np.random.default_rng(0).normal(0, 1, (*size, 3)).astype(np.float32)
-    rows, columns = model.feature_map(jnp.asarray(image)[None]).shape[1:3]
+    if name != "davit_tiny":  # means in place of random filters, whose echoes may outdo the change
+        means = {path: leaf * 0 + 1 / leaf[..., 0].size for path, leaf in params_of(model).items()}
+        set_params(model, {path: leaf for path, leaf in means.items() if leaf.ndim == 4})
+    image = np.random.default_rng(0).uniform(0, 1, (*size, 3)).astype(np.float32)
+    rows, columns = jax.eval_shape(model.feature_map, jnp.asarray(image)[None]).shape[1:3]
     cells = [
         (rows // 4, columns // 2),
         (rows // 2, 3 * columns // 4),
@@ -59,7 +70,7 @@ def test_the_cells_of_the_feature_map_look_where_the_grids_say(name, size, optio
         places = zip(cell, model.map_grids(), strict=True)
         top, left = (int(first + step * number) - 2 for number, (first, step) in places)
         changed[top : top + 5, left : left + 5] += 3
-    maps = np.asarray(model.feature_map(jnp.asarray(images)))
+    maps = np.asarray(jax.jit(model.feature_map, compiler_options=quickly())(images))
     changes = np.abs(maps[1:] - maps[:1]).sum(axis=-1)  # [3, h, w]
     found = [np.unravel_index(change.argmax(), change.shape) for change in changes]
     assert found == cells
