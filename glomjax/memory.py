@@ -39,7 +39,7 @@ def host_bytes() -> int | None:
 
 def peak_host_bytes() -> int:
     """The most bytes of the host's memory that this process has had at once so far."""
-    with contextlib.suppress(OSError, KeyError):
+    with contextlib.suppress(OSError, KeyError, ValueError):
         # What `getrusage` counts begins with the memory of whoever started this process.
         return 1024 * int(_fields(pathlib.Path("/proc/self/status"))["VmHWM"].split()[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
