@@ -159,6 +159,20 @@ def _robustness(facts: Facts) -> str:
     return f"Between seeds the AUROC has a standard deviation of {seeds['auroc']:.3f}."
 
 
+def _explainability(facts: Facts) -> str:
+    if not get(facts, "saliency"):
+        return ""
+    correlations = get(facts, "randomised")
+    checked = ""
+    if correlations:
+        last = list(correlations.values())[-1]
+        checked = (
+            f" With random weights in place of all trained ones their rank correlation with the "
+            f"maps of the trained network is {last:.2f}."
+        )
+    return f"Maps of the worst errors and the least certain patches by Grad-CAM.{checked}"
+
+
 def _internal(facts: Facts) -> str:
     return "" if facts.get("kind") not in ("run", "crossval") else _performance(facts)
 
@@ -337,6 +351,7 @@ ANSWERS: dict[str, Callable[[Facts], str]] = {
     "metrics": _metrics,
     "uncertainty": _uncertainty,
     "robustness": _robustness,
+    "explainability": _explainability,
     "internal": _internal,
     "included": data.included,
     "characteristics": data.characteristics,

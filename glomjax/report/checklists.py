@@ -128,7 +128,7 @@ CLAIM = Checklist(
         ("28", "Evaluation", "performance metrics", "metrics", "published models to compare with"),
         ("29", "Evaluation", "uncertainty and significance", "uncertainty"),
         ("30", "Evaluation", "robustness", "robustness", "other sensitivity analyses"),
-        ("31", "Evaluation", "explainability"),
+        ("31", "Evaluation", "explainability", "explainability", "what the maps show"),
         ("32", "Evaluation", "testing on internal data", "internal"),
         ("33", "Evaluation", "testing on external data, or why not"),
         ("34", "Evaluation", "registration of a clinical trial"),

@@ -23,7 +23,7 @@ def estimate_rows(estimates: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
     for name, found in sorted(
         estimates.items(), key=lambda item: order.index(item[0].partition("_at_")[0])
     ):
-        value = "undefined" if found["value"] is None else f"{found['value']:.3f}"
+        value = number(found["value"])
         known = found["low"] is not None and found["value"] is not None
         interval = f"{found['low']:.3f} to {found['high']:.3f}" if known else "none"
         rows.append((measure_title(name), value, interval, found.get("note", "")))
@@ -34,6 +34,11 @@ def measure_title(name: str) -> str:
     """How a metric is called in a table."""
     plain, rare, _ = name.partition("_at_prevalence")
     return MEASURES[plain][0] + rare.replace("_", " ")
+
+
+def number(value: float | None) -> str:
+    """With three decimals; None is undefined."""
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def markdown_table(result: Result) -> str:
