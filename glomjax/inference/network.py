@@ -29,15 +29,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_network(
-    source: Source,
-    device_batch: int | None = None,
-    symmetries: bool | None = None,
-    *,
-    ends: bool = False,
+    source: Source, device_batch: int | None = None, symmetries: bool | None = None
 ) -> "Network":
     """The trained network of a source, with other settings than its own where they are given; no
-    initial value is computed. Arguments and errors as of `load_classifier`; `ends`: of a run that
-    is just being finished, whose best weights are no longer the best so far."""
+    initial value is computed. Arguments and errors as of `load_classifier`."""
     params, info = pretrained.read_weights(source)
     spec = info.spec
     if not spec.architecture or not spec.classes or min(spec.image_size) < 1:
@@ -50,7 +45,7 @@ def load_network(
             f"{source} was written by an earlier glomjax, and what took effect in its run is not "
             "beside it; leave it in the folder of its run, and name that"
         )
-    if info.unfinished and not ends:
+    if info.unfinished:
         _LOG.warning("%s predict", info.unfinished)
     if spec.trained_on is not None and spec.trained_on.permuted_labels:
         _LOG.warning(

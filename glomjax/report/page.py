@@ -11,7 +11,7 @@ import pathlib
 from typing import Any
 
 from glomjax import __version__
-from glomjax.errors import plural
+from glomjax.errors import UserError, plural
 from glomjax.evaluation.report import patients_line
 from glomjax.files import jsonable, write_file
 from glomjax.report import FOLDER, METRICS, PAGE
@@ -75,8 +75,14 @@ def make_report(folder: str | os.PathLike[str]) -> pathlib.Path:
 
 def report_files(folder: str | os.PathLike[str]) -> dict[str, bytes]:
     """{path below the folder: content} of what `make_report` writes, in this order."""
-    result = read_result(folder)
-    facts = _facts(result)
+    try:
+        result = read_result(folder)
+        facts = _facts(result)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"the files in '{folder}' are not what a result has ({type(error).__name__}: {error}); "
+            "restore them from a copy"
+        ) from error
     page = rendered("report.html", **facts)
     if not result.finished:
         return {f"{FOLDER}/{PAGE}": page.encode()}

@@ -129,7 +129,8 @@ def worst_patches(
       examples: the images, N of them.
       logits: float [N, K] of these.
       threshold: as in `worst_errors`.
-      classifier: gives their saliency; None leaves it out.
+      classifier: gives their saliency, unless it is an ensemble for more than two classes; None
+        leaves it out.
       bits: of 16-bit images, as in `open_image`.
     """
     labels, scores = examples.labels, np.asarray(logits, np.float64)
@@ -147,7 +148,9 @@ def worst_patches(
         listed.append({"id": name, "image": f"{i:02d}.jpg", "saliency": ""})
         files[f"{i:02d}.jpg"] = jpeg(Image.fromarray(image))
     content: dict[str, Any] = {"about": "", "randomised": {}, "patches": listed}
-    if classifier is not None and images:
+    # The networks of an ensemble may predict different ones of several classes.
+    one = classifier is not None and (len(classifier.specs) == 1 or len(classifier.classes) == 2)
+    if classifier is not None and one and images:
         stream = ImageStream(list(stream_examples(shown).images), len(shown))
         explained = classifier.iterate_saliency(stream)
         for row, image, (_, found) in zip(listed, images, explained, strict=True):

@@ -121,7 +121,11 @@ def train_and_evaluate(
                 if note := check_finished(run, requested, data):
                     terminal.banner(note)
                 if placement.writes and requested.report != "none" and not has_report(run.path):
-                    make_report(run.path)  # the run ended, or was ended, before it was made
+                    # The run was ended before it was made, or is of an earlier version.
+                    try:
+                        make_report(run.path)
+                    except UserError as error:
+                        terminal.say(f"there is no report: {error}")
                 terminal.say(
                     f"the run in '{run.path}' is finished; name another folder with "
                     f"{argument('--workdir')}, or replace the run with "

@@ -8,7 +8,7 @@ import numpy as np
 from glomjax.data.examples import DataSplits
 from glomjax.data.permuted_labels import PERMUTED_LABELS
 from glomjax.data.sources.columns import column_name
-from glomjax.errors import assignment
+from glomjax.errors import UserError, assignment
 from glomjax.evaluation import (
     collapse_message,
     prior_entropy,
@@ -29,9 +29,7 @@ from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.evaluation.plots import history_png
 from glomjax.evaluation.report import decision_line, patients_line, summary_line
 from glomjax.files import jsonable
-from glomjax.inference.classifier import Classifier
-from glomjax.inference.ensemble import Member
-from glomjax.inference.network import load_network
+from glomjax.inference.classifier import load_classifier
 from glomjax.ops import native
 from glomjax.report import FOLDER as REPORT
 from glomjax.report import PAGE
@@ -211,9 +209,6 @@ def report_test(
             threshold=threshold,
             **_known_of(splits, "validation"),
         )
-        if config.report != "none":
-            for name, content in _patches(setup, logits, threshold).items():
-                run.write(name, content)
         run.write_usage()
         run.lock.check()
         # Last, since these files say that the run is finished.
@@ -231,25 +226,30 @@ def report_test(
     if overfitted:
         terminal.banner(overfitted)
     if run.writes and config.report != "none":
+        # Behind the results, which are safe whatever becomes of this.
+        _keep_patches(setup, logits, threshold)
         _write_report(setup)
         terminal.say(f"report: {run.path / REPORT / PAGE}")
     terminal.say(f"results: {run.path}")
     return jsonable(metrics)
 
 
-def _patches(setup: RunSetup, logits: np.ndarray, threshold: float) -> dict[str, bytes]:
-    """The patches of the report. Of several processes one alone cannot run the network, and so they
-    have no saliency."""
+def _keep_patches(setup: RunSetup, logits: np.ndarray, threshold: float) -> None:
+    """Keeps the patches of the report. Of several processes one alone cannot run the network, and
+    so they have no saliency."""
     config, run = setup.config, setup.run
     explains = config.report == "full" and setup.placement.processes == 1
-    with native.setting(config.ops.native):
-        classifier = None
-        if explains:
-            network = load_network(run.path, ends=True)
-            classifier = Classifier([network], [Member(run.path)])
-        return worst_patches(
-            setup.splits.test, logits, threshold, classifier, bits=config.data.bits
-        )
+    try:
+        with native.setting(config.ops.native):
+            classifier = load_classifier(run.path) if explains else None
+            files = worst_patches(
+                setup.splits.test, logits, threshold, classifier, bits=config.data.bits
+            )
+    except UserError as error:  # an image that has gone, or no memory for its saliency
+        setup.terminal.banner(f"the report shows no patches: {error}")
+        return
+    for name, content in files.items():
+        run.write(name, content)
 
 
 def _controls(
