@@ -51,7 +51,8 @@ def new_folder(out: str | os.PathLike[str], option: str = "--out") -> pathlib.Pa
     folder = pathlib.Path(out).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        there = sorted(file.name for file in folder.iterdir())
+        # A table or a picture tells whoever reads the message more than facts about a machine do.
+        there = sorted((file.suffix == ".json", file.name) for file in folder.iterdir())
     except OSError as error:
         raise UserError(
             f"folder '{folder}' cannot be made ({error.strerror}); name another with "
@@ -59,7 +60,7 @@ def new_folder(out: str | os.PathLike[str], option: str = "--out") -> pathlib.Pa
         ) from error
     if there:
         raise UserError(
-            f"folder '{folder}' is not empty ('{there[0]}' for one); name a new one with "
+            f"folder '{folder}' is not empty ('{there[0][1]}' for one); name a new one with "
             f"{argument(option)}"
         )
     return folder

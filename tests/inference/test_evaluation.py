@@ -278,7 +278,7 @@ def test_images_that_are_there_twice_are_noted(classifier, copy, tmp_path):
 
 def test_results_are_never_written_over_others(classifier, elsewhere, tmp_path):
     evaluate(classifier, elsewhere, tmp_path / "out")
-    with pytest.raises(UserError, match=r"is not empty \('environment.json' for one\); name a new"):
+    with pytest.raises(UserError, match=r"is not empty \('predictions.csv' for one\); name a new"):
         evaluate(classifier, elsewhere, tmp_path / "out")
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be made"):
