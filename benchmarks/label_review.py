@@ -13,6 +13,7 @@ as errors. Folds that are finished are not trained again, so the table can be pr
 
 import argparse
 import csv
+import dataclasses
 import pathlib
 
 import jax
@@ -63,13 +64,22 @@ def main() -> None:
         config.augmentation.update(CONDITIONS["moderate"])
         metrics = cross_validate(config, work, folds=FOLDS)
         lines.append(judge(work, draw, metrics["pooled_recalibrated"]["auroc"]))
-    print(
-        "draw  patches  changed  in the first tenth  by chance  times chance  share  AUROC  ",
-        end="",
-    )
-    print("counted as errors  of these changed")
+    print("| draw | AUROC | in the first tenth | of the changed | times chance | ", end="")
+    print("counted as wrong, of these changed |\n|---|---|---|---|---|---|")
     for line in lines:
-        print("  ".join(line))
+        print(line.row)
+    share, times = (np.mean([getattr(line, name) for line in lines]) for name in ("share", "times"))
+    print(f"| mean | | | {share:.0%} | {times:.1f} | |")
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What the list of a draw holds: a row of the table, the share of the changed labels that is in
+    its first tenth, and how many times as many these are as by chance."""
+
+    row: str
+    share: float
+    times: float
 
 
 def write_changed(manifest: pathlib.Path, out: pathlib.Path, draw: int) -> None:
@@ -105,20 +115,22 @@ def write_synthetic(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def judge(work: pathlib.Path, draw: int, area: float) -> list[str]:
-    """The line of a draw."""
+def judge(work: pathlib.Path, draw: int, area: float) -> Line:
+    """Looks for the changed labels in the list of a cross-validation."""
     table = read_predictions(work)
     labels = [table.classes.index(name) for name in table.columns["label"]]
     changed = np.array([bool(name) for name in table.columns[LABEL_BEFORE]])
     errors = rank_label_errors(labels, table.logits)
     first = errors.order[: round(FIRST * len(labels))]
-    found, chance = int(changed[first].sum()), changed.mean() * len(first)
+    found = int(changed[first].sum())
+    share, times = found / changed.sum(), found / (changed.mean() * len(first))
     counted = errors.counted_as != labels
-    return [
-        *(str(draw), str(len(labels)), str(changed.sum()), f"{found} of {len(first)}"),
-        *(f"{chance:.1f}", f"{found / chance:.1f}", f"{found / changed.sum():.0%}", f"{area:.3f}"),
-        *(str(counted.sum()), str((counted & changed).sum())),
-    ]
+    return Line(
+        f"| {draw} | {area:.3f} | {found} of {len(first)} | {found} of {changed.sum()}, {share:.0%} "
+        f"| {times:.1f} | {counted.sum()}, {(counted & changed).sum()} |",
+        share,
+        times,
+    )
 
 
 if __name__ == "__main__":
