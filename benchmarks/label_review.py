@@ -125,9 +125,10 @@ def judge(work: pathlib.Path, draw: int, area: float) -> Line:
     found = int(changed[first].sum())
     share, times = found / changed.sum(), found / (changed.mean() * len(first))
     counted = errors.counted_as != labels
+    held = f"{found} of {len(first)} | {found} of {changed.sum()}, {share:.0%}"
     return Line(
-        f"| {draw} | {area:.3f} | {found} of {len(first)} | {found} of {changed.sum()}, {share:.0%} "
-        f"| {times:.1f} | {counted.sum()}, {(counted & changed).sum()} |",
+        f"| {draw} | {area:.3f} | {held} | {times:.1f} | {counted.sum()}, "
+        f"{(counted & changed).sum()} |",
         share,
         times,
     )
