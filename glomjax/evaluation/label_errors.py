@@ -27,7 +27,7 @@ class LabelErrors:
       order: int [N], the examples from the most doubtful label to the least.
       self_confidence: float64 [N], the probability that the network gives to the label.
       counted_as: int [N], the class in which confident learning counts the example; where that is
-        not the label's, the label is a likely error.
+        not the label's, the label or the network is wrong.
     """
 
     order: np.ndarray

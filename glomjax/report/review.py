@@ -36,8 +36,9 @@ _OWN = ("split", "patient", "slide", "site", "weight", "mpp")
 _METHOD = (
     "Shown are the patches to whose label the network gave the least probability, each compared "
     "with those of the same label (self-confidence; Northcutt et al. 2021, J Artif Intell Res "
-    "70:1373-1411). Confident learning counts {likely} of all {n} labels as likely wrong. A "
-    "doubtful label is often right, and the network wrong: the patch decides, not the number."
+    "70:1373-1411). Confident learning counts {others} of all {n} patches in another class than "
+    "that of their label; what the network itself gets wrong is among them. A doubtful label is "
+    "often right: the patch decides, not the number."
 )
 _COVERS = {
     "cross-validation": "Each patch was judged by a network that {unseen}.",
@@ -103,7 +104,7 @@ def write_review(
     }
     digest = hashlib.sha256(json.dumps(decisions).encode()).hexdigest()
     shows = _Shown(table, patches, rows, errors, int(table.settings.get("data.bits", 0)))
-    likely = int((errors.counted_as != labels).sum())
+    others = int((errors.counted_as != labels).sum())
     sentences = tuple(_covers(table, len(patches)))
     about = list(table.notes)
     must_know = [text for text in [_control_message(folder)] if text]
@@ -114,7 +115,7 @@ def write_review(
         title="Labels to review",
         subtitle=f"{table.source}: the {len(shown)} most doubtful of {len(labels)} patches",
         must_know=must_know,
-        paragraphs=[_METHOD.format(likely=likely, n=len(labels)), *sentences, *about],
+        paragraphs=[_METHOD.format(others=others, n=len(labels)), *sentences, *about],
         classes=table.classes,
         patches=[shows.facts(i, rank, read) for rank, i in enumerate(shown, 1)],
         digest=digest,
@@ -122,7 +123,10 @@ def write_review(
     )
     file = folder / PAGE if out is None else pathlib.Path(out).expanduser()
     write_file(file, page.encode())
-    said = f"{len(shown)} of {len(labels)} patches, {likely} labels are likely wrong"
+    said = (
+        f"{len(shown)} of {len(labels)} patches; confident learning counts {others} in another "
+        "class than that of their label"
+    )
     return Review(file, (said, *sentences, *about, *must_know))
 
 
@@ -201,6 +205,11 @@ def _rows_of(table: SavedPredictions, patches: Sequence[Patch]) -> list[int]:
             f"{len(names)} images have other labels in the data than '{table.source}' knows "
             f"({quoted(names)}); name with {option} the data as it was then, or predict again"
         )
+    if absent := [name for name in table.classes if name not in told]:
+        raise UserError(
+            f"no image of '{table.source}' has the label {quoted(absent)}, so that nothing tells how "
+            "sure the network is of that class; name predictions of images of every class"
+        )
     return rows
 
 
@@ -249,7 +258,7 @@ class _Shown:
             "says": classes[int(chances.argmax())],
             "chance": probability_text(float(chances.max())),
             "confidence": probability_text(float(self.errors.self_confidence[i])),
-            "likely": classes[int(self.errors.counted_as[i])] != patch.label,
+            "counted_as": classes[int(self.errors.counted_as[i])],
             "image": jpeg_uri(jpeg(image)),
         }
 

@@ -105,7 +105,7 @@ def test_a_review_is_done_by_keys_and_mouse_and_training_takes_it(reviewed, tmp_
         first, second, *others = cards(page)
         assert len(others) == 18
         assert first.startswith("1. label: glomerulus")
-        assert "probability: other 0.982, glomerulus 0.01799 likely wrong" in first
+        assert "probability: other 0.982, glomerulus 0.01799 counted as other" in first
         assert "glomerulus/07.png" in first
         assert INERT in second
         assert any(SCRIPT in text for text in [first, second, *others])
@@ -208,6 +208,11 @@ def test_an_evaluation_says_that_the_network_has_seen_the_images(reviewed, tmp_p
     text = " ".join(write_review(tmp_path / "evaluation").sentences)
     assert "data on which finished networks were judged" in text
     assert "THE NETWORK HAS SEEN PART OF THESE IMAGES" in text
+    table = tmp_path / "evaluation" / "predictions.csv"
+    rows = [row for row in rows_of(table) if row["label"] == "other"]
+    write_rows(table, rows)
+    with pytest.raises(UserError, match="no image of .* has the label 'glomerulus'"):
+        write_review(tmp_path / "evaluation")
 
 
 def test_what_cannot_be_reviewed_is_said_with_the_way_out(reviewed, tmp_path, monkeypatch):
