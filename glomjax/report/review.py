@@ -207,8 +207,8 @@ def _rows_of(table: SavedPredictions, patches: Sequence[Patch]) -> list[int]:
         )
     if absent := [name for name in table.classes if name not in told]:
         raise UserError(
-            f"no image of '{table.source}' has the label {quoted(absent)}, so that nothing tells how "
-            "sure the network is of that class; name predictions of images of every class"
+            f"no image of '{table.source}' has the label {quoted(absent)}, so that nothing tells "
+            "how sure the network is of that class; name predictions of images of every class"
         )
     return rows
 
