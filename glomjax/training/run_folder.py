@@ -136,9 +136,10 @@ class RunFolder:
                 f"({'; '.join(forbidden)}); name another folder with {argument('--workdir')}, or "
                 f"replace the run with {argument('--overwrite', True)}"
             )
+        changed.pop("report", None)  # pages are no part of what is trained
         # A field that is set on the command line takes that of `demo` with it.
         told = [key for key in changed if not key.startswith("demo.")] or list(changed)
-        lines = [f"other than before: {', '.join(told)}"] if changed else []
+        lines = [f"other than before: {', '.join(told)}"] if told else []
         return lines + [f"the run keeps its own: {text} by default" for text in kept.values()]
 
     def going_on(self, requested: RunConfig) -> tuple[RunConfig, RunConfig] | None:
