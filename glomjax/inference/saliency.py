@@ -163,7 +163,7 @@ def overlay_name(number: int, image: str) -> str:
 
 
 def randomisation_check(
-    classifier: "Classifier", images: Any, *, method: str = "grad_cam", seed: int = 0
+    classifier: "Classifier", images: Any, *, method: str = "grad_cam", draws: int = 3
 ) -> dict[str, float]:
     """Whether maps come from what the network has learnt: how they keep their order of pixels when
     its layers get fresh initial values, one stage after another from the last to the first.
@@ -176,11 +176,12 @@ def randomisation_check(
       classifier: one network.
       images: as `Classifier.predict` takes them; of a stream, a list of images.
       method: one of `METHODS`.
-      seed: of the initial values.
+      draws: of initial values, over which the correlations are averaged: those of one draw may be
+        high or low by chance, since it may leave the sign of what the network has learnt.
 
     Returns:
       {stage: correlation}: of the maps before any change and those once this stage and all behind
-      it are random, the mean over the images; 0 where one of two maps is flat.
+      it are random, the mean over images and draws; 0 where one of two maps is flat.
 
     Raises:
       UserError: several networks, or images that cannot be read.
@@ -203,23 +204,25 @@ def randomisation_check(
             found.append(ranked / (length if length > 0 else 1))
         return found
 
-    model = create_model(
-        spec.architecture,
-        num_classes=spec.outputs,
-        image_size=spec.image_size,
-        rngs=nnx.Rngs(seed),
-        **spec.options,
-    )
-    fresh = params_of(model)
     before = ranks(classifier)
-    changed: dict[str, jax.Array] = {}
-    correlations = {}
-    for stage, paths in reversed(list(_stages(model).items())):
-        changed |= {path: fresh[path] for path in paths}
-        after = ranks(classifier.with_params(changed))
-        pairs = zip(before, after, strict=True)
-        correlations[stage] = float(np.mean([np.sum(a * b) for a, b in pairs]))
-    return correlations
+    sums: dict[str, float] = {}
+    for seed in range(draws):
+        model = create_model(
+            spec.architecture,
+            num_classes=spec.outputs,
+            image_size=spec.image_size,
+            rngs=nnx.Rngs(seed),
+            **spec.options,
+        )
+        fresh = params_of(model)
+        changed: dict[str, jax.Array] = {}
+        for stage, paths in reversed(list(_stages(model).items())):
+            changed |= {path: fresh[path] for path in paths}
+            after = ranks(classifier.with_params(changed))
+            pairs = zip(before, after, strict=True)
+            mean = float(np.mean([np.sum(a * b) for a, b in pairs]))
+            sums[stage] = sums.get(stage, 0.0) + mean
+    return {stage: total / draws for stage, total in sums.items()}
 
 
 def _of_class(logits: jax.Array, target: Any) -> jax.Array:
