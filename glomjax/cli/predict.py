@@ -113,9 +113,12 @@ class _PredictionJob:
     def run(self) -> int:
         """The exit code."""
         from glomjax.inference.prediction_table import PredictionTable, header_of
+        from glomjax.inference.saliency import explanation
 
         columns, out = self._stream.columns, self._arguments.out
         classifier = self._classifier
+        if self._arguments.saliency:  # refused before anything is predicted
+            explanation("grad_cam", None, classifier.classes, len(classifier.specs))
         header = header_of(columns, classifier.classes, classifier.outputs)
         if out:
             self._table = PredictionTable(out, header, self._about())

@@ -199,7 +199,9 @@ def test_an_ensemble_gives_the_mean_of_its_maps(tmp_path):
         write_network(tmp_path / f"{n}.safetensors", ("a", "b", "c"), also_green=bool(n))
         for n in range(2)
     ]
-    with pytest.raises(UserError, match="name the class that the maps explain as target, one of "):
+    with pytest.raises(
+        UserError, match="explain one network, or in a script name the class as target"
+    ):
         load_classifier(files).saliency(image)
     assert load_classifier(files).saliency(image, target="b").shape == (1, SIDE, SIDE)
 

@@ -6,10 +6,12 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from glomjax.errors import UserError
-from glomjax.preprocessing.decoding import decode_image, fit_image
+from glomjax.preprocessing.decoding import decode_image, fit_image, unfit_map
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
@@ -206,3 +208,25 @@ def test_an_enormous_scale_makes_no_enormous_image():
     assert (
         found.astype(int).sum(axis=-1) == 255
     ).all()  # where red goes over to blue, some of both
+
+
+@given(
+    size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    image_size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    way=st.sampled_from([("stretch", None), ("pad", None), ("crop", None), ("stretch", "scale")]),
+    scale=st.floats(0.05, 8),
+)
+def test_a_map_goes_back_over_what_was_kept_of_an_image(size, image_size, way, scale):
+    resize, by_scale = way
+    options = {"resize": resize, "scale": scale if by_scale else None}
+    found = unfit_map(np.ones(image_size, np.float32), size, **options)
+    assert (found.shape, found.dtype) == (size, np.float32)
+    assert set(np.unique(found)) <= {0, 1}  # zeros where the image was cropped away
+    rows, columns = found.any(axis=1), found.any(axis=0)
+    np.testing.assert_array_equal(found, np.outer(rows, columns))
+    for kept, side, extent in zip((rows, columns), size, image_size, strict=True):
+        before = int(kept.argmax())
+        after = int(kept[::-1].argmax())
+        assert abs(before - after) <= 1 + side / extent  # the middle is kept
+        if resize == "pad" or (resize, by_scale) == ("stretch", None):
+            assert kept.all()
