@@ -60,8 +60,8 @@ def explanation(
     if target is None:
         if len(classes) != 2 and networks > 1:
             raise UserError(
-                "the networks of an ensemble may predict different classes of an image; explain one "
-                f"network, or in a script name the class as target, one of {quoted(classes)}"
+                "the networks of an ensemble may predict different classes of an image; explain "
+                f"one network, or in a script name the class as target, one of {quoted(classes)}"
             )
         return Explanation(method, 1 if len(classes) == 2 else None)
     if target not in classes:
