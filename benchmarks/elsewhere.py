@@ -85,7 +85,7 @@ def judge(args: argparse.Namespace) -> None:
                     continue
                 out = run.with_name(f"{run.name}-on-{other.name}")
                 if not (out / "test_metrics.json").is_file():
-                    evaluate(classifier, other, out)
+                    evaluate(classifier, other, out, report="none")
                 found = read(out)
                 flagged = f"{found['unlike_training']} of {found['n']}"
                 line(folder.name, network, other.name, found, flagged)

@@ -98,6 +98,7 @@ def train(name: str, workdir: pathlib.Path) -> pathlib.Path:
     """
     run = workdir / name
     config = load_config(name)
+    config.report = "none"
     if name == "googlenet":
         config.demo.image_size = (SIZE, SIZE)
     if name == "davit":

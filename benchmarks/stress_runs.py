@@ -51,6 +51,7 @@ def configuration(kind: str, source: pathlib.Path, epochs: int) -> Any:
     from glomjax.training import default_config
 
     config = default_config()
+    config.report = "none"
     config.update(image_size=(32, 32), batch_size=6, num_epochs=epochs, learning_rate=0.01)
     config.checkpoint_minutes = 0.002
     config.early_stopping.patience = epochs

@@ -90,6 +90,7 @@ def tabulate(results: dict[tuple[int, str], list[dict[str, Any]]]) -> list[str]:
 def network_config(size: int, regime: str) -> ConfigDict:
     """A DaViT of 1.5 million parameters and its recipe, the same for every regime but the rate."""
     config = default_config()
+    config.report = "none"
     config.image_size = (size, size)
     config.model.name = "davit_tiny"
     config.model.options.update(

@@ -112,6 +112,7 @@ class Checks(protocol.Stack):
 
         module = importlib.import_module(f"configs.{config}")
         settings = module.get_config(*([mode] if mode else []))
+        settings.report = "none"
         data: Any = None
         begun = time.perf_counter()
         if toy:
