@@ -223,7 +223,9 @@ def _failures(facts: Facts) -> str:
     ]
     more = len(parts) - MOST_VALUES
     text = "; ".join(parts[:MOST_VALUES]) + (f"; and {more} more kinds" if more > 0 else "")
-    return f"{text}." if parts else "No patch was misclassified."
+    first = "In the first repeat, " if (get(facts, "metrics", "repeats") or 1) > 1 else ""
+    said = f"{first}{text or 'no patch was misclassified'}."
+    return f"{said[0].upper()}{said[1:]}"
 
 
 def _limitations(facts: Facts) -> str:

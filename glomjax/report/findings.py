@@ -10,6 +10,7 @@ from glomjax.errors import plural
 from glomjax.evaluation.calibration import predicted_classes
 from glomjax.evaluation.label_errors import rank_label_errors
 from glomjax.evaluation.logits import probabilities
+from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.report import curves, figure_tables, figures
 from glomjax.report.groups import GroupTable
 from glomjax.report.patches import (
@@ -28,21 +29,45 @@ _DRAWN = 12  # values of a column of which each has a line in a figure
 _DOUBTFUL = 20  # labels that are listed
 
 
-def figures_of(result: Result) -> list[Any]:
-    """What was judged, each with the interval of its metric."""
+def drawn_metrics(result: Result) -> dict[str, Any]:
+    """The metrics of the predictions that figures show, as in `test_metrics.json`: those of the
+    result, but of a cross-validation with several repeats, whose results are means over these,
+    those of the mean of the logits that an image has in them."""
+    predictions = result.predictions
+    if predictions is None:
+        return {}
+    if result.kind != CROSSVAL:
+        metrics = result.metrics
+    elif result.metrics["repeats"] == 1:
+        metrics = result.metrics["pooled_recalibrated"]["repeats"][0]
+    else:
+        metrics = metrics_of_network(
+            result.labels,
+            predictions.logits,
+            predictions.classes,
+            result.clusters,
+            threshold=predictions.threshold,
+            kind=result.metrics["clustered_by"] or "patient",
+        )
+    return {**metrics, "threshold": predictions.threshold}
+
+
+def figures_of(result: Result, metrics: Mapping[str, Any]) -> list[Any]:
+    """What was judged, each with the interval of its metric.
+
+    Args:
+      metrics: as `drawn_metrics` gives them.
+    """
     predictions = result.predictions
     if predictions is None:
         return []
-    pooled = result.kind == CROSSVAL
-    metrics = result.metrics["pooled_recalibrated"]["repeats"][0] if pooled else result.metrics
-    metrics = {**metrics, "estimates": result.estimates, "threshold": predictions.threshold}
     labels, logits, classes = result.labels, predictions.logits, predictions.classes
     threshold = predictions.threshold if len(classes) == 2 else None
     chances = probabilities(logits)  # [N, C]
     decided = predicted_classes(logits, predictions.threshold)
     found = curves.curves_of(labels, logits, metrics)
     two = len(classes) == 2
-    macro = result.estimates
+    macro = metrics["estimates"]
     drawn = [
         curves.roc(found, None if two else macro["auroc"]),
         curves.precision_recall(found, None if two else macro["average_precision"]),
@@ -81,10 +106,17 @@ def within_lines(result: Result) -> list[str]:
             f"Standard deviation between seeds: AUROC {number(seeds['auroc'])}, accuracy "
             f"{number(seeds['accuracy'])}. {seeds['about']}"
         )
+    if (repeats := result.metrics["repeats"]) > 1:
+        lines.append(
+            f"The table has the mean of the {repeats} repeats. Figures, and all that follows on "
+            f"parts of the images, patches and labels, are of the mean of the {repeats} "
+            "recalibrated logits of each image: of an ensemble, whose numbers are other ones."
+        )
     return lines
 
 
-def group_section(table: GroupTable, result: Result) -> dict[str, Any]:
+def group_section(table: GroupTable, result: Result, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A column's table and figure; `metrics` as `drawn_metrics` gives them."""
     shown = [name for name in MAIN if any(name in group.estimates for group in table.groups)]
     kind = result.metrics.get("clustered_by")
     header: list[str] = [table.column, "images"]
@@ -108,7 +140,7 @@ def group_section(table: GroupTable, result: Result) -> dict[str, Any]:
         "rows": rows,
         "spread": spread_text(table),
         "summary": f"Table of {summary}",
-        "figure": _forest(table, result) if len(rows) <= _DRAWN or table.column == kind else "",
+        "figure": _forest(table, metrics) if len(rows) <= _DRAWN or table.column == kind else "",
     }
 
 
@@ -128,14 +160,14 @@ def spread_text(table: GroupTable) -> str:
     return f"{'; '.join(parts)}." if parts else ""
 
 
-def _forest(table: GroupTable, result: Result) -> Any:
+def _forest(table: GroupTable, metrics: Mapping[str, Any]) -> Any:
     rows = [
         (group.name or "(empty)", group.n, group.estimates.get("auroc")) for group in table.groups
     ]
     if not any(estimate and estimate["value"] is not None for _, _, estimate in rows):
         return ""
     title = f"AUROC by {table.column}"
-    return Markup(figure_tables.forest(rows, title=title, whole=result.estimates.get("auroc")))
+    return Markup(figure_tables.forest(rows, title=title, whole=metrics["estimates"].get("auroc")))
 
 
 def controls_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from glomjax.report.findings import (
     MAIN,
     controls_table,
     doubtful_labels,
+    drawn_metrics,
     figures_of,
     group_section,
     patches_shown,
@@ -124,6 +125,7 @@ def _facts(result: Result) -> dict[str, Any]:
     assumptions = [text.format(kinds=plural(kind or "image")) for text in _ASSUMPTIONS]
     pooled = metrics["pooled_recalibrated"] if result.kind == CROSSVAL else {}
     told = must_know(result)
+    drawn = drawn_metrics(result)
     folds = sorted(result.folder.glob("repeat_*/fold_*")) if result.kind == CROSSVAL else []
     kept = kept_patches([result.folder, *folds])
     return {
@@ -154,9 +156,9 @@ def _facts(result: Result) -> dict[str, Any]:
         "estimates": estimates,
         "about": pooled.get("about", ""),
         "within": within_lines(result),
-        "figures": figures_of(result),
+        "figures": figures_of(result, drawn),
         "tables": tables,
-        "groups": [group_section(table, result) for table in tables],
+        "groups": [group_section(table, result, drawn) for table in tables],
         "spreads": [(table.column, spread_text(table)) for table in tables if table.spread],
         "between": metrics.get("between_patients", {}).get("about", "")
         if result.kind == CROSSVAL and metrics.get("between_patients")
