@@ -17,6 +17,7 @@ from glomjax.report.checklist_facts import (
     Facts,
     classes_of,
     config_of,
+    environment_of,
     estimates_of,
     get,
     judged,
@@ -53,7 +54,7 @@ def _architecture(facts: Facts) -> str:
 
 
 def _software(facts: Facts) -> str:
-    found = facts.get("environment") or {}
+    found = environment_of(facts)
     parts = [f"{name} {version}" for name, version in (found.get("packages") or {}).items()]
     if not parts and (version := get(facts, "metrics", "glomjax_version")):
         parts = [f"glomjax {version}"]
@@ -85,6 +86,8 @@ def _initialisation(facts: Facts) -> str:
         "partial": "those up to a cut are frozen",
         "rules": "rules say which train",
     }.get(get(facts, "config", "freeze", "regime") or "", "")
+    if regime and (later := get(facts, "config", "freeze", "unfreeze")):
+        regime += f" at first, and more later (epoch:regime {', '.join(later)})"
     return f"{begun}; {regime}." if regime else f"{begun}."
 
 
@@ -231,23 +234,23 @@ def _failures(facts: Facts) -> str:
 def _limitations(facts: Facts) -> str:
     metrics = facts.get("metrics") or {}
     told = [metrics.get("control_message") or "", *(metrics.get("notes") or ())]
-    told += sorted(
-        {e.get("note") or "" for e in estimates_of(facts).values() if e.get("low") is not None}
-        - {""}
-    )
+    known = [e for e in estimates_of(facts).values() if e.get("low") is not None]
+    parts = {part for e in known for part in (e.get("note") or "").split("; ")}
+    # How bounds were had of several repeats is a method.
+    told += sorted(part for part in parts if not part.startswith("the mean of the bounds"))
     sentences = [f"{text[0].upper()}{text[1:].removesuffix('.')}." for text in told if text]
     return " ".join(sentences)
 
 
 def _code(facts: Facts) -> str:
-    version = get(facts, "environment", "packages", "glomjax") or get(
-        facts, "metrics", "glomjax_version"
-    )
+    found = environment_of(facts)
+    packages, git = found.get("packages") or {}, found.get("git") or {}
+    version = packages.get("glomjax") or get(facts, "metrics", "glomjax_version")
     if not version:
         return ""
-    commit = get(facts, "environment", "git", "commit")
+    commit = git.get("commit")
     text = f"glomjax {version}" + (f", commit {commit}" if commit else "")
-    if get(facts, "environment", "git", "uncommitted_changes"):
+    if git.get("uncommitted_changes"):
         text += " with changes that are not committed"
     return f"{text}."
 
@@ -293,7 +296,9 @@ def _imbalance(facts: Facts) -> str:
     if config.get("stratified_batches"):
         text += "; each batch has the classes in their proportions"
     temperature = get(facts, "config", "decision", "temperature")
-    if temperature is not None:
+    if facts.get("kind") == "crossval":
+        text += "; the logits of each network are recalibrated on its own validation split"
+    elif temperature is not None:
         fitted = "the temperature was fitted on the validation split"
         text += f"; {fitted if temperature else 'probabilities are not recalibrated'}"
     return f"{text}."

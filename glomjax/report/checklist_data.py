@@ -8,6 +8,7 @@ import collections
 import pathlib
 
 from glomjax.data.identities import is_missing
+from glomjax.data.sources.columns import column_name
 from glomjax.errors import excerpt, plural
 from glomjax.evaluation.report import patients_line
 from glomjax.report.checklist_facts import (
@@ -109,7 +110,7 @@ def partitions(facts: Facts) -> str:
 def disjoint(facts: Facts) -> str:
     """Whether a patient is in two splits, counted in the table of splits; of an evaluation, whether
     its patches were seen before."""
-    by = get(facts, "config", "data", "split_by") or "patient"
+    by = column_name(get(facts, "config", "data", "split_by") or "patient")
     if facts.get("kind") == "crossval":
         kind = get(facts, "metrics", "clustered_by")
         return f"All patches of a {kind} are in the same fold of a repeat." if kind else ""
@@ -118,7 +119,9 @@ def disjoint(facts: Facts) -> str:
     rows = split_rows(facts)
     if not rows:
         return ""
-    column = by if by in rows[0] else "patient"
+    # Slides stand in for patients who are not known.
+    known = [c for c in ("patient", "slide") if all(not is_missing(r.get(c) or "") for r in rows)]
+    column = by if by in rows[0] and by != "patient" else next(iter(known), "patient")
     found: dict[str, set[str]] = collections.defaultdict(set)
     for row in rows:
         found[row.get(column) or ""].add(row.get("split") or "")

@@ -29,6 +29,12 @@ def config_of(facts: Facts) -> Mapping[str, Any]:
     return config.get("effective") or config
 
 
+def environment_of(facts: Facts) -> Mapping[str, Any]:
+    """On what something ran; of a cross-validation the first of the environments of its folds."""
+    found = facts.get("environment") or {}
+    return next(iter(found.get("environments") or ()), found)
+
+
 def judged(facts: Facts) -> Mapping[str, Any]:
     """What holds counts and metrics of the patches that were judged: of a cross-validation its
     first repeat."""

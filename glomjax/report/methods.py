@@ -2,12 +2,14 @@
 
 import collections
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from glomjax.data.identities import is_missing
 from glomjax.errors import plural
 from glomjax.evaluation.calibration import FIXED
+from glomjax.report.checklist_data import disjoint
+from glomjax.report.checklist_facts import environment_of, listed
 from glomjax.report.result import CROSSVAL, EVALUATION, Result
 
 _NETWORKS = {"alexnet_mini": "AlexNet-mini", "googlenet": "GoogLeNet"}
@@ -72,7 +74,7 @@ def split_columns(result: Result, most: int = 12) -> list[tuple[str, list[tuple[
 
 def _data(result: Result) -> str:
     metrics = result.metrics
-    classes = _listed(result.classes) or "the classes"
+    classes = listed(result.classes) or "the classes"
     kind = metrics.get("clustered_by")
     if result.kind == CROSSVAL:
         people = f" of {metrics['clusters']} {plural(kind)}" if kind else ""
@@ -86,7 +88,7 @@ def _data(result: Result) -> str:
     if result.kind == EVALUATION:
         people = f" of {metrics['patients']} {plural(kind)}" if kind else ""
         networks = metrics.get("networks", [])
-        names = _listed(
+        names = listed(
             sorted({network_title(network.get("architecture", "")) for network in networks})
         )
         what = "a trained network" if len(networks) == 1 else f"{len(networks)} trained networks"
@@ -107,14 +109,8 @@ def _data(result: Result) -> str:
     for row in rows:
         people = f" of {row['patients']} patients" if row["patients"] is not None else ""
         counts.append(f"{row['images']} for {_PURPOSE[row['split']]}{people}")
-    split_by = result.config.get("data", {}).get("split_by", "patient")
-    apart = (
-        f" No {split_by} was in two of these splits."
-        if all(row["patients"] is not None for row in rows)
-        else " The patients were not known."
-    )
     of = f" as {classes}" if result.classes else ""
-    return f"Patches were classified{of}. There were {_listed(counts)}.{apart}"
+    return f"Patches were classified{of}. There were {listed(counts)}. {disjoint(result.facts)}"
 
 
 _PURPOSE = {"train": "training", "validation": "validation", "test": "testing"}
@@ -131,6 +127,8 @@ def _training(result: Result) -> list[str]:
         "random values" if source == "none" else f"pretrained weights ({pathlib.Path(source).name})"
     )
     regime = _REGIMES.get(config["freeze"]["regime"], config["freeze"]["regime"])
+    if later := config["freeze"].get("unfreeze"):
+        regime += f" at first, and more later (epoch:regime {', '.join(later)})"
     first = (
         f"{name} with inputs of {height} x {width} pixels was trained from {begun}; {regime}. "
         f"Pixels were preprocessed by '{config['preprocessing']}'."
@@ -189,8 +187,7 @@ def _intervals(result: Result) -> str:
 
 
 def _software(result: Result) -> str:
-    machine = next(iter(result.environment.get("environments") or ()), result.environment)
-    packages = machine.get("packages", {})
+    packages = environment_of(result.facts).get("packages", {})
     named = [f"{name} {packages[name]}" for name in ("glomjax", "jax", "flax") if name in packages]
     if not named and (version := result.metrics.get("glomjax_version")):
         named = [f"glomjax {version}"]
@@ -208,7 +205,3 @@ def settings_rows(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str
         else:
             rows.append((f"{prefix}{key}", str(value)))
     return rows
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

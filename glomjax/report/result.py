@@ -15,11 +15,11 @@ from glomjax.data.examples import join_clusters
 from glomjax.data.permuted_labels import PERMUTED_LABELS
 from glomjax.environment import ENVIRONMENT
 from glomjax.errors import UserError, plural
+from glomjax.evaluation.intervals import FEW
 from glomjax.evaluation.metrics import collapse_message
 from glomjax.inference.saved_predictions import OUT_OF_FOLD, SavedPredictions, read_predictions
 
 RUN, EVALUATION, CROSSVAL = "run", "evaluation", "cross-validation"
-FEW_PATIENTS = 10  # of the rarer class, below which intervals are called indicative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,10 +159,10 @@ def must_know(result: Result) -> list[str]:
             "No patients are known: the intervals take every image for independent, and are too "
             "narrow where several are of one patient."
         )
-    elif (few := fewest_patients(result)) < FEW_PATIENTS:
-        name = kind if few == 1 else plural(kind)
+    elif (few := fewest_patients(result)) < FEW:
+        name = f"{kind} was" if few == 1 else f"{plural(kind)} were"
         found.append(
-            f"Only {few} {name} with images of the rarer class were judged: the intervals are "
+            f"Only {few} {name} judged that have images of the rarer class: the intervals are "
             "indicative."
         )
     if metrics.get("initial_weights") == "none" or _from_scratch(result):

@@ -73,8 +73,8 @@ def latex_table(result: Result) -> str:
 def _caption(result: Result, escape: Any) -> str:
     metrics = result.metrics
     kind = metrics.get("clustered_by")
-    count = metrics.get("clusters") or metrics.get("patients")
-    people = "" if kind is None or count is None else f" of {count} {plural(kind)}"
+    count = len(set(result.clusters or ()))
+    people = f" of {count} {kind if count == 1 else plural(str(kind))}" if count else ""
     counted = "images taken as independent" if kind is None else f"intervals by {kind}"
     classes: Sequence[str] = result.classes
     positive = f", positive class {escape(classes[1])}" if len(classes) == 2 else ""
