@@ -141,10 +141,21 @@ class _PredictionJob:
 
     def _open_overlays(self) -> None:
         from glomjax.files import new_folder
+        from glomjax.inference.saliency import explanation
 
-        if folder := self._arguments.saliency:
-            goes_on = self._table is not None and self._table.goes_on
-            self._overlays = pathlib.Path(folder) if goes_on else new_folder(folder, "--saliency")
+        if not (folder := self._arguments.saliency):
+            return
+        if self._table is not None and self._table.goes_on:
+            self._overlays = pathlib.Path(folder)
+            return
+        try:
+            # Refuses what cannot be explained before anything is predicted.
+            explanation("grad_cam", None, self._classifier.classes, len(self._classifier.specs))
+            self._overlays = new_folder(folder, "--saliency")
+        except UserError:
+            if self._table is not None:  # or the same command would go on with it in that folder
+                self._table.discard()
+            raise
 
     def rows_so_far(self) -> str:
         """What there is of the table when a signal has ended it."""

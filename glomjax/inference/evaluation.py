@@ -183,7 +183,13 @@ def evaluate(
     )
     if report != "none":
         explains = classifier if report == "full" else None
-        kept = worst_patches(examples, logits, classifier.threshold, explains)
+        kept = worst_patches(
+            examples,
+            logits,
+            classifier.threshold,
+            explains,
+            decode=classifier.spec.preprocessing.open,
+        )
         for name, content in kept.items():
             write_file(folder / name, content)
         make_report(folder)

@@ -73,7 +73,7 @@ class PredictionTable:
         self._file: BinaryIO | None = None
         if os.path.lexists(self.path):
             raise UserError(f"'{self.path}' exists already; remove it, or name another file")
-        about_file = self.path.with_name(f"{self.path.name}.json")
+        about_file = self._about_file = self.path.with_name(f"{self.path.name}.json")
         text = json.dumps(about, indent=2, sort_keys=True) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,6 +156,11 @@ class PredictionTable:
         """Leaves it as it is, to be gone on with."""
         if self._file is not None:
             self._file.close()  # which ends the lock, too
+
+    def discard(self) -> None:
+        """Removes what there is of it."""
+        for file in (self.part, self._about_file):
+            file.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """The table is whole, and gets its name."""

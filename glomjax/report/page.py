@@ -79,7 +79,7 @@ def report_files(folder: str | os.PathLike[str]) -> dict[str, bytes]:
     try:
         result = read_result(folder)
         facts = _facts(result)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise UserError(
             f"the files in '{folder}' are not what a result has ({type(error).__name__}: {error}); "
             "restore them from a copy"

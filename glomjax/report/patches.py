@@ -7,7 +7,7 @@ gone, when the report is made again.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from glomjax.files import jsonable
 from glomjax.inference.classifier import Classifier
 from glomjax.inference.images import ImageStream, stream_examples
 from glomjax.inference.saliency import overlay, randomisation_check
-from glomjax.preprocessing.decoding import open_image
 from glomjax.report.rendering import jpeg, jpeg_uri
 
 FOLDER, INDEX = "patches", "patches.json"
@@ -119,8 +118,7 @@ def worst_patches(
     logits: np.ndarray,
     threshold: float,
     classifier: Classifier | None,
-    *,
-    bits: int = 0,
+    decode: Callable[..., Image.Image],
 ) -> dict[str, bytes]:
     """The worst errors and the least certain of the images that were judged: {path below the folder
     of the result: content} of the files that keep them.
@@ -131,16 +129,13 @@ def worst_patches(
       threshold: as in `worst_errors`.
       classifier: gives their saliency, unless it is an ensemble for more than two classes; None
         leaves it out.
-      bits: of 16-bit images, as in `open_image`.
+      decode: `decode(stored, name=name)` gives an image as those of the network were decoded.
     """
     labels, scores = examples.labels, np.asarray(logits, np.float64)
     rows = worst_errors(labels, scores, threshold)[:ERRORS]
     rows += [i for i in least_certain(labels, scores, threshold)[:UNCERTAIN] if i not in rows]
     shown = examples.subset(rows)
-    images = [
-        np.asarray(open_image(shown.read(i), name=name, bits=bits))
-        for i, name in enumerate(shown.ids)
-    ]
+    images = [np.asarray(decode(shown.read(i), name=name)) for i, name in enumerate(shown.ids)]
     files: dict[str, bytes] = {}
     listed = []
     for i, (name, image) in enumerate(zip(shown.ids, images, strict=True)):

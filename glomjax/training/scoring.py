@@ -1,5 +1,6 @@
 """What a run says of an epoch and of its test split, in its folder and on the terminal."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from glomjax.evaluation.report import decision_line, patients_line, summary_line
 from glomjax.files import jsonable
 from glomjax.inference.classifier import load_classifier
 from glomjax.ops import native
+from glomjax.preprocessing.decoding import open_image
 from glomjax.report import FOLDER as REPORT
 from glomjax.report import PAGE
 from glomjax.report.page import report_files
@@ -243,7 +245,11 @@ def _keep_patches(setup: RunSetup, logits: np.ndarray, threshold: float) -> None
         with native.setting(config.ops.native):
             classifier = load_classifier(run.path) if explains else None
             files = worst_patches(
-                setup.splits.test, logits, threshold, classifier, bits=config.data.bits
+                setup.splits.test,
+                logits,
+                threshold,
+                classifier,
+                decode=functools.partial(open_image, bits=config.data.bits),
             )
     except UserError as error:  # an image that has gone, or no memory for its saliency
         setup.terminal.banner(f"the report shows no patches: {error}")

@@ -367,3 +367,8 @@ def test_saliency_lays_a_map_over_each_image_and_goes_on_where_it_stopped(
     shown = np.asarray(Image.open(maps / "000008_07.png"))
     assert np.abs(shown.astype(int) - saliency.overlay(image, found)).max() <= 1
     fails([*command[:4], "--saliency", str(maps)], "is not empty", "name a new one with --saliency")
+    # However often it is asked for: a table that has no row is nothing to go on with.
+    again = [*command[:4], "--out", str(tmp_path / "b.csv"), "--saliency", str(maps)]
+    for _ in range(2):
+        fails(again, "is not empty", "name a new one with --saliency")
+    assert not list(tmp_path.glob("b.csv*"))
