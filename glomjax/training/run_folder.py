@@ -16,7 +16,6 @@ from glomjax.environment import ENVIRONMENT, Usage, describe_environment, in_par
 from glomjax.errors import UserError, argument, assignment
 from glomjax.files import flatten, jsonable, write_file
 from glomjax.report import FOLDER as REPORT
-from glomjax.report import METRICS
 from glomjax.training.config import MAY_DIFFER, RunConfig
 from glomjax.training.config_changes import (
     ShippedConfig,
@@ -234,14 +233,16 @@ class RunFolder:
         """A finished run goes on: its results stay under other names, since they are not those of
         the weights that are kept from now on."""
         epochs = self.read_json("test_metrics.json").get("epochs", 0)
-        made_of_them = self.path / REPORT / METRICS
+        tables = "predictions.csv", "predictions_validation.csv"
         # The metrics last: until then the run is finished, and this is done again.
-        for name in ("predictions.csv", "predictions_validation.csv", "test_metrics.json"):
+        for name in (REPORT, *tables, "test_metrics.json"):
             file = self.path / name
+            kept = file.with_stem(f"{file.stem}_after_{epochs}_epochs")
             try:
-                made_of_them.unlink(missing_ok=True)
+                if file.is_dir() and kept.is_dir():  # of the time before
+                    shutil.rmtree(kept)
                 if file.exists():
-                    os.replace(file, file.with_stem(f"{file.stem}_after_{epochs}_epochs"))
+                    os.replace(file, kept)
             except OSError as error:
                 raise UserError(
                     f"'{file}' cannot be renamed ({error.strerror}), and the run does not go on "

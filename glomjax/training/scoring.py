@@ -105,9 +105,17 @@ def draw_history(setup: RunSetup) -> None:
             _write_report(setup)
 
 
-def _write_report(setup: RunSetup) -> None:
-    for name, content in report_files(setup.run.path).items():
+def _write_report(setup: RunSetup) -> bool:
+    """Whether there is a page now. No run ends for a file that only the page needs, such as
+    `splits.csv`, and that somebody has changed."""
+    try:
+        files = report_files(setup.run.path)
+    except UserError as error:
+        setup.terminal.say(f"the report cannot be made: {error}")
+        return False
+    for name, content in files.items():
         setup.run.write(name, content)
+    return True
 
 
 def describe_end(config: RunConfig, state: TrainState) -> str:
@@ -230,8 +238,11 @@ def report_test(
     if run.writes and config.report != "none":
         # Behind the results, which are safe whatever becomes of this.
         _keep_patches(setup, logits, threshold)
-        _write_report(setup)
-        terminal.say(f"report: {run.path / REPORT / PAGE}")
+        if _write_report(setup):
+            terminal.say(f"report: {run.path / REPORT / PAGE}")
+    elif run.writes:
+        # A part of the run that had a page would have it say that the run has not finished.
+        (run.path / REPORT / PAGE).unlink(missing_ok=True)
     terminal.say(f"results: {run.path}")
     return jsonable(metrics)
 

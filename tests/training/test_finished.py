@@ -171,6 +171,8 @@ def test_a_finished_run_does_not_answer_for_other_data(copy, patches, tmp_path):
 def test_while_more_epochs_run_the_folder_has_no_results_that_are_not_of_its_weights(
     copy, patches, tmp_path, monkeypatch
 ):
+    (copy / "report").mkdir()
+    (copy / "report" / "report.html").write_text("of two epochs")
     old = (copy / "test_metrics.json").read_bytes()
     with pytest.raises(UserError, match="are not those of the run"):  # which leaves it finished
         train_and_evaluate(config_for(write_patches(tmp_path / "x", first=9), num_epochs=3), copy)
@@ -186,6 +188,9 @@ def test_while_more_epochs_run_the_folder_has_no_results_that_are_not_of_its_wei
     assert not (copy / "test_metrics.json").exists()
     assert (copy / "test_metrics_after_2_epochs.json").read_bytes() == old
     assert (copy / "predictions_after_2_epochs.csv").is_file()
+    # Nor does the page of the earlier weights stand for the later ones.
+    assert not (copy / "report").exists()
+    assert (copy / "report_after_2_epochs" / "report.html").read_text() == "of two epochs"
     assert read_weights(copy)[1].unfinished
     metrics = train_and_evaluate(config_for(patches, num_epochs=3), copy)
     assert (metrics["epochs"], metrics["test_evaluations"]) == (3, 2)
