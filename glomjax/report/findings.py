@@ -27,6 +27,10 @@ from glomjax.report.tables import measure_title, number
 MAIN = ("auroc", "accuracy", "sensitivity", "specificity")  # what is shown first, and of each part
 _DRAWN = 12  # values of a column of which each has a line in a figure
 _DOUBTFUL = 20  # labels that are listed
+_OF_FOLDS = (
+    "Each fold has kept those that its own network had most wrong or was least certain of, and "
+    "others are not shown."
+)
 
 
 def drawn_metrics(result: Result) -> dict[str, Any]:
@@ -184,7 +188,7 @@ def controls_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def patches_shown(result: Result, kept: KeptPatches) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"errors": [], "uncertain": [], "no_patches": ""}
+    nothing: dict[str, Any] = {"errors": [], "uncertain": [], "patches_note": ""}
     nothing |= {"saliency_about": "", "randomisation": ""}
     if result.predictions is None:
         return nothing
@@ -194,20 +198,18 @@ def patches_shown(result: Result, kept: KeptPatches) -> dict[str, Any]:
     uncertain = least_certain(labels, logits, threshold)
     if not kept.patches:
         missing = "The images were not kept with this result; its predictions.csv names them."
-        return nothing | {"no_patches": missing if errors or uncertain else ""}
+        return nothing | {"patches_note": missing if errors or uncertain else ""}
     chances = probabilities(logits)
-
     ids = result.predictions.ids
 
     def shown(rows: Sequence[int], most: int) -> list[dict[str, str]]:
-        # Of a cross-validation, each fold has kept those of its own network.
         known = [i for i in rows if ids[i] in kept.patches][:most]
         return [_patch(result, i, kept.patches[ids[i]], chances) for i in known]
 
     return {
         "errors": shown(errors, ERRORS),
         "uncertain": shown(uncertain, UNCERTAIN),
-        "no_patches": "",
+        "patches_note": _OF_FOLDS if result.kind == CROSSVAL else "",
         "saliency_about": kept.about,
         "randomisation": Markup(figures.randomisation(kept.randomised)) if kept.randomised else "",
     }
@@ -228,6 +230,7 @@ def _patch(result: Result, i: int, patch: Patch, chances: np.ndarray) -> dict[st
         "probability": f"{chances[i, target]:.3f}",
         "image": patch.image,
         "saliency": patch.saliency,
+        "explained": patch.explained or result.classes[target],
         "alt": f"Patch {predictions.ids[i]}, labelled {label}",
     }
 

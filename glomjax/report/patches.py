@@ -35,10 +35,11 @@ ERRORS, UNCERTAIN = 12, 12  # how many of each are shown
 @dataclasses.dataclass(frozen=True)
 class Patch:
     """A kept image; both are JPEG files as data URIs, the second with the saliency laid over it,
-    "" where there is none."""
+    "" where there is none; and the class for which that speaks."""
 
     image: str
     saliency: str
+    explained: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ def kept_patches(folders: Iterable[pathlib.Path]) -> KeptPatches:
                 uris = [
                     jpeg_uri(index.with_name(file).read_bytes()) if file else "" for file in files
                 ]
-                patches.setdefault(row["id"], Patch(*uris))
+                patches.setdefault(row["id"], Patch(*uris, str(row.get("explained", ""))))
             about = about or found["about"]
             randomised = randomised or found["randomised"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -148,8 +149,11 @@ def worst_patches(
     if classifier is not None and one and images:
         stream = ImageStream(list(stream_examples(shown).images), len(shown))
         explained = classifier.iterate_saliency(stream)
-        for row, image, (_, found) in zip(listed, images, explained, strict=True):
+        # Of several classes that which this network predicts; others may predict another.
+        target = scores.argmax(axis=1) if scores.shape[1] > 2 else np.ones(len(labels), np.int64)
+        for i, row, image, (_, found) in zip(rows, listed, images, explained, strict=True):
             if found is not None:
+                row["explained"] = classifier.classes[target[i]]
                 row["saliency"] = row["image"].replace(".jpg", "_saliency.jpg")
                 files[row["saliency"]] = jpeg(Image.fromarray(overlay(image, found)))
         content["about"] = ABOUT_SALIENCY
