@@ -270,4 +270,9 @@ def _lines(file: pathlib.Path) -> list[dict[str, Any]]:
 def _table(file: pathlib.Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
-    return list(csv.DictReader(io.StringIO(_text(file), newline="")))
+    try:
+        return list(csv.DictReader(io.StringIO(_text(file), newline="")))
+    except csv.Error as error:
+        raise UserError(
+            f"'{file}' is not what was written ({error}); restore it from a copy"
+        ) from error

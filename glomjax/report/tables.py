@@ -11,9 +11,12 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
-_MARKDOWN = "\\`*_{}[]<>|#"
+_MARKDOWN = "\\`*_{}[]<>|#&~"
 
 
 def estimate_rows(estimates: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
@@ -87,4 +90,4 @@ def plain_markdown(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in text)
+    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))

@@ -1,11 +1,15 @@
 """The report of a run, an evaluation and a cross-validation, read in a browser and made again."""
 
+import dataclasses
 import json
 import pathlib
+import re
 import shutil
 
+import numpy as np
 import pytest
 from browser import open_page
+from PIL import Image
 from small_runs import config_for, write_patches
 
 from glomjax.cli.main import main
@@ -13,8 +17,9 @@ from glomjax.errors import UserError
 from glomjax.evaluation.measures import MEASURES
 from glomjax.inference.classifier import load_classifier
 from glomjax.inference.evaluation import evaluate
+from glomjax.pretrained import read_weights, write_weights
 from glomjax.report.page import make_report
-from glomjax.training import train_and_evaluate
+from glomjax.training import scoring, train_and_evaluate
 from glomjax.training.crossval import cross_validate
 
 INERT = "<img src=x onerror=alert(1)>.png"
@@ -129,6 +134,36 @@ def test_parts_of_the_images_have_their_own_numbers(results):
     assert one["low"] is None  # of one patient there is no interval
 
 
+def test_figures_of_several_repeats_have_the_numbers_of_what_they_draw(patches, tmp_path):
+    config = config_for(patches, num_epochs=1)
+    cross_validate(config, tmp_path / "folds", folds=2, repeats=2, progress=False)
+    page = make_report(tmp_path / "folds").read_text()
+    assert "The table has the mean of the 2 repeats." in page
+    told, *_ = re.findall(r"Sensitivity ([\d.]+) .*?specificity ([\d.]+) ", page)
+    counted = dict(re.findall(r"of (\w+) were classified (\d+) as other, \d+ as glom", page))
+    right = (24 - int(counted["glomerulus"])) / 24, int(counted["other"]) / 24
+    assert told == tuple(f"{share:.3f}" for share in right)
+
+
+def test_slides_and_wider_columns_are_counted_as_what_they_are(patches, tmp_path):
+    lines = (patches / "manifest.csv").read_text().splitlines()
+    sites = ["site", *(f"S{i // 12}" for i in range(len(lines) - 1))]
+    said = {}
+    for name, header, split_by in (("slide", "slide", "patient"), ("site", "patient", "site")):
+        manifest = patches / f"by_{name}.csv"
+        rows = [lines[0].replace("patient", header), *lines[1:]]
+        pairs = zip(rows, sites, strict=True)
+        manifest.write_text("".join(f"{row},{site}\n" for row, site in pairs))
+        config = config_for(manifest, report="plain", num_epochs=1)
+        config.data.split_by = split_by
+        train_and_evaluate(config, tmp_path / name, progress=False)
+        manifest.unlink()
+        said[name] = (tmp_path / name / "report" / "report.html").read_text()
+    assert "No slide of 12 is in two splits." in said["slide"]
+    assert "No site of 4 is in two splits." in said["site"]
+    assert "images of 1 site, " in (tmp_path / "site" / "report" / "results.md").read_text()
+
+
 def test_a_report_made_again_is_the_same(results, tmp_path):
     copy = shutil.copytree(results["run"], tmp_path / "run")
     files = {file.name: file.read_bytes() for file in (copy / "report").iterdir() if file.is_file()}
@@ -201,6 +236,7 @@ def test_no_report_where_none_is_wanted(small_run):
         ),
         ("test_metrics.json", "{"),
         ("metrics.jsonl", "{"),
+        ("splits.csv", "path,label,split\n" + 200_000 * "x" + "\n"),
         ("config.json", "[1]"),
     ],
 )
@@ -211,6 +247,44 @@ def test_a_damaged_file_is_named(results, tmp_path, capsys, name, content):
     said = capsys.readouterr().err
     assert pathlib.Path(name).name in said or "patches" in said
     assert "Traceback" not in said
+
+
+def test_a_run_goes_on_where_somebody_has_changed_what_only_its_page_needs(
+    patches, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    draw = scoring.history_png
+
+    def changes(*arguments, **options):
+        (folder / "splits.csv").write_bytes(b"\xff")
+        return draw(*arguments, **options)
+
+    monkeypatch.setattr(scoring, "history_png", changes)
+    config = config_for(patches, report="plain", num_epochs=1)
+    assert train_and_evaluate(config, folder, progress=False)["epochs"] == 1
+    assert not (folder / "report" / "report.html").exists()
+
+
+def test_patches_are_kept_as_the_network_decoded_them(results, tmp_path):
+    params, _ = read_weights(results["run"])
+    spec = load_classifier(results["run"]).spec
+    twelve = dataclasses.replace(spec.preprocessing, bits=12)
+    file = tmp_path / "network.safetensors"
+    write_weights(file, params, dataclasses.replace(spec, preprocessing=twelve))
+    for i in range(8):
+        place = tmp_path / "data" / spec.classes[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(i).integers(0, 4096, (32, 32)).astype(np.uint16)
+        Image.fromarray(values // (1 + i % 2)).save(place / f"{i}.png")
+    evaluate(load_classifier(file), tmp_path / "data", tmp_path / "out", report="plain")
+    assert (tmp_path / "out" / "report" / "patches" / "00.jpg").is_file()
+
+
+def test_numbers_that_are_none_are_a_sentence(results, tmp_path, capsys):
+    copy = shutil.copytree(results["run"], tmp_path / "run")
+    (copy / "metrics.jsonl").write_text('{"epoch": 1, "loss": "x"}')
+    assert main(["report", str(copy)]) == 2
+    assert "are not what a result has" in capsys.readouterr().err
 
 
 def test_what_is_no_result_is_refused(tmp_path, patches):
