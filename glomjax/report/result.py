@@ -72,7 +72,7 @@ class Result:
         columns = self.predictions.columns
         if kind in ("patient", "slide") or kind not in columns:
             return columns.get(kind)
-        return join_clusters(columns.get("patient"), columns[kind])
+        return join_clusters(columns.get("patient", columns.get("slide")), columns[kind])
 
     @property
     def facts(self) -> dict[str, Any]:

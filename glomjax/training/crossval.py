@@ -127,11 +127,14 @@ def cross_validate(
     metrics, report = write_results(
         folder, repeats, folds, requested.data.split_by, requested.decision.threshold
     )
-    if requested.report != "none":
-        make_report(folder)
     first = [metrics["control_message"], PERMUTED_LABELS if metrics["permuted_labels"] else ""]
     for line in report.splitlines():
         (terminal.banner if line in first else terminal.say)(line)
+    if requested.report != "none":
+        try:
+            terminal.say(f"report: {make_report(folder)}")
+        except UserError as error:  # such as patches that a fold has kept, and somebody changed
+            terminal.banner(f"there is no report: {error}")
     terminal.say(f"results: {folder}")
     return metrics
 
