@@ -10,13 +10,16 @@ are at the spacing that they know.
 import collections
 import dataclasses
 import json
+import logging
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import glomjax
+from glomjax.data.examples import Examples
 from glomjax.environment import ENVIRONMENT, Usage, describe_environment
 from glomjax.errors import UserError, argument, plural, printable
 from glomjax.evaluation.controls import (
@@ -46,6 +49,7 @@ from glomjax.report.page import make_report
 from glomjax.report.patches import worst_patches
 
 REPORT = "report.txt"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,19 +186,32 @@ def evaluate(
         threshold=classifier.threshold,
     )
     if report != "none":
-        explains = classifier if report == "full" else None
-        kept = worst_patches(
-            examples,
-            logits,
-            classifier.threshold,
-            explains,
-            decode=classifier.spec.preprocessing.open,
-        )
-        for name, content in kept.items():
-            write_file(folder / name, content)
-        make_report(folder)
+        try:
+            _write_pages(folder, classifier, examples, logits, saliency=report == "full")
+        except UserError as error:  # the results are there, whatever becomes of the pages
+            _LOG.warning("the report is not complete: %s", error)
     # Beside the results, which are the same in every folder.
     return Evaluation(metrics, text, looks_line(1, looks_beside(folder, metrics[DIGEST])))
+
+
+def _write_pages(
+    folder: pathlib.Path,
+    classifier: Classifier,
+    examples: Examples,
+    logits: np.ndarray,
+    *,
+    saliency: bool,
+) -> None:
+    kept = worst_patches(
+        examples,
+        logits,
+        classifier.threshold,
+        classifier if saliency else None,
+        decode=classifier.spec.preprocessing.open,
+    )
+    for name, content in kept.items():
+        write_file(folder / name, content)
+    make_report(folder)
 
 
 def _about(

@@ -29,7 +29,7 @@ _DRAWN = 12  # values of a column of which each has a line in a figure
 _DOUBTFUL = 20  # labels that are listed
 _OF_FOLDS = (
     "Each fold has kept those that its own network had most wrong or was least certain of, and "
-    "others are not shown."
+    "others are not shown. How saliency depends on the weights was looked at in the first fold."
 )
 
 
@@ -197,7 +197,7 @@ def patches_shown(result: Result, kept: KeptPatches) -> dict[str, Any]:
     errors = worst_errors(labels, logits, threshold)
     uncertain = least_certain(labels, logits, threshold)
     if not kept.patches:
-        missing = "The images were not kept with this result; its predictions.csv names them."
+        missing = "The images were not kept with this result; its table of predictions names them."
         return nothing | {"patches_note": missing if errors or uncertain else ""}
     chances = probabilities(logits)
     ids = result.predictions.ids

@@ -12,7 +12,17 @@ from glomjax.report.result import Result
 
 MOST_VALUES = 60  # of a column that are shown
 # Columns of a table of predictions that are none of the data.
-_OWN = ("id", "label", "prediction", "problem", "unlike_training", "repeat", "fold", "weight")
+_OWN = (
+    "id",
+    "label",
+    "label_before",
+    "prediction",
+    "problem",
+    "unlike_training",
+    "repeat",
+    "fold",
+    "weight",
+)
 _OWN_PREFIXES = ("probability_", "logit", "recalibrated_")
 _SHOWN = ("auroc", "sensitivity", "specificity", "accuracy")
 

@@ -59,7 +59,7 @@ def split_rows(result: Result) -> list[dict[str, Any]]:
 def split_columns(result: Result, most: int = 12) -> list[tuple[str, list[tuple[str, list[int]]]]]:
     """[(column, [(value, images of it in each split of `split_rows`)])] of what else the data says,
     such as stains and sites; columns with more than `most` values are left out."""
-    own = {"path", "label", "split", "patient"}
+    own = {"path", "label", "label_before", "split", "patient"}
     splits = [row["split"] for row in split_rows(result)]
     found = []
     for column in result.splits[0] if result.splits else ():
@@ -99,7 +99,7 @@ def _data(result: Result) -> str:
             else "none of which is known to have been seen in training"
         )
         return (
-            f"Patches were classified as {classes} by {what} ({names}). It was judged on "
+            f"Patches were classified as {classes} by {what} ({names}), judged on "
             f"{metrics['n']} patches{people}, {known}."
         )
     rows = split_rows(result)
@@ -138,7 +138,8 @@ def _training(result: Result) -> list[str]:
     if config["stain_normalization"] != "none":
         first += f" Stains were normalised by the method of {config['stain_normalization']}."
     stopping = config["early_stopping"]
-    loss = "binary cross-entropy" if len(result.classes) == 2 else "cross-entropy"
+    classes = result.classes or {row.get("label") for row in result.splits}
+    loss = "binary cross-entropy" if len(classes) == 2 else "cross-entropy"
     optimizer = _OPTIMIZERS.get(config["optimizer"], config["optimizer"])
     second = (
         f"The {loss} was minimised by {optimizer} with a learning rate of "
@@ -168,9 +169,9 @@ def _decision(result: Result) -> str:
     threshold, rule = result.predictions.threshold, result.metrics.get("threshold_rule", FIXED)
     positive = result.classes[1]
     if result.kind == CROSSVAL:
-        return f"A patch was called {positive} from a recalibrated probability of 0.5."
+        return f"A patch was called {positive} above a recalibrated probability of 0.5."
     chosen = "" if rule == FIXED else f" (chosen on the validation split by the rule {rule})"
-    return f"A patch was called {positive} from a probability of {threshold:.3g}{chosen}."
+    return f"A patch was called {positive} above a probability of {threshold:.3g}{chosen}."
 
 
 def _intervals(result: Result) -> str:

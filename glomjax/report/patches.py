@@ -100,10 +100,10 @@ def kept_patches(folders: Iterable[pathlib.Path]) -> KeptPatches:
                 files = [row["image"], row["saliency"]]
                 if any(pathlib.PurePath(file).name != file for file in files if file):
                     raise ValueError(f"it names {files}")
-                uris = [
+                image, saliency = (
                     jpeg_uri(index.with_name(file).read_bytes()) if file else "" for file in files
-                ]
-                patches.setdefault(row["id"], Patch(*uris, str(row.get("explained", ""))))
+                )
+                patches.setdefault(row["id"], Patch(image, saliency, str(row.get("explained", ""))))
             about = about or found["about"]
             randomised = randomised or found["randomised"]
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -95,14 +95,12 @@ def environment_rows(result: Result) -> list[tuple[str, str]]:
     machines = whole.get("environments") or ([whole] if whole else [])
     seconds = whole.get("total_seconds", whole.get("seconds"))
     rows = [("began", whole.get("started") or ""), ("took", _duration(seconds))]
-    rows += [
-        (title, _gib(whole.get(name) or machines[0].get(name)))
-        for title, name in (
-            ("most memory of the process", "peak_memory_bytes"),
-            ("most memory of a device", "peak_device_memory_bytes"),
-        )
-        if machines
-    ]
+    parts = [whole, *machines, *whole.get("resumed", [])]
+    for title, name in (
+        ("most memory of the process", "peak_memory_bytes"),
+        ("most memory of a device", "peak_device_memory_bytes"),
+    ):
+        rows.append((title, _gib(max((part.get(name) or 0 for part in parts), default=0) or None)))
     for n, machine in enumerate(machines, 1):
         which = f", machine {n}" if len(machines) > 1 else ""
         packages = machine.get("packages", {})

@@ -40,5 +40,7 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def jpeg_uri(content: bytes) -> str:
-    """A JPEG file as the address of an image that needs no file."""
+    """A JPEG file as the address of an image that needs no file; ValueError for an empty one."""
+    if not content:
+        raise ValueError("an image is empty")
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"

@@ -119,6 +119,9 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
             "that evaluate wrote"
         )
     metrics = _json(path / "test_metrics.json")
+    if metrics:
+        # Results of an earlier version say no more than whether patients were known.
+        metrics.setdefault("clustered_by", "patient" if metrics.get("patients") else None)
     predictions = read_predictions(path) if metrics else None
     return Result(
         folder=path,
@@ -173,7 +176,7 @@ def must_know(result: Result) -> list[str]:
 def fewest_patients(result: Result) -> int:
     """Of how many patients (or what stands in for them) the class has images that has fewest."""
     clusters = np.asarray(result.clusters)
-    return min(len(set(clusters[result.labels == c])) for c in range(len(result.classes)))
+    return min(len(set(clusters[result.labels == c])) for c in set(result.labels.tolist()))
 
 
 def _from_scratch(result: Result) -> bool:
@@ -260,7 +263,10 @@ def _lines(file: pathlib.Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        return [json.loads(line) for line in _text(file).splitlines()]
+        rows = [json.loads(line) for line in _text(file).splitlines()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line is no object")
+        return rows
     except ValueError as error:
         raise UserError(
             f"'{file}' is not what was written ({error}); restore it from a copy"
