@@ -180,13 +180,18 @@ def patients_line(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def measure_title(name: str) -> str:
+    """How a metric of `estimates` is called in a table."""
+    plain, rare, _ = name.partition("_at_prevalence")
+    return MEASURES[plain][0] + rare.replace("_", " ")
+
+
 def estimates_lines(metrics: Mapping[str, Any]) -> list[str]:
     """A table of every metric with its interval and note."""
     prior = ", ".join(f"{name} {share:.3f}" for name, share in metrics["class_prior"].items())
     lines = [f"{'metric':<22}value (95% interval)"]
     for name, found in metrics["estimates"].items():
-        plain, rare, _ = name.partition("_at_prevalence")
-        title = MEASURES[plain][0] + rare.replace("_", " ")
+        title = measure_title(name)
         note = f"  {found['note']}" if found["note"] else ""
         if name == "average_precision":
             note += f"  (classes: {prior})"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from glomjax.errors import excerpt, plural
-from glomjax.evaluation.report import estimate_text
+from glomjax.evaluation.report import estimate_text, measure_title
 from glomjax.report import checklist_data as data
 from glomjax.report.checklist_facts import (
     MOST_VALUES,
@@ -22,7 +22,6 @@ from glomjax.report.checklist_facts import (
     get,
     judged,
     listed,
-    title_of,
 )
 
 
@@ -133,7 +132,7 @@ def _ensemble(facts: Facts) -> str:
 
 
 def _metrics(facts: Facts) -> str:
-    names = [title_of(name) for name in estimates_of(facts)]
+    names = [measure_title(name) for name in estimates_of(facts)]
     if not names:
         return ""
     text = f"{listed(names)}"
@@ -146,7 +145,7 @@ def _metrics(facts: Facts) -> str:
 def _uncertainty(facts: Facts) -> str:
     by_method: dict[str, list[str]] = collections.defaultdict(list)
     for name, estimate in estimates_of(facts).items():
-        by_method[estimate.get("method") or "none"].append(title_of(name))
+        by_method[estimate.get("method") or "none"].append(measure_title(name))
     without = by_method.pop("none", [])
     if not by_method:
         return ""
@@ -209,7 +208,9 @@ def _performance(facts: Facts) -> str:
 
 
 def _estimate_list(facts: Facts) -> str:
-    parts = [f"{title_of(n)} {estimate_text(found)}" for n, found in estimates_of(facts).items()]
+    parts = [
+        f"{measure_title(n)} {estimate_text(found)}" for n, found in estimates_of(facts).items()
+    ]
     return f"{'; '.join(parts)} (95% intervals)." if parts else ""
 
 
@@ -334,7 +335,7 @@ def _between_clusters(facts: Facts) -> str:
         if isinstance(spread, Mapping) and spread.get("median") is not None:
             low, high = spread["quartiles"]
             parts.append(
-                f"{title_of(name)} of {spread['patients']} {kind}: median {spread['median']:.3f}, "
+                f"{measure_title(name)} of {spread['patients']} {kind}: median {spread['median']:.3f}, "
                 f"middle half {low:.3f} to {high:.3f}"
             )
     return f"{'; '.join(parts)}." if parts else ""

@@ -6,7 +6,6 @@ from typing import Any
 
 from glomjax.data.identities import is_missing
 from glomjax.errors import excerpt, plural
-from glomjax.evaluation.measures import MEASURES
 
 Facts = Mapping[str, Any]
 SPLITS = ("train", "validation", "test")
@@ -97,12 +96,6 @@ def seen(facts: Facts) -> str:
     if metrics["seen_in_training"]:
         return "Part of these patches, or their patients, were seen in training or validation."
     return "As far as could be compared, the networks have not seen these patches or patients."
-
-
-def title_of(name: str) -> str:
-    """What a metric is called."""
-    plain, rare, _ = name.partition("_at_prevalence")
-    return MEASURES[plain][0] + rare.replace("_", " ") if plain in MEASURES else excerpt(name)
 
 
 def listed(names: Sequence[str]) -> str:

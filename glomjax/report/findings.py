@@ -11,6 +11,7 @@ from glomjax.evaluation.calibration import predicted_classes
 from glomjax.evaluation.label_errors import rank_label_errors
 from glomjax.evaluation.logits import probabilities
 from glomjax.evaluation.metrics import metrics_of_network
+from glomjax.evaluation.report import measure_title
 from glomjax.report import curves, figure_tables, figures
 from glomjax.report.groups import GroupTable
 from glomjax.report.patches import (
@@ -22,7 +23,7 @@ from glomjax.report.patches import (
     worst_errors,
 )
 from glomjax.report.result import CROSSVAL, Result
-from glomjax.report.tables import measure_title, number
+from glomjax.report.tables import number
 
 MAIN = ("auroc", "accuracy", "sensitivity", "specificity")  # what is shown first, and of each part
 _DRAWN = 12  # values of a column of which each has a line in a figure

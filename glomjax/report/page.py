@@ -12,7 +12,7 @@ from typing import Any
 
 from glomjax import __version__
 from glomjax.errors import UserError, plural
-from glomjax.evaluation.report import patients_line
+from glomjax.evaluation.report import measure_title, patients_line
 from glomjax.files import jsonable, write_file
 from glomjax.report import FOLDER, METRICS, PAGE
 from glomjax.report.checklists import CHECKLISTS
@@ -39,7 +39,7 @@ from glomjax.report.provenance import (
 )
 from glomjax.report.rendering import rendered
 from glomjax.report.result import CROSSVAL, EVALUATION, RUN, Result, must_know, read_result
-from glomjax.report.tables import estimate_rows, latex_table, markdown_table, measure_title
+from glomjax.report.tables import estimate_rows, latex_table, markdown_table
 
 _ASSUMPTIONS = (
     "The {kinds} are taken for a sample of those for whom the numbers are meant; of other "

@@ -5,6 +5,7 @@ from typing import Any
 
 from glomjax.errors import plural
 from glomjax.evaluation.measures import MEASURES
+from glomjax.evaluation.report import measure_title
 from glomjax.report.result import Result
 
 _LATEX = {
@@ -31,12 +32,6 @@ def estimate_rows(estimates: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
         interval = f"{found['low']:.3f} to {found['high']:.3f}" if known else "none"
         rows.append((measure_title(name), value, interval, found.get("note", "")))
     return rows
-
-
-def measure_title(name: str) -> str:
-    """How a metric is called in a table."""
-    plain, rare, _ = name.partition("_at_prevalence")
-    return MEASURES[plain][0] + rare.replace("_", " ")
 
 
 def number(value: float | None) -> str:
