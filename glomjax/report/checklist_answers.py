@@ -335,8 +335,8 @@ def _between_clusters(facts: Facts) -> str:
         if isinstance(spread, Mapping) and spread.get("median") is not None:
             low, high = spread["quartiles"]
             parts.append(
-                f"{measure_title(name)} of {spread['patients']} {kind}: median {spread['median']:.3f}, "
-                f"middle half {low:.3f} to {high:.3f}"
+                f"{measure_title(name)} of {spread['patients']} {kind}: median "
+                f"{spread['median']:.3f}, middle half {low:.3f} to {high:.3f}"
             )
     return f"{'; '.join(parts)}." if parts else ""
 
