@@ -18,6 +18,7 @@ compares the maps that Grad-CAM may weigh in a DaViT, for which the validation s
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -68,10 +69,11 @@ def main() -> None:
         print(f"  the centre of {name}: {share(distances(centre, where) <= 1)}")
     if args.layers:
         run = train("davit", args.workdir)
-        for layer in (1, 2, 3, 4, "4, normalised"):
+        for layer in itertools.product((1, 2, 3, 4), (False, True)):
             with grad_cam_at(layer):
                 found, *_ = measure(load_classifier(run), images, tufts, "grad_cam")
-            print(f"  davit, stage {layer}: {found}", flush=True)
+            form = "normalised" if layer[1] else "as it is"
+            print(f"  davit, the map of stage {layer[0]} {form}: {found}", flush=True)
         return
     for name in args.networks:
         classifier = load_classifier(train(name, args.workdir))
@@ -181,17 +183,29 @@ def share(hits: np.ndarray) -> str:
 
 
 @contextlib.contextmanager
-def grad_cam_at(layer: int | str) -> Iterator[None]:
-    """Another map of DaViT for Grad-CAM: that of a stage from 1, or the last one normalised."""
+def grad_cam_at(layer: tuple[int, bool]) -> Iterator[None]:
+    """Another map of DaViT for Grad-CAM: that of a stage from 1, as its blocks leave it or
+    normalised for what follows."""
     network: Any = DaViT
+    stage, normalised = layer
     before = {name: vars(network)[name] for name in ("MAP_STAGE", "feature_map", "embed_map")}
+
+    def feature_map(self: Any, images: jax.Array) -> jax.Array:
+        x, window = self.stem(images), self.window(images.shape[1:3])
+        for part in self.stages[:stage]:
+            x = part(x, window, deterministic=True, rngs=None)
+        return x
+
+    def embed_map(self: Any, x: jax.Array) -> jax.Array:
+        window = self.window(self.image_size)
+        for part in self.stages[stage:]:
+            x = part(x, window, deterministic=True, rngs=None)
+        return jnp.mean(self.norm(x), axis=(1, 2))
+
     try:
-        network.MAP_STAGE = layer if isinstance(layer, int) else 4
-        if not isinstance(layer, int):
-            network.feature_map = lambda self, images: self.norm(
-                before["feature_map"](self, images)
-            )
-            network.embed_map = lambda self, x: jnp.mean(x, axis=(1, 2))
+        network.MAP_STAGE = stage
+        if not normalised:
+            network.feature_map, network.embed_map = feature_map, embed_map
         yield
     finally:
         for name, value in before.items():

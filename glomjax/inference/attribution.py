@@ -24,6 +24,10 @@ def grad_cam(
     The channels of a map, each with the mean of its gradient as its weight, are summed. The sum is
     laid over the image where the cells of the map look at it, linearly between their centres.
 
+    Each channel counts from its own mean over the image, which moves no peak: what is alike
+    everywhere says nothing of where, and a normalised map, whose channels may be far from 0 at
+    every place, would otherwise be below 0 as a whole in some images.
+
     Args:
       feature_map: images [B, H, W, 3] -> map [B, h, w, C].
       score: of such a map.
@@ -36,7 +40,12 @@ def grad_cam(
     maps = feature_map(images)
     gradients = jax.grad(lambda x: jnp.sum(score(x)))(maps)
     weights = jnp.mean(gradients.astype(jnp.float32), axis=(1, 2))  # [B, C]
-    cells = jnp.einsum("bhwc,bc->bhw", maps.astype(jnp.float32), weights)
+    values = maps.astype(jnp.float32)
+    centred = values - jnp.mean(values, axis=(1, 2), keepdims=True)
+    cells = jnp.einsum("bhwc,bc->bhw", centred, weights)
+    # What is left of a map without structure is rounding, which no scale may make visible.
+    summed = jnp.max(jnp.einsum("bhwc,bc->bhw", jnp.abs(values), jnp.abs(weights)), axis=(1, 2))
+    cells = jnp.where(jnp.abs(cells) > 1e-5 * summed[:, None, None], cells, 0)
     rows, columns = (
         _interpolation(pixels, count, grid)
         for pixels, count, grid in zip(images.shape[1:3], cells.shape[1:], grids, strict=True)

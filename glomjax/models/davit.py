@@ -66,7 +66,7 @@ class DaViT(nnx.Module):
     # second up to the first block's attention are frozen.
     PUBLISHED_CUT = "stages/1/blocks/0/spatial/norm1"
     PREPROCESSING = "imagenet"
-    MAP_STAGE = 3  # of four, whose map Grad-CAM weighs; docs/saliency.md has the comparison
+    MAP_STAGE = 2  # of four, whose map Grad-CAM weighs; docs/saliency.md has the comparison
 
     @classmethod
     def check(cls, options: dict[str, Any], image_size: tuple[int, int]) -> None:
@@ -197,14 +197,19 @@ class DaViT(nnx.Module):
     def feature_map(
         self, images: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
-        """images [B, H, W, 3] -> the map that leaves the stage `MAP_STAGE` [B, h, w, c]."""
+        """images [B, H, W, 3] -> the map [B, h, w, c] that leaves the stage `MAP_STAGE`, normalised
+        as the next stage reads it, or the head where none follows."""
         check_call(self, images, deterministic=deterministic, rngs=rngs)
         height, width = images.shape[1:3]
         window = self.window((height, width))
         x = self.stem(images)
         for stage in self.stages[: self.MAP_STAGE]:
             x = stage(x, window, deterministic=deterministic, rngs=rngs)
-        return x
+        if len(self.stages) > self.MAP_STAGE:
+            downsample = self.stages[self.MAP_STAGE].downsample
+            assert downsample is not None  # which the first stage alone has none of
+            return downsample.norm(x)
+        return self.norm(x) if self.head_norm_first else x
 
     def embed_map(
         self, x: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
@@ -224,10 +229,16 @@ class DaViT(nnx.Module):
 
     def _last_map(self, x: jax.Array, *, deterministic: bool, rngs: nnx.Rngs | None) -> jax.Array:
         """`feature_map`'s output -> that of `features`."""
+        rest = self.stages[self.MAP_STAGE :]
+        if not rest:
+            return x
         step = self._map_step()
         # Rounding up twice is rounding up once: the window is that of the images themselves.
         window = self.window((x.shape[1] * step, x.shape[2] * step))
-        for stage in self.stages[self.MAP_STAGE :]:
+        assert rest[0].downsample is not None
+        x = rest[0].downsample.conv(x)
+        x = rest[0].run_blocks(x, window, deterministic=deterministic, rngs=rngs)
+        for stage in rest[1:]:
             x = stage(x, window, deterministic=deterministic, rngs=rngs)
         return self.norm(x) if self.head_norm_first else x
 
@@ -328,6 +339,12 @@ class Stage(nnx.Module):
     ) -> jax.Array:
         if self.downsample is not None:
             x = self.downsample(x)
+        return self.run_blocks(x, window, deterministic=deterministic, rngs=rngs)
+
+    def run_blocks(
+        self, x: jax.Array, window: tuple[int, int], *, deterministic: bool, rngs: nnx.Rngs | None
+    ) -> jax.Array:
+        """What the stage makes of a map that is downsampled already."""
         for block in self.blocks:
             x = block(x, window, deterministic=deterministic, rngs=rngs)
         return x
