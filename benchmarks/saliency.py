@@ -116,7 +116,7 @@ def train(name: str, workdir: pathlib.Path) -> pathlib.Path:
         config.batch_size = 8
         config.stratified_batches = True
         config.learning_rate = 3e-5
-        config.num_epochs = 5
+        config.num_epochs = 7
     if not (run / "test_metrics.json").exists():
         train_and_evaluate(config, run)
     return run
@@ -188,15 +188,17 @@ def grad_cam_at(layer: tuple[int, bool]) -> Iterator[None]:
     normalised for what follows."""
     network: Any = DaViT
     stage, normalised = layer
-    before = {name: vars(network)[name] for name in ("MAP_STAGE", "feature_map", "embed_map")}
+    before = {
+        name: vars(network)[name] for name in ("MAP_STAGE", "feature_map", "embed_map", "embed")
+    }
 
-    def feature_map(self: Any, images: jax.Array) -> jax.Array:
+    def feature_map(self: Any, images: jax.Array, **_: Any) -> jax.Array:
         x, window = self.stem(images), self.window(images.shape[1:3])
         for part in self.stages[:stage]:
             x = part(x, window, deterministic=True, rngs=None)
         return x
 
-    def embed_map(self: Any, x: jax.Array) -> jax.Array:
+    def embed_map(self: Any, x: jax.Array, **_: Any) -> jax.Array:
         window = self.window(self.image_size)
         for part in self.stages[stage:]:
             x = part(x, window, deterministic=True, rngs=None)
@@ -206,6 +208,7 @@ def grad_cam_at(layer: tuple[int, bool]) -> Iterator[None]:
         network.MAP_STAGE = stage
         if not normalised:
             network.feature_map, network.embed_map = feature_map, embed_map
+            network.embed = lambda self, x, **_: self.embed_map(self.feature_map(x))
         yield
     finally:
         for name, value in before.items():
