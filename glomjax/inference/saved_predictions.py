@@ -232,23 +232,23 @@ def _made_by(
     if table.name == OUT_OF_FOLD:
         # All folds have one configuration, but for the fold itself.
         fold = next(iter(sorted(folder.glob("repeat_*/fold_*/config.json"))), None)
-        settings = flatten(_json(fold)["effective"]) if fold else {}
+        settings = flatten(read_object(fold)["effective"]) if fold else {}
         dropped = ("data.fold", "seed", "data.split_seed")
         kept = {key: value for key, value in settings.items() if key not in dropped}
         return {"kind": "cross-validation", **_of_settings(settings)}, kept, nothing
     beside = table.with_name(f"{table.name}.json")
     if beside.is_file():
-        found = _json(beside)
+        found = read_object(beside)
         return {"kind": "predictions", **_some(found, "networks", "threshold")}, {}, nothing
     if table.name not in _OF_RUN or not (folder / "test_metrics.json").is_file():
         return {"kind": "table"}, {}, nothing
-    metrics = _json(folder / "test_metrics.json")
+    metrics = read_object(folder / "test_metrics.json")
     if "networks" in metrics:
         facts = _some(metrics, "networks", "data", "split", "threshold", "seen_in_training")
         return {"kind": "evaluation", **facts}, {}, nothing
     if not (folder / "config.json").is_file():
         return {"kind": "table", "threshold": metrics.get("threshold")}, {}, nothing
-    settings = flatten(_json(folder / "config.json").get("effective") or {})
+    settings = flatten(read_object(folder / "config.json").get("effective") or {})
     facts = _some(metrics, "epochs", "best_epoch", "test_evaluations", "threshold")
     best = folder / "checkpoints" / "best"
     if checkpoints.exists(best):
@@ -312,7 +312,8 @@ def _check_decisions(
         )
 
 
-def _json(file: pathlib.Path) -> dict[str, Any]:
+def read_object(file: pathlib.Path) -> dict[str, Any]:
+    """What a JSON file of a result holds; UserError where that is no object."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(found, dict):

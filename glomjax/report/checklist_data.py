@@ -7,13 +7,13 @@ show nothing; where they lack part of what a sentence needs, it raises LookupErr
 import collections
 import pathlib
 
+from glomjax.data.examples import SPLITS
 from glomjax.data.identities import is_missing
 from glomjax.data.sources.columns import column_name
 from glomjax.errors import excerpt, plural
 from glomjax.evaluation.report import patients_line
 from glomjax.report.checklist_facts import (
     MOST_VALUES,
-    SPLITS,
     Facts,
     classes_of,
     config_of,

@@ -4,11 +4,11 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from glomjax.data.examples import SPLITS
 from glomjax.data.identities import is_missing
 from glomjax.errors import excerpt, plural
 
 Facts = Mapping[str, Any]
-SPLITS = ("train", "validation", "test")
 MOST_VALUES = 10  # of a column that are listed
 
 

@@ -13,7 +13,7 @@ from glomjax.evaluation.logits import probabilities
 from glomjax.evaluation.metrics import metrics_of_network
 from glomjax.evaluation.report import measure_title
 from glomjax.report import curves, figure_tables, figures
-from glomjax.report.groups import GroupTable
+from glomjax.report.groups import MAIN_METRICS, GroupTable
 from glomjax.report.patches import (
     ERRORS,
     UNCERTAIN,
@@ -23,11 +23,10 @@ from glomjax.report.patches import (
     worst_errors,
 )
 from glomjax.report.result import CROSSVAL, Result
-from glomjax.report.tables import number
+from glomjax.report.tables import interval_text, number
 
-MAIN = ("auroc", "accuracy", "sensitivity", "specificity")  # what is shown first, and of each part
-_DRAWN = 12  # values of a column of which each has a line in a figure
-_DOUBTFUL = 20  # labels that are listed
+_MOST_IN_FIGURE = 12  # values of a column, each with a line
+_MOST_DOUBTFUL = 20  # labels that are listed
 _OF_FOLDS = (
     "Each fold has kept those that its own network had most wrong or was least certain of, and "
     "others are not shown. How saliency depends on the weights was looked at in the first fold."
@@ -102,9 +101,8 @@ def within_lines(result: Result) -> list[str]:
     if result.kind != CROSSVAL:
         return []
     found = result.metrics["pooled_within_folds"]
-    interval = found["interval"] or {}
-    low, high = interval.get("low"), interval.get("high")
-    ends = "" if low is None or high is None else f" (95% {low:.3f} to {high:.3f})"
+    interval = interval_text(found["interval"] or {})
+    ends = "" if interval == "none" else f" (95% {interval})"
     lines = [f"AUROC within folds: {number(found['auroc'])}{ends}. {found['about']}"]
     if seeds := result.metrics["between_repeats"]:
         lines.append(
@@ -122,7 +120,9 @@ def within_lines(result: Result) -> list[str]:
 
 def group_section(table: GroupTable, result: Result, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """A column's table and figure; `metrics` as `drawn_metrics` gives them."""
-    shown = [name for name in MAIN if any(name in group.estimates for group in table.groups)]
+    shown = [
+        name for name in MAIN_METRICS if any(name in group.estimates for group in table.groups)
+    ]
     kind = result.metrics.get("clustered_by")
     header: list[str] = [table.column, "images"]
     if two := len(result.classes) == 2:
@@ -145,7 +145,9 @@ def group_section(table: GroupTable, result: Result, metrics: Mapping[str, Any])
         "rows": rows,
         "spread": spread_text(table),
         "summary": f"Table of {summary}",
-        "figure": _forest(table, metrics) if len(rows) <= _DRAWN or table.column == kind else "",
+        "figure": _forest(table, metrics)
+        if len(rows) <= _MOST_IN_FIGURE or table.column == kind
+        else "",
     }
 
 
@@ -182,9 +184,8 @@ def controls_table(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     rows = []
     for name, control in found.items():
         difference = control["difference"]
-        low, high = difference["low"], difference["high"]
-        ends = "none" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-        rows.append((name, number(control["auroc"]), number(difference["value"]), ends))
+        numbers = (number(control["auroc"]), number(difference["value"]))
+        rows.append((name, *numbers, interval_text(difference)))
     return {"how": metrics.get("controls_fitted", "fitted in the same folds"), "rows": rows}
 
 
@@ -196,7 +197,7 @@ def patches_shown(result: Result, kept: KeptPatches) -> dict[str, Any]:
     labels, logits = result.labels, result.predictions.logits
     threshold = result.predictions.threshold
     errors = worst_errors(labels, logits, threshold)
-    uncertain = least_certain(labels, logits, threshold)
+    uncertain = least_certain(logits, threshold)
     if not kept.patches:
         missing = "The images were not kept with this result; its table of predictions names them."
         return nothing | {"patches_note": missing if errors or uncertain else ""}
@@ -251,7 +252,7 @@ def doubtful_labels(result: Result) -> dict[str, Any] | None:
             result.classes[found.counted_as[i]],
             f"{found.self_confidence[i]:.3f}",
         )
-        for i in doubtful[:_DOUBTFUL]
+        for i in doubtful[:_MOST_DOUBTFUL]
     ]
     kind = result.metrics.get("clustered_by") or "patient"
     return {

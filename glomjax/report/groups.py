@@ -24,7 +24,8 @@ _OWN = (
     "weight",
 )
 _OWN_PREFIXES = ("probability_", "logit", "recalibrated_")
-_SHOWN = ("auroc", "sensitivity", "specificity", "accuracy")
+# What a page shows first of a result, and of each of its parts.
+MAIN_METRICS = ("auroc", "accuracy", "sensitivity", "specificity")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _group(result: Result, value: str, rows: np.ndarray) -> Group:
         )["estimates"]
     shown = {
         name: {end: estimates[name][end] for end in ("value", "low", "high")}
-        for name in _SHOWN
+        for name in MAIN_METRICS
         if name in estimates
     }
     return Group(
@@ -130,7 +131,7 @@ def _group(result: Result, value: str, rows: np.ndarray) -> Group:
 
 def _spread(groups: list[Group]) -> dict[str, tuple[float, float, float]]:
     found = {}
-    for name in _SHOWN:
+    for name in MAIN_METRICS:
         values = [group.estimates[name]["value"] for group in groups if name in group.estimates]
         known = [value for value in values if value is not None]
         if len(known) > 1:

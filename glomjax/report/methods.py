@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from glomjax.data.examples import SPLITS
 from glomjax.data.identities import is_missing
 from glomjax.errors import plural
 from glomjax.evaluation.calibration import FIXED
@@ -39,7 +40,7 @@ def split_rows(result: Result) -> list[dict[str, Any]]:
     """A row for each split: `split`, `images`, `patients` (None where unknown), `classes` {name:
     images}."""
     rows = []
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         part = [row for row in result.splits if row.get("split") == split]
         if not part:
             continue

@@ -17,7 +17,6 @@ from glomjax.files import jsonable, write_file
 from glomjax.report import FOLDER, METRICS, PAGE
 from glomjax.report.checklists import CHECKLISTS
 from glomjax.report.findings import (
-    MAIN,
     controls_table,
     doubtful_labels,
     drawn_metrics,
@@ -27,7 +26,7 @@ from glomjax.report.findings import (
     spread_text,
     within_lines,
 )
-from glomjax.report.groups import group_tables
+from glomjax.report.groups import MAIN_METRICS, group_tables
 from glomjax.report.methods import paragraph, settings_rows, split_columns, split_rows
 from glomjax.report.patches import KeptPatches, kept_patches
 from glomjax.report.provenance import (
@@ -126,8 +125,7 @@ def _facts(result: Result) -> dict[str, Any]:
     pooled = metrics["pooled_recalibrated"] if result.kind == CROSSVAL else {}
     told = must_know(result)
     drawn = drawn_metrics(result)
-    folds = sorted(result.folder.glob("repeat_*/fold_*")) if result.kind == CROSSVAL else []
-    kept = kept_patches([result.folder, *folds])
+    kept = kept_patches([result.folder, *result.folds])
     return {
         "title": f"{kinds[result.kind]} {name}",
         "subtitle": _subtitle(result),
@@ -135,7 +133,7 @@ def _facts(result: Result) -> dict[str, Any]:
         "main_numbers": [
             (title, value, "no interval" if interval == "none" else f"95% {interval}")
             for title, value, interval, _ in estimates
-            if title in map(measure_title, MAIN)
+            if title in map(measure_title, MAIN_METRICS)
         ],
         "paragraph": paragraph(result),
         "splits": splits_table(result),
@@ -160,9 +158,7 @@ def _facts(result: Result) -> dict[str, Any]:
         "tables": tables,
         "groups": [group_section(table, result, drawn) for table in tables],
         "spreads": [(table.column, spread_text(table)) for table in tables if table.spread],
-        "between": metrics.get("between_patients", {}).get("about", "")
-        if result.kind == CROSSVAL and metrics.get("between_patients")
-        else "",
+        "between": (metrics.get("between_patients") or {}).get("about", ""),
         "controls": controls_table(metrics),
         **patches_shown(result, kept),
         "doubtful": doubtful_labels(result),

@@ -21,6 +21,7 @@ from glomjax.files import jsonable
 from glomjax.inference.classifier import Classifier
 from glomjax.inference.images import ImageStream, stream_examples
 from glomjax.inference.saliency import overlay, randomisation_check
+from glomjax.report import FOLDER as REPORT
 from glomjax.report.rendering import jpeg, jpeg_uri
 
 FOLDER, INDEX = "patches", "patches.json"
@@ -68,10 +69,10 @@ def worst_errors(labels: np.ndarray, logits: np.ndarray, threshold: float) -> li
     return wrong[np.argsort(margins[wrong], kind="stable")].tolist()
 
 
-def least_certain(labels: np.ndarray, logits: np.ndarray, threshold: float) -> list[int]:
+def least_certain(logits: np.ndarray, threshold: float) -> list[int]:
     """All images, the nearest to the decision first: of two classes, the log-odds nearest to those
     of the threshold; of more, the two most probable classes most alike."""
-    if len(labels) == 0:
+    if len(logits) == 0:
         return []
     if logits.shape[1] <= 2:
         distance = np.abs(log_odds_of(logits)[:, 1] - np.log(threshold / (1 - threshold)))
@@ -91,7 +92,7 @@ def kept_patches(folders: Iterable[pathlib.Path]) -> KeptPatches:
     about = ""
     randomised: dict[str, float] = {}
     for folder in folders:
-        index = folder / "report" / FOLDER / INDEX
+        index = folder / REPORT / FOLDER / INDEX
         if not index.is_file():
             continue
         try:
@@ -134,7 +135,7 @@ def worst_patches(
     """
     labels, scores = examples.labels, np.asarray(logits, np.float64)
     rows = worst_errors(labels, scores, threshold)[:ERRORS]
-    rows += [i for i in least_certain(labels, scores, threshold)[:UNCERTAIN] if i not in rows]
+    rows += [i for i in least_certain(scores, threshold)[:UNCERTAIN] if i not in rows]
     shown = examples.subset(rows)
     images = [np.asarray(decode(shown.read(i), name=name)) for i, name in enumerate(shown.ids)]
     files: dict[str, bytes] = {}
@@ -161,4 +162,4 @@ def worst_patches(
             content["randomised"] = randomisation_check(classifier, stream)
     text = json.dumps(jsonable(content), indent=2, ensure_ascii=False)
     files[INDEX] = (text + "\n").encode()
-    return {f"report/{FOLDER}/{name}": data for name, data in files.items()}
+    return {f"{REPORT}/{FOLDER}/{name}": data for name, data in files.items()}

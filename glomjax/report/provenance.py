@@ -8,7 +8,7 @@ from markupsafe import Markup
 from glomjax.report import figures
 from glomjax.report.methods import network_title, split_rows
 from glomjax.report.result import CROSSVAL, EVALUATION, RUN, Result
-from glomjax.report.tables import number
+from glomjax.report.tables import interval_text, number
 
 
 def splits_table(result: Result) -> dict[str, Any] | None:
@@ -69,7 +69,6 @@ def learning_curves(result: Result) -> Any:
             result.history,
             best_epoch=metrics.get("best_epoch"),
             stopped=metrics.get("epochs"),
-            prior_entropy=None,
         )
     )
 
@@ -79,9 +78,7 @@ def folds_table(result: Result) -> dict[str, Any] | None:
         return None
     rows = []
     for fold in result.metrics["per_fold"]:
-        interval = fold.get("auroc_interval") or {}
-        low, high = interval.get("low"), interval.get("high")
-        shown = "none" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+        shown = interval_text(fold.get("auroc_interval") or {})
         numbers = (f"{fold['loss']:.4f}", f"{fold['accuracy']:.3f}", number(fold["auroc"]), shown)
         rows.append((fold["folder"], fold["n"], fold["patients"], *numbers, fold["best_epoch"]))
     header = ("fold", "images", "patients", "loss", "accuracy", "AUROC", "95%", "best epoch")

@@ -1,12 +1,14 @@
 """What the folder of a run, an evaluation or a cross-validation says, read once for its report."""
 
+import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,14 @@ from glomjax.data.examples import join_clusters
 from glomjax.data.permuted_labels import PERMUTED_LABELS
 from glomjax.environment import ENVIRONMENT
 from glomjax.errors import UserError, plural
-from glomjax.evaluation.intervals import FEW
+from glomjax.evaluation.intervals import FEW, fewest_patients, patient_numbers
 from glomjax.evaluation.metrics import collapse_message
-from glomjax.inference.saved_predictions import OUT_OF_FOLD, SavedPredictions, read_predictions
+from glomjax.inference.saved_predictions import (
+    OUT_OF_FOLD,
+    SavedPredictions,
+    read_object,
+    read_predictions,
+)
 
 RUN, EVALUATION, CROSSVAL = "run", "evaluation", "cross-validation"
 
@@ -64,6 +71,11 @@ class Result:
         return self.predictions.classes if self.predictions else ()
 
     @property
+    def folds(self) -> list[pathlib.Path]:
+        """The folders of a cross-validation's runs; none of other results."""
+        return _folds(self.folder) if self.kind == CROSSVAL else []
+
+    @functools.cached_property
     def clusters(self) -> tuple[str, ...] | None:
         """Who or what the images that were judged are of [N], None where that is not known."""
         kind = self.metrics.get("clustered_by")
@@ -162,7 +174,7 @@ def must_know(result: Result) -> list[str]:
             "No patients are known: the intervals take every image for independent, and are too "
             "narrow where several are of one patient."
         )
-    elif (few := fewest_patients(result)) < FEW:
+    elif (few := fewest_patients(result.labels, _cluster_numbers(result))) < FEW:
         name = f"{kind} was" if few == 1 else f"{plural(kind)} were"
         found.append(
             f"Only {few} {name} judged that have images of the rarer class: the intervals are "
@@ -173,10 +185,8 @@ def must_know(result: Result) -> list[str]:
     return [text for text in found if text]
 
 
-def fewest_patients(result: Result) -> int:
-    """Of how many patients (or what stands in for them) the class has images that has fewest."""
-    clusters = np.asarray(result.clusters)
-    return min(len(set(clusters[result.labels == c])) for c in set(result.labels.tolist()))
+def _cluster_numbers(result: Result) -> np.ndarray:
+    return patient_numbers(result.clusters, len(result.labels))
 
 
 def _from_scratch(result: Result) -> bool:
@@ -191,7 +201,7 @@ def _crossval(path: pathlib.Path) -> Result:
             "with it"
         )
     predictions = read_predictions(path)
-    first = next(iter(sorted(path.glob("repeat_*/fold_*"))), path)
+    first = next(iter(_folds(path)), path)
     return Result(
         folder=path,
         kind=CROSSVAL,
@@ -208,15 +218,18 @@ def _crossval(path: pathlib.Path) -> Result:
     )
 
 
+def _folds(path: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path.glob("repeat_*/fold_*"))
+
+
 def _of_training(path: pathlib.Path) -> dict[str, Any]:
     """What the folder of a run says of how the network was trained; empty of other folders."""
-    summary = path / "summary.txt"
     return {
         "config": _json(path / "config.json").get("effective") or {},
         "environment": _json(path / ENVIRONMENT),
         "history": _lines(path / "metrics.jsonl"),
         "splits": _table(path / "splits.csv"),
-        "summary": _text(summary) if summary.is_file() else "",
+        "summary": _text(path / "summary.txt"),
     }
 
 
@@ -235,50 +248,36 @@ def _labels(path: pathlib.Path, predictions: SavedPredictions | None) -> np.ndar
     return np.array([numbers[name] for name in names], np.int32)
 
 
-def _text(file: pathlib.Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"'{file}' is not what was written ({error}); restore it from a copy"
-        ) from error
-
-
 def _json(file: pathlib.Path) -> dict[str, Any]:
     """What a file holds; nothing where there is none."""
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(_text(file))
-    except ValueError as error:
-        raise UserError(
-            f"'{file}' is not what was written ({error}); restore it from a copy"
-        ) from error
-    if not isinstance(found, dict):
-        raise UserError(f"'{file}' holds no object; restore it from a copy")
-    return found
+    return read_object(file) if file.is_file() else {}
 
 
 def _lines(file: pathlib.Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        return []
-    try:
+    with _errors_of(file):
         rows = [json.loads(line) for line in _text(file).splitlines()]
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("a line is no object")
         return rows
-    except ValueError as error:
-        raise UserError(
-            f"'{file}' is not what was written ({error}); restore it from a copy"
-        ) from error
 
 
 def _table(file: pathlib.Path) -> list[dict[str, str]]:
-    if not file.is_file():
-        return []
-    try:
+    with _errors_of(file):
         return list(csv.DictReader(io.StringIO(_text(file), newline="")))
-    except csv.Error as error:
+
+
+def _text(file: pathlib.Path) -> str:
+    """What a file holds; nothing where there is none."""
+    with _errors_of(file):
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+@contextlib.contextmanager
+def _errors_of(file: pathlib.Path) -> Iterator[None]:
+    """Raises UserError for a file that cannot be read as what it should be."""
+    try:
+        yield
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"'{file}' is not what was written ({error}); restore it from a copy"
         ) from error

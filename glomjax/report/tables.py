@@ -28,8 +28,7 @@ def estimate_rows(estimates: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
         estimates.items(), key=lambda item: order.index(item[0].partition("_at_")[0])
     ):
         value = number(found["value"])
-        known = found["low"] is not None and found["value"] is not None
-        interval = f"{found['low']:.3f} to {found['high']:.3f}" if known else "none"
+        interval = interval_text(found) if found["value"] is not None else "none"
         rows.append((measure_title(name), value, interval, found.get("note", "")))
     return rows
 
@@ -37,6 +36,12 @@ def estimate_rows(estimates: Mapping[str, Mapping[str, Any]]) -> list[tuple[str,
 def number(value: float | None) -> str:
     """With three decimals; None is undefined."""
     return "undefined" if value is None else f"{value:.3f}"
+
+
+def interval_text(found: Mapping[str, Any]) -> str:
+    """The bounds of what has `low` and `high`, with three decimals; "none" without them."""
+    low, high = found.get("low"), found.get("high")
+    return "none" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
 def markdown_table(result: Result) -> str:
