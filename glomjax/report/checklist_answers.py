@@ -21,6 +21,7 @@ from glomjax.report.checklist_facts import (
     estimates_of,
     get,
     judged,
+    later_training,
     listed,
 )
 
@@ -85,8 +86,8 @@ def _initialisation(facts: Facts) -> str:
         "partial": "those up to a cut are frozen",
         "rules": "rules say which train",
     }.get(get(facts, "config", "freeze", "regime") or "", "")
-    if regime and (later := get(facts, "config", "freeze", "unfreeze")):
-        regime += f" at first, and more later (epoch:regime {', '.join(later)})"
+    if regime:
+        regime += later_training(config_of(facts))
     return f"{begun}; {regime}." if regime else f"{begun}."
 
 

@@ -7,7 +7,6 @@ show nothing; where they lack part of what a sentence needs, it raises LookupErr
 import collections
 import pathlib
 
-from glomjax.data.examples import SPLITS
 from glomjax.data.identities import is_missing
 from glomjax.data.sources.columns import column_name
 from glomjax.errors import excerpt, plural
@@ -16,15 +15,17 @@ from glomjax.report.checklist_facts import (
     MOST_VALUES,
     Facts,
     classes_of,
+    column_counts,
     config_of,
     counted,
     get,
     judged,
     listed,
-    patches_of,
     seen,
+    size_text,
     split_counts,
     split_rows,
+    split_summaries,
 )
 
 
@@ -140,31 +141,26 @@ def precision(facts: Facts) -> str:
 
 def included(facts: Facts) -> str:
     """Patches, patients and classes of each split, or of what was judged."""
-    if not (rows := split_rows(facts)):
+    if not split_rows(facts):
         size, prior = counted(facts), judged(facts).get("class_prior") or {}
         shares = [f"{100 * p:.1f}% {excerpt(name, 40)}" for name, p in prior.items()]
         return f"{': '.join(filter(None, [size, ', '.join(shares)]))}." if size else ""
     parts = []
-    for split in split_counts(facts):
-        part = [row for row in rows if row.get("split") == split]
-        classes = collections.Counter(row.get("label") or "" for row in part)
-        of = ", ".join(f"{n} {excerpt(name, 40)}" for name, n in sorted(classes.items()))
-        parts.append(f"{split}: {patches_of(part)} ({of})")
+    for part in split_summaries(facts):
+        classes = sorted(part["classes"].items())
+        of = ", ".join(f"{n} {excerpt(name, 40)}" for name, n in classes)
+        parts.append(f"{part['split']}: {size_text(part['images'], part['patients'])} ({of})")
     return f"{'; '.join(parts)}."
 
 
 def characteristics(facts: Facts) -> str:
     """What else the data say of the patches of each split."""
-    rows, texts = split_rows(facts), []
-    for column in rows[0] if rows else ():
-        values = sorted({row.get(column) or "" for row in rows})
-        if column in ("path", "label", "split", "patient") or not 2 <= len(values) <= MOST_VALUES:
-            continue
-        found = collections.Counter((row.get(column) or "", row.get("split")) for row in rows)
+    texts = []
+    for column, values in column_counts(facts, MOST_VALUES):
         parts = []
-        for value in values:
-            counts = [f"{found[value, s]} {s}" for s in SPLITS if found[value, s]]
-            parts.append(f"{excerpt(value, 40) or '(empty)'} {', '.join(counts)}")
+        for value, counts in values:
+            of = ", ".join(f"{n} {split}" for split, n in counts.items() if n)
+            parts.append(f"{excerpt(value, 40) or '(empty)'} {of}")
         texts.append(f"{column}: {'; '.join(parts)}")
     return f"Patches by column. {'. '.join(texts)}." if texts else ""
 

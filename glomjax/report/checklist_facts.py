@@ -10,6 +10,8 @@ from glomjax.errors import excerpt, plural
 
 Facts = Mapping[str, Any]
 MOST_VALUES = 10  # of a column that are listed
+# Of a table of splits, which say nothing further of an image.
+_OWN_COLUMNS = ("path", "label", "label_before", "split", "patient")
 
 
 def get(facts: Facts, *path: str) -> Any:
@@ -60,6 +62,49 @@ def split_counts(facts: Facts) -> dict[str, int]:
     return {split: counts[split] for split in SPLITS if counts[split]}
 
 
+def split_summaries(facts: Facts) -> list[dict[str, Any]]:
+    """Of each split that there is: `split`, `images`, `patients` (None where they are not all
+    known), `classes` {name: images}."""
+    found = []
+    for split in split_counts(facts):
+        part = [row for row in split_rows(facts) if row.get("split") == split]
+        patients = {row.get("patient") or "" for row in part}
+        found.append(
+            {
+                "split": split,
+                "images": len(part),
+                "patients": None if any(map(is_missing, patients)) else len(patients),
+                "classes": dict(collections.Counter(row.get("label") or "" for row in part)),
+            }
+        )
+    return found
+
+
+def column_counts(facts: Facts, most: int) -> list[tuple[str, list[tuple[str, dict[str, int]]]]]:
+    """[(column, [(value, {split: images of it})])] of what else the data say of the images of the
+    splits, such as stains and sites; columns with more than `most` values are left out."""
+    rows, splits = split_rows(facts), list(split_counts(facts))
+    found = []
+    for column in rows[0] if rows else ():
+        values = sorted({row.get(column) or "" for row in rows})
+        if column in _OWN_COLUMNS or not 2 <= len(values) <= most:
+            continue
+        counts = collections.Counter((row.get(column) or "", row.get("split")) for row in rows)
+        found.append(
+            (
+                column,
+                [(value, {split: counts[value, split] for split in splits}) for value in values],
+            )
+        )
+    return found
+
+
+def later_training(config: Mapping[str, Any]) -> str:
+    """What is added to how a run begins where more of the network trains later; "" where not."""
+    later = config["freeze"].get("unfreeze")
+    return f" at first, and more later (epoch:regime {', '.join(later)})" if later else ""
+
+
 def classes_of(facts: Facts) -> str:
     """The names of the classes, as a choice."""
     names = get(facts, "metrics", "classes") or sorted(
@@ -83,8 +128,12 @@ def counted(facts: Facts) -> str:
 def patches_of(rows: Sequence[Mapping[str, str]]) -> str:
     """How many patches of how many patients, where these are known."""
     patients = {row.get("patient") or "" for row in rows}
-    people = "" if any(map(is_missing, patients)) else f" of {len(patients)} patients"
-    return f"{len(rows)} patches{people}"
+    return size_text(len(rows), None if any(map(is_missing, patients)) else len(patients))
+
+
+def size_text(images: int, patients: int | None) -> str:
+    """So many patches of so many patients, where these are known."""
+    return f"{images} patches" + ("" if patients is None else f" of {patients} patients")
 
 
 def seen(facts: Facts) -> str:

@@ -1,16 +1,18 @@
-"""How a result came about, as the paragraph of a methods section and as tables."""
+"""How a result came about, as the paragraph of a methods section."""
 
-import collections
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from glomjax.data.examples import SPLITS
-from glomjax.data.identities import is_missing
 from glomjax.errors import plural
 from glomjax.evaluation.calibration import FIXED
 from glomjax.report.checklist_data import disjoint
-from glomjax.report.checklist_facts import environment_of, listed
+from glomjax.report.checklist_facts import (
+    environment_of,
+    later_training,
+    listed,
+    split_summaries,
+)
 from glomjax.report.result import CROSSVAL, EVALUATION, Result
 
 _NETWORKS = {"alexnet_mini": "AlexNet-mini", "googlenet": "GoogLeNet"}
@@ -34,43 +36,6 @@ def paragraph(result: Result) -> str:
     parts = [_data(result), *_training(result), _decision(result), _intervals(result)]
     parts.append(_software(result))
     return " ".join(part for part in parts if part)
-
-
-def split_rows(result: Result) -> list[dict[str, Any]]:
-    """A row for each split: `split`, `images`, `patients` (None where unknown), `classes` {name:
-    images}."""
-    rows = []
-    for split in SPLITS:
-        part = [row for row in result.splits if row.get("split") == split]
-        if not part:
-            continue
-        names = [row.get("patient", "") for row in part]
-        known = not any(is_missing(name) for name in names)
-        rows.append(
-            {
-                "split": split,
-                "images": len(part),
-                "patients": len(set(names)) if known else None,
-                "classes": dict(collections.Counter(row.get("label", "") for row in part)),
-            }
-        )
-    return rows
-
-
-def split_columns(result: Result, most: int = 12) -> list[tuple[str, list[tuple[str, list[int]]]]]:
-    """[(column, [(value, images of it in each split of `split_rows`)])] of what else the data says,
-    such as stains and sites; columns with more than `most` values are left out."""
-    own = {"path", "label", "label_before", "split", "patient"}
-    splits = [row["split"] for row in split_rows(result)]
-    found = []
-    for column in result.splits[0] if result.splits else ():
-        values = sorted({row.get(column) or "" for row in result.splits})
-        if column in own or not 2 <= len(values) <= most:
-            continue
-        counts = collections.Counter((row.get(column) or "", row["split"]) for row in result.splits)
-        rows = [(value, [counts[value, split] for split in splits]) for value in values]
-        found.append((column, rows))
-    return found
 
 
 def _data(result: Result) -> str:
@@ -103,7 +68,7 @@ def _data(result: Result) -> str:
             f"Patches were classified as {classes} by {what} ({names}), judged on "
             f"{metrics['n']} patches{people}, {known}."
         )
-    rows = split_rows(result)
+    rows = split_summaries(result.facts)
     if not rows:
         return ""
     counts = []
@@ -128,8 +93,7 @@ def _training(result: Result) -> list[str]:
         "random values" if source == "none" else f"pretrained weights ({pathlib.Path(source).name})"
     )
     regime = _REGIMES.get(config["freeze"]["regime"], config["freeze"]["regime"])
-    if later := config["freeze"].get("unfreeze"):
-        regime += f" at first, and more later (epoch:regime {', '.join(later)})"
+    regime += later_training(config)
     first = (
         f"{name} with inputs of {height} x {width} pixels was trained from {begun}; {regime}. "
         f"Pixels were preprocessed by '{config['preprocessing']}'."

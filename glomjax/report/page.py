@@ -27,9 +27,10 @@ from glomjax.report.findings import (
     within_lines,
 )
 from glomjax.report.groups import MAIN_METRICS, group_tables
-from glomjax.report.methods import paragraph, settings_rows, split_columns, split_rows
+from glomjax.report.methods import paragraph, settings_rows
 from glomjax.report.patches import KeptPatches, kept_patches
 from glomjax.report.provenance import (
+    column_tables,
     environment_rows,
     folds_table,
     learning_curves,
@@ -137,14 +138,7 @@ def _facts(result: Result) -> dict[str, Any]:
         ],
         "paragraph": paragraph(result),
         "splits": splits_table(result),
-        "split_columns": [
-            {
-                "name": column,
-                "header": (column, *(row["split"] for row in split_rows(result))),
-                "rows": [(value or "(empty)", *counts) for value, counts in rows],
-            }
-            for column, rows in split_columns(result)
-        ],
+        "split_columns": column_tables(result),
         "notes": [note for note in metrics.get("notes", []) if note not in told],
         "network": network_rows(result),
         "curves": learning_curves(result),

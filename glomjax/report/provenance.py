@@ -6,13 +6,16 @@ from typing import Any
 from markupsafe import Markup
 
 from glomjax.report import figures
-from glomjax.report.methods import network_title, split_rows
+from glomjax.report.checklist_facts import column_counts, split_summaries
+from glomjax.report.methods import network_title
 from glomjax.report.result import CROSSVAL, EVALUATION, RUN, Result
 from glomjax.report.tables import interval_text, number
 
+_MOST_VALUES = 12  # of a column that has a table
+
 
 def splits_table(result: Result) -> dict[str, Any] | None:
-    rows = split_rows(result)
+    rows = split_summaries(result.facts)
     if not rows:
         return None
     classes = sorted({name for row in rows for name in row["classes"]})
@@ -28,6 +31,18 @@ def splits_table(result: Result) -> dict[str, Any] | None:
             for row in rows
         ],
     }
+
+
+def column_tables(result: Result) -> list[dict[str, Any]]:
+    """A table of images by value and split for each further column of the data."""
+    return [
+        {
+            "name": column,
+            "header": (column, *values[0][1]),
+            "rows": [(value or "(empty)", *counts.values()) for value, counts in values],
+        }
+        for column, values in column_counts(result.facts, _MOST_VALUES)
+    ]
 
 
 def network_rows(result: Result) -> list[tuple[str, str]]:
