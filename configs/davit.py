@@ -25,6 +25,7 @@ def get_config(mode: str = "pretrained"):
     config.model.options.window_size = 0  # 0: the preset's
     config.model.options.drop_path_rate = 0.0
     config.model.options.dropout_rate = 0.3
+    config.learning_rate = 1e-3
     config.pretrained.source = "auto"
     config.freeze.regime = "partial"
     config.demo.image_size = (96, 96)

@@ -1,22 +1,21 @@
-"""Kidney-histology patch classifiers in JAX: does this patch show a glomerulus?"""
+"""Kidney-histology patch classifiers in JAX: does this patch show a glomerulus?
 
-from typing import TYPE_CHECKING, Any
+- `load_classifier` applies a trained network; `glomjax.inference` has what belongs to it.
+- `glomjax.training`: one call for a whole run, cross-validation, callbacks, the configuration.
+- `glomjax.data`: labelled images from folders, tables and arrays; splits by patient; copies.
+- `glomjax.preprocessing`: from stored pixels to what a network sees; augmentation, stain.
+- `glomjax.models`: AlexNet-mini, GoogLeNet and DaViT as Flax NNX modules.
+- `glomjax.pretrained`: published weights, loaded tensor by tensor.
+- `glomjax.evaluation`: metrics with intervals that count patients, from arrays alone.
+- `glomjax.report`: the page on a result.
+- `glomjax.ops`: operations that XLA compiles badly on a CPU.
 
-if TYPE_CHECKING:
-    from glomjax.inference.classifier import load_classifier
+Nothing is imported before it is used. Every failure that its user can put right is a `UserError`.
+"""
 
-__version__ = "0.1.0"
-__all__ = ["__version__", "load_classifier"]
+import lazy_loader
 
+__version__ = "0.2.0"
 
-def __getattr__(name: str) -> Any:
-    # Loading a network takes jax; asking for the version does not.
-    if name == "load_classifier":
-        from glomjax.inference.classifier import load_classifier
-
-        return load_classifier
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ += ["__version__"]

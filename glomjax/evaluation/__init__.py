@@ -1,25 +1,17 @@
-"""How good a classifier is: numbers, a report folder and figures, from arrays alone."""
+"""How good a classifier is: numbers with intervals that count patients, from arrays alone.
 
-from glomjax.evaluation.auroc import auroc, auroc_interval
-from glomjax.evaluation.calibration import choose_threshold, fit_temperature, predicted_classes
-from glomjax.evaluation.intervals import Interval
-from glomjax.evaluation.logits import probabilities
-from glomjax.evaluation.metrics import classification_metrics, collapse_message, prior_entropy
-from glomjax.evaluation.plots import plot_history
-from glomjax.evaluation.report import write_predictions, write_report
+Examples:
+  >>> import numpy as np
+  >>> from glomjax.evaluation import auroc_interval, classification_metrics
+  >>> rng = np.random.default_rng(0)
+  >>> labels, patients = rng.integers(0, 2, 200), np.repeat(np.arange(20), 10)
+  >>> logits = labels[:, None] * 2.0 + rng.normal(size=(200, 1))
+  >>> metrics = classification_metrics(labels, logits, ("other", "glomerulus"), patients)
+  >>> found = metrics["estimates"]["auroc"]
+  >>> print(f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})")
+  0.910 (0.849 to 0.947)
+"""
 
-__all__ = [
-    "Interval",
-    "auroc",
-    "auroc_interval",
-    "choose_threshold",
-    "classification_metrics",
-    "collapse_message",
-    "fit_temperature",
-    "plot_history",
-    "predicted_classes",
-    "prior_entropy",
-    "probabilities",
-    "write_predictions",
-    "write_report",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

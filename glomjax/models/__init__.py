@@ -1,4 +1,15 @@
-"""The networks, by name. Importing this loads jax and flax and nothing heavier."""
+"""The networks, by name. Importing this loads jax and flax and nothing heavier.
+
+Examples:
+  >>> import jax.numpy as jnp
+  >>> from flax import nnx
+  >>> from glomjax.models import create_model, params_of
+  >>> model = create_model("alexnet_mini", image_size=(140, 140), rngs=nnx.Rngs(0))
+  >>> model(jnp.zeros((2, 140, 140, 3))).shape
+  (2, 1)
+  >>> list(params_of(model))[-2:]
+  ['head/bias', 'head/kernel']
+"""
 
 import inspect
 import numbers
@@ -16,6 +27,16 @@ from glomjax.models import davit
 from glomjax.models.alexnet_mini import AlexNetMini
 from glomjax.models.davit import DaViT
 from glomjax.models.googlenet import GoogLeNet
+
+__all__ = [
+    "MODELS",
+    "AlexNetMini",
+    "DaViT",
+    "GoogLeNet",
+    "create_model",
+    "params_of",
+    "set_params",
+]
 
 MOST_PIXELS = 4096  # of an image's side; patches have some hundred
 MOST_CLASSES = 2**16
@@ -65,6 +86,7 @@ def create_model(
         fine-tuning freezes the network; "" where nothing is published.
       - `PREPROCESSING`: what its pixels go through where no weights say otherwise, as the field
         `preprocessing` of a configuration has it.
+      - `LEARNING_RATE`: the first one, with which it learnt from random values (`docs/results.md`).
 
       Its class has `check(options, image_size)`, which refuses options that it cannot have. Where
       they follow the preset or the images, it has `settle(options, image_size)`, too, which puts in

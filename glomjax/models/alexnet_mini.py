@@ -31,6 +31,7 @@ class AlexNetMini(nnx.Module):
     HIDDEN_OPTIONS = ()
     PUBLISHED_CUT = ""
     PREPROCESSING = "standardize"
+    LEARNING_RATE = 1e-4
 
     @classmethod
     def check(cls, options: dict[str, Any], image_size: tuple[int, int]) -> None:

@@ -66,6 +66,7 @@ class DaViT(nnx.Module):
     # second up to the first block's attention are frozen.
     PUBLISHED_CUT = "stages/1/blocks/0/spatial/norm1"
     PREPROCESSING = "imagenet"
+    LEARNING_RATE = 3e-5
     MAP_STAGE = 2  # of four, whose map Grad-CAM weighs; docs/saliency.md has the comparison
 
     @classmethod

@@ -45,6 +45,7 @@ class GoogLeNet(nnx.Module):
     HIDDEN_OPTIONS = ()
     PUBLISHED_CUT = ""
     PREPROCESSING = "standardize"
+    LEARNING_RATE = 3e-4
 
     aux1: "AuxiliaryHead"
     aux2: "AuxiliaryHead"

@@ -2,6 +2,12 @@
 
 Every operation computes the same function on every backend: `plain_*` says what it is, and the
 public name chooses a formulation for the backend that runs it. GPU and TPU keep XLA's own.
+
+Examples:
+  >>> import jax
+  >>> from glomjax.ops import max_pool
+  >>> jax.jit(lambda x: max_pool(x, window=2, stride=2))(jax.numpy.ones((1, 4, 4, 3))).shape
+  (1, 2, 2, 3)
 """
 
 from glomjax.ops.activation import add_bias, bias_gelu, bias_relu

@@ -1,20 +1,32 @@
-"""Training: one call for a whole run, and the pieces that a script may use by themselves."""
+"""Training: one call for a whole run, and the pieces that a script may use by themselves.
 
-from glomjax.training.callbacks import EarlyStopping, ReduceLROnPlateau
-from glomjax.training.config import default_config
-from glomjax.training.crossval import cross_validate
-from glomjax.training.interrupts import Interrupted
-from glomjax.training.loop import train_and_evaluate
-from glomjax.training.processes import initialize
-from glomjax.training.run_folder import clear
+Examples:
+  A run of two epochs with arrays; by default it writes what it says to the terminal:
 
-__all__ = [
-    "EarlyStopping",
-    "Interrupted",
-    "ReduceLROnPlateau",
-    "clear",
-    "cross_validate",
-    "default_config",
-    "initialize",
-    "train_and_evaluate",
-]
+  >>> import numpy as np
+  >>> from glomjax.training import default_config, train_and_evaluate
+  >>> config = default_config()
+  >>> config.model.name = "alexnet_mini"
+  >>> config.image_size, config.batch_size, config.num_epochs = (140, 140), 8, 2
+  >>> labels = np.arange(8) % 2
+  >>> images = np.broadcast_to(80 + 100 * labels[:, None, None, None], (8, 140, 140, 3))
+  >>> data = {s: (images.astype(np.uint8), labels) for s in ("train", "validation", "test")}
+  >>> metrics = train_and_evaluate(config, "runs/mine", data=data, progress=False)
+  >>> metrics["n"], metrics["epochs"]
+  (8, 2)
+
+  The callbacks, with exactly Keras' semantics, go with any loop:
+
+  >>> from glomjax.training import EarlyStopping, ReduceLROnPlateau
+  >>> stop, plateau, rate = EarlyStopping(patience=2), ReduceLROnPlateau(0.5, patience=1), 1e-3
+  >>> for epoch, loss in enumerate([0.7, 0.5, 0.6, 0.6, 0.6]):
+  ...     rate = plateau.update(epoch, loss, rate)
+  ...     if stop.update(epoch, loss):
+  ...         break
+  >>> epoch, stop.best_epoch, round(rate, 6)
+  (3, 1, 0.00025)
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

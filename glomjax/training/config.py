@@ -68,14 +68,18 @@ class Range:
     Attributes:
       low, high: the limits, None where there is none.
       above, below: whether the limit itself is left out.
+      besides: a number that it also may be, and that stands for something else.
     """
 
     low: float | None = None
     high: float | None = None
     above: bool = False
     below: bool = False
+    besides: float | None = None
 
     def __contains__(self, value: float) -> bool:
+        if value == self.besides:
+            return True
         if self.low is not None and (value <= self.low if self.above else value < self.low):
             return False
         if self.high is None or value > self.high:
@@ -86,11 +90,13 @@ class Range:
     def __str__(self) -> str:
         low = f"{'above' if self.above else 'at least'} {self.low}"
         high = f"{'below' if self.below else 'at most'} {self.high}"
-        return low if self.high is None else high if self.low is None else f"{low} and {high}"
+        text = low if self.high is None else high if self.low is None else f"{low} and {high}"
+        return text if self.besides is None else f"{text}, or {self.besides:g}"
 
 
 _POSITIVE = Range(0, above=True)
 _NOT_NEGATIVE = Range(0)
+_NETWORK_OWN = -1.0  # in place of a learning rate
 _SHARE = Range(0, 1, below=True)
 _BATCH = Range(1, 2**16)
 _EPOCHS = Range(1, MOST_EPOCHS)
@@ -216,7 +222,7 @@ class PretrainedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig:
-    regime: str = _field("full", "what trains", REGIMES)
+    regime: str = _field("scratch", "what trains", REGIMES)
     until: str = _field("", "partial: the last frozen block or parameter; '': the published cut")
     rules: tuple[LabelRule, ...] = _field((), "rules: (expression, 'trainable' or 'frozen') each")
     unfreeze: tuple[str, ...] = _field(
@@ -252,7 +258,11 @@ class RunConfig:
     num_epochs: int = _field(
         1000, "the most epochs; early stopping needs few of them", within=_EPOCHS
     )
-    learning_rate: float = _field(1e-3, "the first, before warm-up and schedule", within=_POSITIVE)
+    learning_rate: float = _field(
+        _NETWORK_OWN,
+        "the first, before warm-up and schedule; -1: the network's own from random values",
+        within=Range(0, above=True, besides=_NETWORK_OWN),
+    )
     learning_rate_rules: tuple[FactorRule, ...] = _field(
         ((".*", 1.0),), "(expression over parameter paths, factor) each; the first match counts"
     )
@@ -325,13 +335,16 @@ class RunConfig:
         """Whether this run trains on the small embedded data."""
         return self.data.source == "synthetic" and self.data.synthetic_size == "demo"
 
-    def settle_preprocessing(self) -> "RunConfig":
-        """The configuration with the network's own preprocessing in place of `auto`, where no
-        weights bring theirs."""
-        if self.preprocessing != "auto" or self.pretrained.source != "none":
-            return self
+    def settle(self) -> "RunConfig":
+        """The configuration with the network's own learning rate where none is given, and with its
+        own preprocessing in place of `auto` where no weights bring theirs."""
         network, _ = MODELS[self.model.name]
-        return dataclasses.replace(self, preprocessing=network.PREPROCESSING)
+        own = dict[str, Any]()
+        if self.learning_rate == _NETWORK_OWN:
+            own["learning_rate"] = network.LEARNING_RATE
+        if self.preprocessing == "auto" and self.pretrained.source == "none":
+            own["preprocessing"] = network.PREPROCESSING
+        return dataclasses.replace(self, **own)
 
     @property
     def takes_demo_settings(self) -> bool:
@@ -345,7 +358,7 @@ class RunConfig:
             "resize": self.resize,
             "target_mpp": self.target_mpp,
             "stain": self.stain_normalization,
-            "standardize": self.settle_preprocessing().preprocessing == "standardize",
+            "standardize": self.settle().preprocessing == "standardize",
             "bits": self.data.bits,
             "skip_unreadable": self.data.skip_unreadable,
         }

@@ -10,7 +10,7 @@ from glomjax.training.config import MAY_DIFFER, RunConfig
 
 # Runs of the first versions stored no defaults: {field: its default then} of what changed since.
 # Whoever changes a default adds a line here.
-_OLD_DEFAULTS: dict[str, Any] = {"preprocessing": "imagenet"}
+_OLD_DEFAULTS: dict[str, Any] = {"preprocessing": "imagenet", "learning_rate": 1e-3}
 
 # A configuration that comes with the package: its name with its mode, and what it gives.
 ShippedConfig = tuple[str, ConfigDict]
@@ -26,7 +26,8 @@ def changes(
       stored: the defaults of that time, as `defaults_of` gave them; None of the first versions.
       requested, shipped: as for `RunFolder.claim`.
     """
-    was, now = (flatten(config.settle_preprocessing().to_dict()) for config in (before, requested))
+    was, now = (flatten(config.settle().to_dict()) for config in (before, requested))
+    was_said, now_said = (flatten(config.to_dict()) for config in (before, requested))
     today = defaults_of(shipped)
     stored = stored if isinstance(stored, dict) else {"package": _OLD_DEFAULTS}
     pairs = [(flatten(stored.get("package", {})), flatten(today["package"]))]
@@ -38,7 +39,8 @@ def changes(
         if old == new or _is_demo_of(key, now):
             continue
         by_default = any(
-            key in then and (then[key], default.get(key)) == (old, new) for then, default in pairs
+            key in then and (then[key], default.get(key)) == (was_said.get(key), now_said.get(key))
+            for then, default in pairs
         )
         (kept if by_default else changed)[key] = f"{key} was {old!r}, now {new!r}"
     return changed, kept

@@ -16,8 +16,7 @@ from glomjax.training.config import RunConfig
 
 
 def settle_source(config: RunConfig, *, has_arrays: bool) -> tuple[RunConfig, str]:
-    """The configuration with `pretrained.source` settled: a file, an id or "none"; without weights
-    `preprocessing`, too; and a note.
+    """The configuration with `pretrained.source` settled: a file, an id or "none"; and a note.
 
     On the embedded demo data a run whose published weights cannot be had goes on from random
     values, and the note says so.
@@ -34,7 +33,7 @@ def settle_source(config: RunConfig, *, has_arrays: bool) -> tuple[RunConfig, st
                 f"trains, as in {assignment('freeze.regime', 'full')}, or take "
                 f"{assignment('pretrained.source', 'none')}"
             )
-        return _with(config, "none", regime).settle_preprocessing(), ""
+        return _with(config, "none", regime), ""
     if source == "none":
         raise UserError(
             f"freeze.regime {regime!r} needs pretrained weights, but pretrained.source is 'none'; "
@@ -56,7 +55,7 @@ def settle_source(config: RunConfig, *, has_arrays: bool) -> tuple[RunConfig, st
     except pretrained.WeightsUnavailable as error:
         if has_arrays or not config.is_demo:
             raise
-        return _with(config, "none", "scratch").settle_preprocessing(), (
+        return _with(config, "none", "scratch"), (
             f"NO PRETRAINED WEIGHTS: {error}. On the demo data training goes on from random "
             "values, with nothing frozen."
         )

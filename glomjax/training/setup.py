@@ -88,6 +88,7 @@ def prepare_run(
     requested, config = going_on or (requested, requested)
     if going_on is None:
         config, note = settle_source(config, has_arrays=arrays is not None)
+        config = config.settle()
         if note:
             terminal.banner(note)
     settings = demo_settings(requested, config, arrays)

@@ -1,0 +1,17 @@
+from . import duplicates as duplicates
+from . import identities as identities
+from . import sources as sources
+from . import splits as splits
+from . import synthetic as synthetic
+from .checking import check_data as check_data
+from .duplicates import exact_duplicates as exact_duplicates
+from .duplicates import near_duplicates as near_duplicates
+from .duplicates import perceptual_hash as perceptual_hash
+from .examples import DataSplits as DataSplits
+from .examples import Examples as Examples
+from .identities import normal_form as normal_form
+from .preparation import PreparedData as PreparedData
+from .preparation import prepare_data as prepare_data
+from .sources import load_source as load_source
+from .sources.arrays import read_arrays as read_arrays
+from .splits import make_splits as make_splits

@@ -1,0 +1,11 @@
+from .classifier import Classifier as Classifier
+from .classifier import Predictions as Predictions
+from .classifier import load_classifier as load_classifier
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
+from .saliency import overlay as overlay
+from .saliency import randomisation_check as randomisation_check
+from .saved_predictions import SavedPredictions as SavedPredictions
+from .saved_predictions import read_predictions as read_predictions

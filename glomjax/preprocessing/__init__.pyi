@@ -1,0 +1,11 @@
+from . import stain_normalization as stain_normalization
+from .augmentation import PRESETS as PRESETS
+from .augmentation import Augmentation as Augmentation
+from .augmentation import symmetries as symmetries
+from .augmentation import undo_symmetries as undo_symmetries
+from .decoding import decode_image as decode_image
+from .decoding import fit_image as fit_image
+from .decoding import open_image as open_image
+from .preprocessing import IMAGENET as IMAGENET
+from .preprocessing import Preprocessing as Preprocessing
+from .stain_normalization import StainNormalizer as StainNormalizer

@@ -1,0 +1,14 @@
+from .conversion import convert_weights as convert_weights
+from .loading import LoadReport as LoadReport
+from .loading import load_weights as load_weights
+from .loading import select_weights as select_weights
+from .reading import SourceInfo as SourceInfo
+from .reading import read_weights as read_weights
+from .sources import CITATION as CITATION
+from .sources import PUBLISHED as PUBLISHED
+from .sources import Published as Published
+from .sources import WeightsUnavailable as WeightsUnavailable
+from .sources import default_source as default_source
+from .sources import name_of as name_of
+from .sources import resolve as resolve
+from .weight_file import write_weights as write_weights
