@@ -28,7 +28,7 @@ def describe_environment(precision: str) -> dict[str, Any]:
     command; of several processes, the machine of this one."""
     devices = jax.devices()
     return {
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor(),
@@ -38,7 +38,7 @@ def describe_environment(precision: str) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "processes": jax.process_count(),
         "native_kernels": native.status(precision),
-        "git": _git_state(),
+        "git": git_state(),
         "command": sys.argv,
     }
 
@@ -133,20 +133,17 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _value_of(name: str, lines: Sequence[str]) -> str:
-    """Of the first line `name: value`, "" where there is none."""
-    split = (line.partition(":") for line in lines)
-    return next((value.strip() for key, _, value in split if key.strip() == name), "")
-
-
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """The version of an installed package, "not installed" of another."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
 
 
-def _git_state() -> dict[str, Any]:
+def git_state() -> dict[str, Any]:
+    """The `commit` of this package's own repository, and whether it has `uncommitted_changes`; None
+    where it is installed elsewhere."""
     folder = pathlib.Path(__file__).parent
     try:
         # Installed inside somebody's repository, this file is not tracked there.
@@ -158,6 +155,12 @@ def _git_state() -> dict[str, Any]:
         }
     except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return {"commit": None, "uncommitted_changes": None}
+
+
+def _value_of(name: str, lines: Sequence[str]) -> str:
+    """Of the first line `name: value`, "" where there is none."""
+    split = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in split if key.strip() == name), "")
 
 
 def _git(folder: pathlib.Path, *arguments: str) -> str:

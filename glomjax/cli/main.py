@@ -11,6 +11,7 @@ from glomjax.cli import (
     compare,
     convert,
     crossval,
+    doctor,
     evaluate,
     inspect,
     predict,
@@ -33,6 +34,7 @@ VERBS: dict[str, Any] = {
     "check-data": check_data,
     "report": report,
     "review": review,
+    "doctor": doctor,
 }
 
 

@@ -87,6 +87,22 @@ def must_build() -> bool:
         return False  # which `status` will say
 
 
+def in_cache() -> tuple[str, str]:
+    """What there is of the kernels, which are neither built nor loaded.
+
+    Returns:
+      "built", "damaged", "not built" or "no compiler", and the first line of the compiler's
+      `--version`, "" where there is none.
+    """
+    try:
+        target = _target()
+    except _FAILURES:
+        return "no compiler", ""
+    if _is_whole(target.path):
+        return "built", target.version
+    return "damaged" if target.path.exists() else "not built", target.version
+
+
 @contextlib.contextmanager
 def products_in(precision: str) -> Iterator[None]:
     """Traces with native products that round their factors to `precision`.
@@ -215,6 +231,7 @@ class _Target(NamedTuple):
     prefix: str
     path: pathlib.Path
     compiler: list[str]
+    version: str  # of the compiler, in its words
 
 
 @functools.cache
@@ -233,7 +250,9 @@ def _target() -> _Target:
     ):
         digest.update(hashlib.sha256(part).digest())
     name = digest.hexdigest()[:16]
-    return _Target(f"glomjax_{name}_", cache_dir("native") / f"kernels-{name}.so", compiler)
+    said = version.decode(errors="replace").strip().partition("\n")[0]
+    path = cache_dir("native") / f"kernels-{name}.so"
+    return _Target(f"glomjax_{name}_", path, compiler, said)
 
 
 def _load(target: _Target) -> ctypes.CDLL:
