@@ -85,14 +85,26 @@ def test_a_package_that_cannot_be_imported_is_broken(examined, monkeypatch, modu
 
 
 def test_versions_that_differ_from_the_lock_are_named_and_no_failure(examined, monkeypatch):
-    installed = environment.version
-    monkeypatch.setattr(
-        environment, "version", lambda name: "99.1" if name == "optax" else installed(name)
-    )
+    # All of them, with numbers as long as those of nightly builds.
+    monkeypatch.setattr(environment, "version", lambda name: "99.1.0.dev20261128+cuda12.cudnn97")
     code, lines = examined()
     assert code == 0
-    pinned = dict(line.split("==") for line in doctor._LOCK.read_text().split() if "==" in line)
-    assert f"optax 99.1 ({pinned['optax']})" in lines["lock"]
+    pins = [line.split("==") for line in doctor._LOCK.read_text().split() if "==" in line]
+    assert lines["lock"].startswith(f"{len(pins)} of {len(pins)} packages are not those")
+    name, pinned = pins[0]
+    assert f"{name} 99.1.0.dev20261128+cuda12.cudnn97 ({pinned})" in lines["lock"]
+
+
+def test_a_package_of_the_lock_that_is_not_installed_is_broken(examined, monkeypatch):
+    installed = environment.version
+    monkeypatch.setattr(
+        environment,
+        "version",
+        lambda name: "not installed" if name == "tensorboardX" else installed(name),
+    )
+    code, lines = examined()
+    assert code == 1
+    assert "install tensorboardX" in lines["to mend:"]
 
 
 def test_without_a_device_what_jax_says_is_quoted_up_to_its_first_path(examined, monkeypatch):
