@@ -39,6 +39,7 @@ MONITORS = {
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("plateau", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16")
+TRACKERS = ("mlflow", "wandb")
 
 # What may differ between the parts of one run: where and how long it runs, not what it computes.
 # Whether another source holds the same data is seen when it is read.
@@ -54,6 +55,7 @@ MAY_DIFFER = (
     "data.cache_gib",
     "pretrained.allow_seen",
     "ops.native",
+    "log.trackers",
 )
 
 # (regular expression of whole parameter paths, what it sets)
@@ -234,6 +236,13 @@ class FreezeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogConfig:
+    trackers: tuple[str, ...] = _field(
+        (), f"that are sent the numbers of each epoch and of the test: {', '.join(TRACKERS)}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class DemoConfig:
     """What takes the place of these fields on the embedded demo data, trained from random values:
     it has few images, and its purpose is to end soon."""
@@ -328,6 +337,7 @@ class RunConfig:
     augmentation: Any = _field(AugmentationConfig, "random changes of training images")
     pretrained: PretrainedConfig = _field(PretrainedConfig, "initial weights")
     freeze: FreezeConfig = _field(FreezeConfig, "what trains, and when")
+    log: LogConfig = _field(LogConfig, "where numbers go besides the run's folder")
     demo: DemoConfig = _field(DemoConfig, "in place of these fields on the embedded demo data")
 
     @property

@@ -20,7 +20,7 @@ from glomjax.errors import UserError, nearest_key, shown
 from glomjax.evaluation.calibration import parse_rule
 from glomjax.models import MODELS, MOST_PIXELS, check_options, is_of_type
 from glomjax.preprocessing.sixteen_bits import BITS
-from glomjax.training.config import RunConfig
+from glomjax.training.config import TRACKERS, RunConfig
 from glomjax.training.parameter_groups import (
     LARGEST,
     SMALLEST,
@@ -81,6 +81,11 @@ def check_values(config: RunConfig) -> None:
     for text in config.freeze.unfreeze:
         parse_unfreeze(text)
     config.augment()
+    trackers = config.log.trackers
+    _require(
+        set(trackers) <= set(TRACKERS) and len(set(trackers)) == len(trackers),
+        f"log.trackers is {shown(trackers)}; it holds some of {', '.join(TRACKERS)}, each once",
+    )
     try:
         parse_rule(config.decision.threshold)
     except UserError as error:

@@ -54,6 +54,7 @@ from glomjax.training.setup import RunSetup, prepare_run
 from glomjax.training.sharding import Placement
 from glomjax.training.state import Arrays
 from glomjax.training.steps import zero_sums
+from glomjax.training.trackers import Tracking, check_trackers
 
 _LONG = 20.0  # seconds of a validation before which several processes save what was trained
 NOT_FINITE = "not_finite.json"  # which batch had a loss that is NaN or infinite
@@ -132,6 +133,8 @@ def train_and_evaluate(
                     f"{argument('--overwrite', True)}"
                 )
                 return metrics
+            if placement.writes:
+                check_trackers(requested.log.trackers)
             setup = prepare_run(requested, run, placement, terminal, data)
             if run.finished and placement.writes:
                 run.reopen()  # nothing refuses it any more
@@ -183,6 +186,7 @@ class Trainer:
       interrupts: the signals that have come, and the time that is left.
       key: of the random stream of dropout.
       board, curves: the numbers of the epochs for TensorBoard, and as a figure.
+      tracking: the same for the trackers of the configuration.
     """
 
     setup: RunSetup
@@ -200,6 +204,13 @@ class Trainer:
             self.run.path / "tensorboard", self.state.position.epoch + 1, self.run.writes
         )
         self.curves = Curves(functools.partial(draw_history, setup))
+        self.tracking = Tracking(
+            self.config.log.trackers,
+            self.config.to_dict(),
+            self.state.position.history,
+            self.run,
+            self.terminal,
+        )
 
     def __enter__(self) -> "Trainer":
         return self
@@ -212,6 +223,8 @@ class Trainer:
         except UserError:
             if kind is None:  # or else what ended it first is what is said
                 raise
+        finally:
+            self.tracking.close()
 
     def fit(self) -> None:
         """Epochs until early stopping or the limit; the best weights are in `state.best` then."""
@@ -240,6 +253,7 @@ class Trainer:
             self.run.write_history(position.history)
             self.run.write_usage()
             self.board.epoch(row)
+            self.tracking.epoch(row)
             left = state.stopping.patience - state.stopping.wait
             left = 0 if position.stop else min(left, config.num_epochs - position.epoch)
             self.terminal.epoch(row, config.num_epochs, left, is_best)
@@ -273,6 +287,7 @@ class Trainer:
         self.checkpoints.wait()
         # A signal from here on finds the report written, which takes less time than to leave.
         metrics = report_test(self.setup, logits["test"], logits["validation"], decision)
+        self.tracking.test(metrics)
         self.run.tidy_checkpoints()
         return metrics
 

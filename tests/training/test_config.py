@@ -256,6 +256,8 @@ def nested(depth: int):
         ("learning_rate_rules", ((".*", True),), r"learning_rate_rules is"),
         ("learning_rate_rules", ((".*", -1.0),), r"learning rate rule '\.\*' says -1.0"),
         ("weight_decay_rules", ((".*", 1e308),), r"weight_decay_rules is .*, with 1e\+308"),
+        ("log.trackers", ("mlfow",), r"log.trackers is \('mlfow',\); .* some of mlflow, wandb"),
+        ("log.trackers", ("mlflow", "mlflow"), r"each once"),
         ("freeze.unfreeze", ("5:full:1e999",), r"freeze.unfreeze has '5:full:1e999'; write EPOCH"),
         ("freeze.unfreeze", ("99999999999:full",), r"an epoch from 2 .* to 1000000"),
         ("freeze.unfreeze", ("9" * 5000 + ":full",), r"freeze.unfreeze is .*at most 4096"),
