@@ -6,6 +6,8 @@ import importlib.util
 import io
 import json
 import pathlib
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -349,3 +351,54 @@ def test_label_review_changes_labels_that_are_read_where_the_images_lie(tmp_path
         assert "2 label(s) that were changed" in " ".join(splits.notes)
         labels.append(table.read_text())
     assert labels[0] == labels[1] != labels[2]
+
+
+def test_newest_releases_finds_the_newest_interpreter_that_starts(tmp_path, monkeypatch):
+    newest, folder, pyenv = script("newest_releases"), tmp_path / "bin", tmp_path / "versions"
+
+    def interpreter(file: pathlib.Path, command: str) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{command}\n")
+        file.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{folder}:/bin")
+    assert newest.find_python("3.12", pyenv) == ""
+    # As pyenv's command for a version that is not chosen.
+    interpreter(folder / "python3.12", "echo 'pyenv: python3.12: command not found' >&2; exit 127")
+    for version in ("3.12.9", "3.12.10", "3.1.2"):
+        interpreter(pyenv / version / "bin" / "python", f"echo {version}")
+    assert newest.find_python("3.12", pyenv) == str(pyenv / "3.12.10" / "bin" / "python")
+    interpreter(folder / "python3.12", "echo 3.12.4")
+    assert newest.find_python("3.12", pyenv) == str(folder / "python3.12")
+
+
+def test_newest_releases_counts_what_pytest_says(tmp_path):
+    newest = script("newest_releases")
+    (tmp_path / "test_few.py").write_text(
+        "import pytest\n"
+        "def test_right(): pass\n"
+        "def test_wrong(): assert False\n"
+        "def test_left_out(): pytest.skip('no')\n"
+        "def test_error(no_such_fixture): pass\n"
+    )
+    table = tmp_path / "tests.xml"
+    options = ["-q", "-n", "0", "-p", "no:cacheprovider", f"--junitxml={table}", str(tmp_path)]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", "/dev/null", *options], capture_output=True
+    )
+    found = newest.read_results(table, "3.13.0", {"jax": "0.12.0"}, 25.4)
+    assert (found.passed, found.failed, found.skipped) == (1, 2, 1)
+    lines = newest.tabulate([found], "today:").splitlines()
+    assert lines[2].startswith("| Python | jax | flax |")
+    assert lines[4].startswith("| 3.13.0 | 0.12.0 |  |")
+    assert lines[4].endswith("| 1 | 2 | 1 | 25 |")
+    assert lines[6] == "Failed on Python 3.13.0:"
+    assert [line.rpartition(".")[2] for line in lines[8:]] == ["test_wrong", "test_error"]
+
+
+def test_newest_releases_leaves_a_folder_of_other_things_alone(tmp_path, capsys):
+    (tmp_path / "checkout").mkdir()
+    with pytest.raises(SystemExit):
+        script("newest_releases").main([str(tmp_path)])
+    assert "holds something else; name another folder" in capsys.readouterr().err
+    assert (tmp_path / "checkout").is_dir()
