@@ -48,25 +48,27 @@ class Tracker(Protocol):
 
 
 class MLflow:
-    """By its client, since the functions of the module send user, command and path as well, and
-    log to a run that a script may have open."""
+    """By its client: the functions of the module would send user, command and path as well, and go
+    to a run that a script may have open."""
 
     def start(self, name: str, config: Mapping[str, Any], run_id: str) -> bool:
         import mlflow
 
         self._client = mlflow.MlflowClient()
-        name_of_all = os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
-        found = self._client.get_experiment_by_name(name_of_all)
-        experiment = found.experiment_id if found else self._client.create_experiment(name_of_all)
+        title = os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
+        found = self._client.get_experiment_by_name(title)
+        experiment = found.experiment_id if found else self._client.create_experiment(title)
+        # MLflow gives each run an id of its own, and finds it again by a tag.
         known = self._client.search_runs([experiment], f"tags.{_ID_TAG} = '{run_id}'")
-        tags = {_ID_TAG: run_id}
-        run = known[0] if known else self._client.create_run(experiment, tags=tags, run_name=name)
+        if known:
+            self._id = known[0].info.run_id
+            self._client.update_run(self._id, status="RUNNING")
+            return False
+        run = self._client.create_run(experiment, tags={_ID_TAG: run_id}, run_name=name)
         self._id = run.info.run_id
-        self._client.update_run(self._id, status="RUNNING")
-        if not known:
-            params = [mlflow.entities.Param(key, str(value)) for key, value in config.items()]
-            self._client.log_batch(self._id, params=params)
-        return not known
+        params = [mlflow.entities.Param(key, str(value)) for key, value in config.items()]
+        self._client.log_batch(self._id, params=params)
+        return True
 
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
         for key, value in metrics.items():
@@ -77,18 +79,22 @@ class MLflow:
 
 
 class WandB:
-    """With everything off that it collects by itself."""
+    """With everything off that it collects by itself. A version that does not know one of these
+    settings refuses them, and nothing is sent."""
 
     def start(self, name: str, config: Mapping[str, Any], run_id: str) -> bool:
         import wandb
 
         settings = wandb.Settings(
+            host="",
+            program="glomjax",
             console="off",
             disable_code=True,
             disable_git=True,
             x_disable_machine_info=True,
             x_disable_meta=True,
             x_disable_stats=True,
+            x_save_requirements=False,
         )
         self._run = wandb.init(
             id=run_id,
@@ -250,19 +256,18 @@ def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
     """Of a line of `metrics.jsonl`."""
-    values = {**row, "images_per_second": row["time"]["images_per_second"]}
-    return {key: v for key, v in values.items() if isinstance(v, float) and math.isfinite(v)}
+    return _finite({**row, "images_per_second": row["time"]["images_per_second"]})
 
 
 def _numbers_of_test(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """`test_auroc`, and with its interval `test_auroc_low` and `test_auroc_high`."""
-    values = dict(metrics)
-    for key in metrics:
-        if key.endswith("_interval") and isinstance(interval := metrics[key], Mapping):
-            stem = key.removesuffix("_interval")
-            values |= {f"{stem}_{end}": interval.get(end) for end in ("low", "high")}
-    return {
-        f"test_{key}": float(value)
-        for key, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    """Of each metric, such as `test_auroc`, and of its interval `test_auroc_low` and
+    `test_auroc_high`."""
+    values = {"test_temperature": metrics["temperature"]}
+    for name, estimate in metrics["estimates"].items():
+        ends = {f"test_{name}_{end}": estimate[end] for end in ("low", "high")}
+        values |= {f"test_{name}": estimate["value"], **ends}
+    return _finite(values)
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in values.items() if isinstance(v, float) and math.isfinite(v)}

@@ -91,6 +91,7 @@ class Service:
             service.called("wandb.start")
             assert (resume, reinit) == ("allow", "create_new")
             assert settings["x_disable_meta"]
+            assert settings["host"] == ""
             resumed = id in service.wandb
             run = service.wandb.setdefault(id, Run(name, config))
             return WandBRun(run, resumed)
