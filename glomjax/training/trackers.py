@@ -12,7 +12,6 @@ tracker has a thread of its own: one that fails or hangs is said once, and the r
 """
 
 import importlib
-import json
 import math
 import os
 import pathlib
@@ -29,7 +28,7 @@ from glomjax.pretrained.sources import CROSSVAL, PUBLISHED
 from glomjax.training.progress import Terminal
 from glomjax.training.run_folder import RunFolder
 
-TRACKED_RUN = "tracked_run.json"  # in the folder of a run: the id by which trackers know it
+TRACKED_RUN = "tracked_run.txt"  # in the folder of a run: the id by which trackers know it
 _PATIENCE = 20.0  # seconds at the end of a run in which a tracker has to take what is left
 _ID_TAG = "glomjax_run_id"
 
@@ -237,9 +236,12 @@ def _name_of(folder: pathlib.Path) -> str:
 
 def _id_of(run: RunFolder) -> str:
     """The id of the tracked run, which the folder keeps from the first time on."""
-    if not (run.path / TRACKED_RUN).exists():
-        run.write(TRACKED_RUN, json.dumps({"id": uuid.uuid4().hex}) + "\n")
-    return str(run.read_json(TRACKED_RUN).get("id"))
+    try:
+        return uuid.UUID((run.path / TRACKED_RUN).read_text()).hex
+    except (OSError, ValueError):  # there is none yet, or it is damaged
+        run_id = uuid.uuid4().hex
+        run.write(TRACKED_RUN, run_id)
+        return run_id
 
 
 def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
