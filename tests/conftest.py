@@ -31,7 +31,13 @@ gc.set_threshold(50_000, 20, 50)
 
 
 # The files that take longest begin first: at the end one worker would go through them alone.
-_LONGEST = ("test_stress_runs.py", "test_processes.py", "test_loop.py", "test_ops.py")
+_LONGEST = (
+    "test_stress_runs.py",
+    "test_processes.py",
+    "test_loop.py",
+    "test_docs.py",
+    "test_ops.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import sys
 
+import jax
 import numpy as np
 import pytest
 from quick_programs import FEW_BLOCKS
@@ -22,8 +23,10 @@ from glomjax.cli.configuration import apply_overrides, load_config
 from glomjax.cli.main import VERBS, main, verb_parser
 from glomjax.data import synthetic
 from glomjax.data.sources.columns import COLUMN_SYNONYMS
+from glomjax.files import cache_dir
 from glomjax.models import googlenet
-from glomjax.training import train_and_evaluate
+from glomjax.pretrained import spec
+from glomjax.training import loop, train_and_evaluate
 from glomjax.training.config_checks import read_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -48,6 +51,10 @@ EXCLUDED = {
     "--processes 2 --process 0": PROCESSES,
     ".venv/bin/python main.py --config configs/davit.py --coordinator host0:1234 "
     "--processes 2 --process 1": PROCESSES,
+    ".venv/bin/python main.py --config configs/davit.py --config.data.source=patches "
+    "--config.pretrained.source=davit_t_imagenet.h5 --workdir runs/from_file": (
+        "needs a file of Keras weights; test_loop.py trains from one"
+    ),
     "sbatch docs/slurm.sh --config davit --config.data.source=patches --workdir=runs/davit": (
         "needs SLURM; test_processes.py runs the script with stand-ins for its commands"
     ),
@@ -59,17 +66,11 @@ EXCLUDED = {
     "python benchmarks/label_review.py synthetic": MEASURES,
 }
 
-KECAM = ROOT / "tests" / "data" / "davit_kecam" / "kecam_davit.h5"
 # What a network that is trained in no time needs besides.
 SMALL = {
     "davit": [
         *("--config.image_size=32", "--config.model.options.depths=1,"),
         *("--config.model.options.embed_dims=8,", "--config.model.options.num_heads=1,"),
-    ],
-    KECAM.name: [
-        *("--config.image_size=32", "--config.model.options.depths=1,1,2,1"),
-        "--config.model.options.embed_dims=16,32,64,128",
-        "--config.model.options.num_heads=2,4,8,16",
     ],
     "alexnet_mini": ["--config.image_size=40"],
     "googlenet": ["--config.image_size=64", "--config.model.options.aux_heads=False"],
@@ -172,9 +173,9 @@ def test_every_measurement_s_options_are_those_of_its_script(command, monkeypatc
         assert not arguments  # and its main would begin at once
         return
     monkeypatch.setattr(sys, "argv", [script, *arguments])
-    spec = importlib.util.spec_from_file_location(pathlib.Path(script).stem, ROOT / script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    found = importlib.util.spec_from_file_location(pathlib.Path(script).stem, ROOT / script)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
     with pytest.raises(Parsed):
         module.main()
 
@@ -195,13 +196,21 @@ def place(small_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GLOMJAX_OFFLINE", "1")
+    # A cache of its own, since its demo data are few; what is compiled is shared.
+    (tmp_path / "cache").mkdir()
+    for name, shared in (("jit", "jit-tests"), ("native", "native")):
+        (tmp_path / "cache" / name).symlink_to(cache_dir(shared))
+    monkeypatch.setenv("GLOMJAX_CACHE", str(tmp_path / "cache"))
+    compiled = jax.config.jax_compilation_cache_dir
     monkeypatch.setattr(googlenet, "_BLOCKS", FEW_BLOCKS)
+    # What takes longer than all else in so small a run, and has tests of its own.
+    monkeypatch.setattr(loop, "draw_history", lambda setup: None)
+    monkeypatch.setitem(spec._SCRYPT, "n", 2)
     sizes = {"train": (16, 2), "validation": (8, 2), "test": (8, 2)}
     monkeypatch.setitem(synthetic.SIZES, "demo", sizes)
     os.symlink(ROOT / "configs", "configs")
     shutil.copytree(small_run[1], "runs/davit")
     shutil.copytree(small_run[1], "start")
-    shutil.copy(KECAM, "davit_t_imagenet.h5")
     write_patches(tmp_path / "patches", first=700, numbered=True)
     others = write_patches(tmp_path / "other_hospital", first=500, numbered=True)
     header, *lines = (others / "manifest.csv").read_text().splitlines()
@@ -213,22 +222,27 @@ def place(small_run, tmp_path, monkeypatch):
     (tmp_path / "new_patches").mkdir()
     for n in range(3):
         blots(900 + n).save(tmp_path / "new_patches" / f"{n}.png")
-    return tmp_path
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", compiled)
 
 
 def added(verb: str, arguments: list[str]) -> list[str]:
     """What a command is given besides, by which it takes no time."""
+    if verb == "evaluate":
+        return ["--report=none"]
     if verb not in ("train", "crossval"):
         return []
     given = " ".join(arguments)
     config = pathlib.Path(arguments[arguments.index("--config") + 1].partition(":")[0]).stem
     small = ["--config.batch_size=8", "--config.report=none"]
     small.append(f"--config.num_epochs={10 if 'unfreeze' in given else 1}")
-    small += SMALL[KECAM.name if ".h5" in given else config]
+    small += SMALL[config]
+    if verb == "crossval":
+        small.append("--folds=2")
     if config == "davit" and ":scratch" not in given and "data.source" in given:
         if "pretrained.source" not in given:  # the published weights cannot be had here
             small.append("--config.pretrained.source=start")
-        if ".h5" not in given and ("regime" not in given or "partial" in given):
+        if "regime" not in given or "partial" in given:
             small.append("--config.freeze.until=stem")  # the published cut lies in a second stage
     return small
 
