@@ -110,6 +110,12 @@ def test_what_is_not_run_is_still_there():
     assert set(COMMANDS) - set(EXCLUDED) <= set(OURS)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_command_to_copy_stands_in_a_block_that_is_run(page):
+    rest = re.sub(r"```bash\n.*?```", "", PAGES[page], flags=re.DOTALL)
+    assert re.findall(r"^\s*(?:\.venv/bin/|glomjax |pip |sbatch ).*", rest, re.M) == []
+
+
 def test_the_first_two_commands_make_their_own_environment():
     job, tests = (text for kind, text in blocks("README.md") if kind == "bash")
     for command in (job, tests):
