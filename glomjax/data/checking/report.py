@@ -148,7 +148,10 @@ def _table(
     for row in rows:
         table.add_row(*map(printable, row))
     width = max(shutil.get_terminal_size((120, 24)).columns, 100)
-    console = Console(width=width, color_system=None, markup=False, emoji=False)
+    # In a notebook Rich would also show an empty output for each table, were it not told otherwise.
+    console = Console(
+        width=width, color_system=None, markup=False, emoji=False, force_jupyter=False
+    )
     with console.capture() as captured:
         console.print(table)
     lines = [line.rstrip() for line in captured.get().rstrip().splitlines()]
