@@ -24,7 +24,8 @@ class OpenPage:
     Attributes:
       page: of playwright, for keys, clicks and what else a reader does.
       errors: what the browser wrote to its console as errors, what scripts raised, and dialogs.
-      requests: the addresses asked for besides the file itself and what it holds inline.
+      requests: the addresses asked for besides the file itself, or what lies below the address
+        that was opened, and what a page holds inline.
     """
 
     page: Page
@@ -65,8 +66,11 @@ class OpenPage:
 
 
 @contextlib.contextmanager
-def open_page(file: pathlib.Path, *, width: int = 1200, height: int = 900) -> Iterator[OpenPage]:
-    """Opens a file in a browser of its own, which knows nothing of pages opened before.
+def open_page(
+    file: pathlib.Path | str, *, width: int = 1200, height: int = 900
+) -> Iterator[OpenPage]:
+    """Opens a file, or an address, in a browser of its own, which knows nothing of pages opened
+    before.
 
     No network is trained meanwhile: playwright keeps an event loop in this thread, in which others
     cannot run theirs.
@@ -81,7 +85,7 @@ def open_page(file: pathlib.Path, *, width: int = 1200, height: int = 900) -> It
             page.on(
                 "dialog", lambda dialog: (opened.errors.append(dialog.message), dialog.accept())
             )
-            address = file.absolute().as_uri()
+            address = file if isinstance(file, str) else file.absolute().as_uri()
             page.on(
                 "request",
                 lambda request: (

@@ -9,7 +9,8 @@ from reliability.situations import Answer, Case, shown
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "reliability.md"
 _BEHIND = "Tried at random"  # the heading behind the tables
 _HEADER = "| situation | what happens | what is said, or what is read |\n| --- | --- | --- |\n"
-_SPECIAL = re.compile(r"[\\|*<`~]|(?<!\w)_|_(?!\w)")
+# `][` would begin the second half of a link.
+_SPECIAL = re.compile(r"[\\|*<`~]|(?<=\])\[|(?<!\w)_|_(?!\w)")
 
 
 def row(case: Case, answer: Answer) -> str:
