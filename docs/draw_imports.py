@@ -99,7 +99,7 @@ def drawn(graph: Mapping[str, set[str]]) -> str:
     rows = layers(graph)
     width = max(len(row) for row in rows) * (_WIDTH + _ACROSS) - _ACROSS + 2 * _MARGIN
     height = len(rows) * (_HEIGHT + _DOWN) - _DOWN + 2 * _MARGIN
-    corners = {}
+    corners: dict[str, tuple[float, float]] = {}
     for n, row in enumerate(rows):
         left = (width - len(row) * (_WIDTH + _ACROSS) + _ACROSS) / 2
         for k, name in enumerate(row):

@@ -94,7 +94,9 @@ class DataSplits:
     """The three splits of a data set, its class names and what the user must be told about it.
 
     Attributes:
-      train, validation, test: the examples of each split.
+      train: the examples by which the weights change.
+      validation: those by which a run chooses its epoch and its decision.
+      test: those on which it is judged.
       classes: class names; for two classes (negative, positive).
       notes: one sentence each, printed at the start of a run and stored with its results.
       content: a hash of the pixels, once they have been read.

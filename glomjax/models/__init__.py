@@ -41,12 +41,13 @@ __all__ = [
 MOST_PIXELS = 4096  # of an image's side; patches have some hundred
 MOST_CLASSES = 2**16
 
-# name: (class, the arguments that make its size). A new architecture is a module and a line here.
 MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "alexnet_mini": (AlexNetMini, {}),
     "googlenet": (GoogLeNet, {}),
     **{name: (DaViT, size) for name, size in davit.SIZES.items()},
 }
+"""{name: (class, the arguments that make its size)}. A new architecture is a module and a line
+here."""
 
 
 def create_model(

@@ -51,9 +51,9 @@ class Augmentation:
         halves the light, u and v from [-stain, stain]. The pixel's optical density moves by what
         its stains have gained or lost, so what these three stains cannot explain (other stains,
         vignettes) stays, and a change of 0 gives the same pixel.
-      brightness, contrast, saturation: a factor from [1 - s, 1 + s], as in torchvision's
-        ColorJitter: of the colours, of the distance to the image's mean grey, and of the distance
-        to the pixel's own grey.
+      brightness: a factor of the colours from [1 - s, 1 + s], as in torchvision's ColorJitter.
+      contrast: the same of the distance to the image's mean grey.
+      saturation: the same of the distance to the pixel's own grey.
       hue: largest turn of the hue, as a share of the colour circle, as in ColorJitter.
 
     Raises:
@@ -163,9 +163,6 @@ class Augmentation:
 # What is not bounded by 1.
 _HIGHEST = {"rotation": 180.0, "shear": 45.0, "hue": 0.5}
 
-# A patch has no upright, its scale and its stain differ between slides. Of the sets that
-# benchmarks/tissue_study.py compares this one had the lowest loss, on the folds by which it was
-# chosen (docs/results.md).
 PRESETS = {
     "none": Augmentation(),
     "histology": Augmentation(
@@ -178,6 +175,9 @@ PRESETS = {
         hue=0.05,
     ),
 }
+"""Strengths of all effects together. A patch has no upright, its scale and its stain differ between
+slides. Of the sets that benchmarks/tissue_study.py compares `histology` had the lowest loss, on the
+folds by which it was chosen (docs/results.md)."""
 
 
 def symmetries(images: jax.Array) -> jax.Array:

@@ -32,7 +32,8 @@ class Preprocessing:
 
     Attributes:
       name: one of `PREPROCESSINGS`.
-      mean, std: per channel, in units of the full range (0 to 1).
+      mean: per channel, in units of the full range (0 to 1).
+      std: the deviation, likewise.
       resize: how images come to the size of the network, as in `fit_image`.
       target_mpp: microns per pixel to which each image is resampled, or None where none is.
       seen_mpp: microns per pixel of what the network saw in training where nothing was resampled,
@@ -132,8 +133,8 @@ class Preprocessing:
         return cls(**fields)
 
 
-# Mean and deviation of ImageNet's training images, which the published DaViT weights expect.
 IMAGENET = Preprocessing("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and deviation of ImageNet's training images, which the published DaViT weights expect."""
 
 
 class ChannelStatistics:

@@ -33,11 +33,11 @@ CROSSVAL = "crossval.json"  # what a folder of a cross-validation begins with
 
 _KECAM_URL = "https://github.com/leondgarse/keras_cv_attention_models/releases/download/davit"
 _HF_ENDPOINT = "https://huggingface.co"
-# Of the networks that are published here.
 CITATION = (
     "Ding M, Xiao B, Codella N, Luo P, Wang J, Yuan L: DaViT: dual attention vision transformers. "
     "ECCV 2022"
 )
+"""Of the networks whose published weights are known here."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ANSWER_SECONDS = 4.0  # for name look-up, connection and headers together
@@ -119,6 +119,7 @@ PUBLISHED = {
         Published("timm/davit_base.msft_in1k", "davit_base", "msft", "Apache-2.0"),
     )
 }
+"""The published weights that are known here, by id."""
 
 
 def default_source(model_name: str, preset: str) -> str:
