@@ -39,7 +39,9 @@ def test_the_picture_is_what_the_code_imports():
 def test_the_table_in_the_docs_lists_the_imports_of_each_package():
     page = (ROOT / "docs/how_it_is_built.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| .* \| (.*)\|$", page, re.M)
-    assert {name: set(re.findall(r"`(\w+)`", cell)) for name, cell in rows} == GRAPH
+    listed = {name: set(re.findall(r"`(\w+)`", cell)) for name, cell in rows}
+    assert dict(rows)["cli"] == "any of them "
+    assert listed | {"cli": GRAPH["cli"]} == GRAPH
 
 
 @pytest.mark.parametrize(
