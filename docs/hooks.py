@@ -7,6 +7,7 @@ from typing import Any
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 NOTEBOOK = "tutorial.ipynb"
 
@@ -20,6 +21,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, content in figures.items():
         files.append(File.generated(config, name, content=content))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Links to the notebook lead to the page of it, but for the page's own, which gives the file."""
+    if page.file.src_uri == "tutorial.md":
+        return markdown
+    return markdown.replace(f"]({NOTEBOOK})", "](tutorial.md)")
 
 
 def notebook_page(notebook: Any) -> tuple[str, dict[str, bytes]]:
