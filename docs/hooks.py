@@ -24,7 +24,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Links to the notebook lead to the page of it, but for the page's own, which gives the file."""
+    """Links to the notebook lead to its page, but for the page's own, which gives the file."""
     if page.file.src_uri == "tutorial.md":
         return markdown
     return markdown.replace(f"]({NOTEBOOK})", "](tutorial.md)")
