@@ -1,15 +1,23 @@
 """The notebook of the tutorial runs as it stands, what it says of its numbers is true, and the site
-shows it."""
+shows it.
+
+    GLOMJAX_WRITE_DOCS=1 pytest -n 0 tests/test_tutorial.py
+
+stores the notebook as it has been executed here.
+"""
 
 import importlib.util
 import json
 import os
 import pathlib
 import re
+import types
 
 import nbformat
 import pytest
+from browser import open_page
 from nbclient import NotebookClient
+from PIL import Image
 
 from glomjax.files import cache_dir
 
@@ -47,10 +55,26 @@ def executed(stored, tmp_path_factory) -> tuple[nbformat.NotebookNode, pathlib.P
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache_dir("jit-tests")))
-        NotebookClient(
-            notebook, timeout=600, resources={"metadata": {"path": str(folder)}}
-        ).execute()
+        client = NotebookClient(
+            notebook,
+            timeout=600,
+            coalesce_streams=True,
+            record_timing=False,
+            resources={"metadata": {"path": str(folder)}},
+        )
+        client.execute()
+    if os.environ.get("GLOMJAX_WRITE_DOCS"):
+        notebook.metadata.pop("language_info", None)  # which names the version of Python
+        nbformat.write(notebook, NOTEBOOK)
     return notebook, folder / "runs" / "tutorial"
+
+
+def script(name: str) -> types.ModuleType:
+    """A script of `docs`, which is no package."""
+    found = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
 
 
 def read(file: pathlib.Path) -> dict:
@@ -108,10 +132,7 @@ def test_the_stored_notebook_is_executed_and_says_nothing_of_a_machine(stored):
 
 
 def test_the_site_shows_the_notebook_with_its_figures(stored):
-    found = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
-    hooks = importlib.util.module_from_spec(found)
-    found.loader.exec_module(hooks)
-    page, figures = hooks.notebook_page(stored)
+    page, figures = script("hooks").notebook_page(stored)
     assert page.startswith("# Tutorial")
     shown = re.findall(r"!\[([^]]+)\]\(([^)]+)\)", page)
     assert [name for _, name in shown] == list(figures)
@@ -121,3 +142,18 @@ def test_the_site_shows_the_notebook_with_its_figures(stored):
     for cell in stored.cells:
         assert cell.source in page
     assert "(tutorial.ipynb)" in page  # the notebook itself, to download
+
+
+def test_the_picture_of_the_readme_is_drawn_from_a_run(executed, tmp_path, monkeypatch):
+    run = executed[1] / "alexnet_mini"
+    with open_page(run / "report" / "report.html"):
+        pass  # skips where there is no browser
+    drawing = script("draw_pictures")
+    monkeypatch.setattr(drawing, "PICTURE", tmp_path / "report.png")
+    monkeypatch.setattr("sys.argv", ["draw_pictures.py", str(run)])
+    drawing.main()
+    for file in (drawing.PICTURE, ROOT / "docs" / "images" / "report.png"):
+        with Image.open(file) as picture:
+            assert picture.width == drawing.WIDTH
+            assert 1000 < picture.height < 1500  # the page has some 8000
+        assert file.stat().st_size < 400_000
