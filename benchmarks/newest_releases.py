@@ -124,8 +124,8 @@ def run_tests(
     """The result of the tests in an environment of an interpreter, which is made where it does not
     exist; None where it cannot be."""
     here = str(environment / "bin" / "python")
-    pip = [here, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    newest = ["install", "--upgrade", "--upgrade-strategy=eager"]
+    pip = [here, "-m", "pip", "--disable-pip-version-check"]
+    newest = ["install", "--quiet", "--upgrade", "--upgrade-strategy=eager"]
     for command in (
         [python, "-m", "venv", str(environment)],
         [*pip, *newest, "--editable", f"{checkout}[dev]"],
