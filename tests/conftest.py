@@ -1,5 +1,6 @@
 """Settings that every test runs under."""
 
+import functools
 import gc
 import os
 import pathlib
@@ -15,7 +16,8 @@ from small_runs import config_for, write_patches
 
 from glomjax.files import cache_dir
 from glomjax.models import create_model, googlenet
-from glomjax.training import train_and_evaluate
+from glomjax.pretrained import spec
+from glomjax.training import scoring, train_and_evaluate
 
 # How long an example takes says nothing on a shared machine.
 hypothesis.settings.register_profile("glomjax", deadline=None)
@@ -45,6 +47,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
+_history_png = scoring.history_png
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_runs() -> Iterator[None]:
+    """Runs in this process draw curves once for all, and hash names fast: both take longer than the
+    rest of a small run. `drawn_curves` is for tests of the curves."""
+    drawn = functools.cache(
+        lambda: _history_png([{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}])
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "history_png", lambda *_, **__: drawn())
+        patch.setitem(spec._SCRYPT, "n", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn_curves(quick_runs) -> Iterator[None]:
+    """Each run draws its own curves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "history_png", _history_png)
+        yield
+
+
 @pytest.fixture
 def strict_dtypes():
     """float32 stays float32: an implicit promotion is an error."""
@@ -67,7 +93,9 @@ def small_run(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     changed."""
     folder = tmp_path_factory.mktemp("small")
     patches = write_patches(folder / "patches")
-    train_and_evaluate(config_for(patches), folder / "run", progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "history_png", _history_png)
+        train_and_evaluate(config_for(patches), folder / "run", progress=False)
     return patches, folder / "run"
 
 

@@ -7,9 +7,9 @@ Examples:
   >>> from glomjax.training import default_config, train_and_evaluate
   >>> config = default_config()
   >>> config.model.name = "alexnet_mini"
-  >>> config.image_size, config.batch_size, config.num_epochs = (140, 140), 8, 2
+  >>> config.image_size, config.batch_size, config.num_epochs = (64, 64), 8, 2
   >>> labels = np.arange(8) % 2
-  >>> images = np.broadcast_to(80 + 100 * labels[:, None, None, None], (8, 140, 140, 3))
+  >>> images = np.broadcast_to(80 + 100 * labels[:, None, None, None], (8, 64, 64, 3))
   >>> data = {s: (images.astype(np.uint8), labels) for s in ("train", "validation", "test")}
   >>> metrics = train_and_evaluate(config, "runs/mine", data=data, progress=False)
   >>> metrics["n"], metrics["epochs"]

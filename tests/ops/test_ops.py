@@ -186,6 +186,8 @@ def test_every_width_of_every_davit_agrees(strict_dtypes, heads, window):
     width = 32 * heads
     shapes = (1, window, window, 3 * width), (3 * width,)
     assert_agree(*windows(heads, window, window), arrays(shapes))
+    if window != 7:  # the others have no window, and their widths are those of the other case
+        return
     assert_agree(*channels(heads), arrays([(1, window**2, 3 * width), (3 * width,)]))
     x, vector = (1, window, window, width), (width,)
     assert_agree(*DEPTHWISE, arrays([x, (3, 3, 1, width), vector]))

@@ -14,6 +14,8 @@ from glomjax.errors import UserError
 from glomjax.training import scoring, train_and_evaluate
 from glomjax.training.progress import Curves, describe_viewing
 
+pytestmark = pytest.mark.usefixtures("drawn_curves")
+
 
 def train(patches, folder, epochs=2):
     return train_and_evaluate(config_for(patches, num_epochs=epochs), folder, progress=False)
