@@ -218,10 +218,19 @@ def _library() -> _Library:
     except _FAILURES as error:
         return _Library(reason=_first_line(error))
     for name in re.findall(r"HANDLER_SYMBOL\(\s*glomjax_(\w+)", _SOURCE.read_text("utf-8")):
-        handler = jax.ffi.pycapsule(getattr(library, f"glomjax_{name}"))
-        jax.ffi.register_ffi_target(target.prefix + name, handler, platform="cpu")
+        _register(target.prefix + name, getattr(library, f"glomjax_{name}"))
     library.glomjax_bfloat16.restype = ctypes.c_bool
     return _Library(target.prefix, bfloat16=library.glomjax_bfloat16())
+
+
+_registered: set[str] = set()
+
+
+def _register(name: str, handler: Any) -> None:
+    """Once in a process: XLA refuses a second registration, and one name is one code."""
+    if name not in _registered:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+        _registered.add(name)
 
 
 class _Target(NamedTuple):
