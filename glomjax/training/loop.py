@@ -111,6 +111,8 @@ def train_and_evaluate(
         terminal = Terminal(prints=progress, speaks=placement.writes)
         with terminal.recording_failure(), disk_errors(workdir), interrupts:
             placement.agree("configuration", json.dumps(requested.to_dict(), sort_keys=True))
+            if placement.writes:
+                check_trackers(requested.log.trackers)  # before a run is removed for this one
             run, goes_on = _open(requested, workdir, placement, lock, data, overwrite)
             differences = run.claim(requested, shipped)
             if goes_on:
@@ -133,8 +135,6 @@ def train_and_evaluate(
                     f"{argument('--overwrite', True)}"
                 )
                 return metrics
-            if placement.writes:
-                check_trackers(requested.log.trackers)
             setup = prepare_run(requested, run, placement, terminal, data)
             if run.finished and placement.writes:
                 run.reopen()  # nothing refuses it any more

@@ -120,7 +120,7 @@ def check_trackers(names: Iterable[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except ImportError as error:
+        except Exception as error:  # of a package that does not fit another, of any kind
             raise UserError(
                 f"{assignment('log.trackers')} names {name}, which cannot be imported "
                 f"({excerpt(error)}): pip install {name}, or leave it out"

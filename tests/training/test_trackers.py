@@ -216,7 +216,26 @@ def test_a_package_that_is_not_installed_is_said_before_anything_is_trained(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=rf"config.log.trackers names {name}, .*install {name}"):
         train(small_run[0], tmp_path / "run", (name,))
-    assert not (tmp_path / "run" / "splits.csv").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_package_that_is_not_installed_is_said_before_another_run_is_removed(
+    small_run, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    folder = pathlib.Path(shutil.copytree(small_run[1], tmp_path / "run"))
+    config = config_for(small_run[0], **{"log.trackers": ("mlflow",)})
+    with pytest.raises(UserError, match="names mlflow"):
+        train_and_evaluate(config, folder, overwrite=True, progress=False)
+    assert (folder / "test_metrics.json").exists()
+
+
+def test_a_package_that_is_broken_is_refused_like_one_that_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "mlflow.py").write_text("import numpy; numpy.no_such_name")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    with pytest.raises(UserError, match=r"names mlflow, which cannot be imported .*no_such_name"):
+        trackers.check_trackers(["mlflow"])
 
 
 def test_each_fold_of_a_cross_validation_has_a_name_and_an_id_of_its_own(tmp_path, service):
