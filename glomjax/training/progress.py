@@ -63,7 +63,7 @@ class Terminal:
             return
         if self._console.is_terminal:
             panel = Panel(Text(self._shown(text)), style="bold yellow", expand=False)
-            self._console.print(panel)
+            self._console.print(panel, soft_wrap=False)  # or the frame would cut the text short
         else:
             self._console.print(f"*** {self._shown(text)} ***", markup=False)
 

@@ -3,6 +3,7 @@
 import io
 import logging
 import pathlib
+import re
 import struct
 import subprocess
 import sys
@@ -240,14 +241,28 @@ def test_a_name_stays_on_its_line_everywhere(capsys, tmp_path):
     assert line.endswith(r"patient 'A\n1\x1b[2J\u2028'")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_terminal_shows_a_replacement_for_what_it_cannot_show(monkeypatch, tmp_path, encoding):
+def as_terminal(monkeypatch, encoding: str) -> tuple[io.BytesIO, io.TextIOWrapper]:
+    """(what is written, a standard output that passes for a terminal, with bars and frames)."""
     output = io.BytesIO()
-    # As a terminal, which has a bar and a frame around a banner.
     stream = io.TextIOWrapper(output, encoding=encoding)
     monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setenv("TERM", "xterm")
+    return output, stream
+
+
+def test_a_terminal_shows_all_words_of_a_banner(monkeypatch):
+    output, stream = as_terminal(monkeypatch, "utf-8")
+    monkeypatch.setenv("COLUMNS", "80")
+    words = [f"word{n}" for n in range(60)]
+    Terminal().banner(" ".join(words))
+    stream.flush()
+    assert re.findall(r"word\d+", output.getvalue().decode()) == words
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_shows_a_replacement_for_what_it_cannot_show(monkeypatch, tmp_path, encoding):
+    output, stream = as_terminal(monkeypatch, encoding)
     terminal = Terminal()
     terminal.keep_in(tmp_path)
     terminal.say("腎臓 \udcff")
