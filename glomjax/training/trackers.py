@@ -84,6 +84,10 @@ class WandB:
     def start(self, name: str, config: Mapping[str, Any], run_id: str) -> bool:
         import wandb
 
+        # Without a login `init` would ask for one at the terminal, between the lines of the run.
+        online = wandb.run is None and wandb.setup().settings.mode == "online"
+        if online and not wandb.login(prompt=False, verify=False):
+            raise PermissionError("there is no login; run `wandb login`, or set WANDB_MODE=offline")
         settings = wandb.Settings(
             host="",
             program="glomjax",
@@ -207,7 +211,7 @@ class _Feed:
                 while (next_row := self._rows.get()) is not None:
                     tracker.log(*next_row)
                 tracker.finish(self.complete)
-            except Exception as error:  # whatever a library makes of its server
+            except BaseException as error:  # whatever a library makes of its server or terminal
                 self.failure = excerpt(f"{type(error).__name__}: {error}")
 
         self._thread = threading.Thread(target=feed, name=f"tracker {name}", daemon=True)

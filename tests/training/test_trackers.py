@@ -43,6 +43,7 @@ class Service:
         self.mlflow, self.wandb, service = {}, {}, self
         self.fails = self.hangs = ""  # "mlflow.start" for one
         self.goes_on = threading.Event()
+        self.mode, self.has_login = "online", True  # of W&B
 
         class Client:
             def get_experiment_by_name(self, name):
@@ -99,7 +100,9 @@ class Service:
         mlflow, wandb = types.ModuleType("mlflow"), types.ModuleType("wandb")
         mlflow.MlflowClient = Client
         mlflow.entities = types.SimpleNamespace(Param=lambda key, value: (key, value))
-        wandb.init, wandb.Settings = init, dict
+        wandb.init, wandb.Settings, wandb.run = init, dict, None
+        wandb.setup = lambda: types.SimpleNamespace(settings=types.SimpleNamespace(mode=self.mode))
+        wandb.login = lambda prompt, verify: self.has_login and not prompt and not verify
         patch.setitem(sys.modules, "mlflow", mlflow)
         patch.setitem(sys.modules, "wandb", wandb)
 
@@ -201,6 +204,29 @@ def test_a_service_that_fails_later_is_said_once(tmp_path, service, caplog, name
     tracking.close()
     (record,) = caplog.records
     assert f"{name} has not taken all numbers of this run" in record.message
+
+
+def test_without_a_login_wandb_asks_for_none_and_is_said(tmp_path, service, caplog):
+    service.has_login = False
+    track(("wandb",), tmp_path).close()
+    assert not service.wandb
+    (record,) = caplog.records
+    assert "there is no login; run `wandb login`, or set WANDB_MODE=offline" in record.message
+    service.mode = "offline"
+    track(("wandb",), tmp_path).close()
+    assert len(service.wandb) == 1
+
+
+def test_a_tracker_that_asks_at_a_terminal_is_said_when_that_ends(
+    tmp_path, service, monkeypatch, caplog
+):
+    def ask():
+        raise KeyboardInterrupt  # which click makes of the end of the input
+
+    monkeypatch.setattr(sys.modules["wandb"], "setup", ask)
+    track(("wandb",), tmp_path).close()
+    (record,) = caplog.records
+    assert "wandb has not taken all numbers of this run" in record.message
 
 
 def track(names, folder, config=None):
