@@ -94,6 +94,7 @@ class WandB:
             console="off",
             disable_code=True,
             disable_git=True,
+            init_timeout=_PATIENCE,  # or the process would wait 90 s for a server at its exit
             x_disable_machine_info=True,
             x_disable_meta=True,
             x_disable_stats=True,
