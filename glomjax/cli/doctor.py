@@ -261,7 +261,7 @@ def _machine(known: bool) -> Iterator[Fact]:
     yield Fact("memory", text)
     yield Fact(
         "disk",
-        f"{_size(_free_disk(pathlib.Path.cwd()))} free in the current folder, "
+        f"{_size(_free_disk(pathlib.Path()))} free in the current folder, "
         f"{_size(_free_disk(cache_dir('')))} in the cache",
     )
 
@@ -311,13 +311,11 @@ def _without_paths(text: str) -> str:
 
 def _free_disk(folder: pathlib.Path) -> int | None:
     """Bytes that are free where a folder lies, or will."""
-    for place in (folder, *folder.absolute().parents):
-        if place.is_dir():
-            try:
-                return shutil.disk_usage(place).free
-            except OSError:
-                return None
-    return None
+    try:
+        places = (folder, *folder.absolute().parents)
+        return shutil.disk_usage(next(filter(pathlib.Path.is_dir, places))).free
+    except OSError:  # the current folder may have been removed
+        return None
 
 
 def _bytes_below(folder: pathlib.Path) -> int:

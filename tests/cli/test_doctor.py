@@ -75,6 +75,15 @@ def test_a_cache_that_cannot_be_written_is_broken(examined, home):
     assert "let GLOMJAX_CACHE name a folder that can be written" in lines["to mend:"]
 
 
+def test_a_current_folder_that_was_removed_is_no_failure(examined, home, monkeypatch):
+    (home / "removed").mkdir()
+    monkeypatch.chdir(home / "removed")
+    (home / "removed").rmdir()
+    code, lines = examined()
+    assert code == 0
+    assert lines["disk"].startswith("unknown free in the current folder, ")
+
+
 @pytest.mark.parametrize("module", ["jax", "optax"])
 def test_a_package_that_cannot_be_imported_is_broken(examined, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
