@@ -256,9 +256,9 @@ class DemoConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """The published recipe by default: 280 x 280 RGB, binary cross-entropy, Adam with Keras'
-    defaults, batch 32, at most 1000 epochs, early stopping (patience 7, best weights restored) and
-    a plateau schedule on `val_loss`."""
+    """The published recipe by default, but for the learning rate, which is the network's own: 280 x
+    280 RGB, binary cross-entropy, Adam with Keras' defaults, batch 32, at most 1000 epochs, early
+    stopping (patience 7, best weights restored) and a plateau schedule on `val_loss`."""
 
     seed: int = _field(0, "of initial values, orders, dropout and augmentation", within=_SEEDS)
     image_size: tuple[int, int] = _field((280, 280), "(height, width) that the network sees")

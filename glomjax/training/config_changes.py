@@ -10,7 +10,11 @@ from glomjax.training.config import MAY_DIFFER, RunConfig
 
 # Runs of the first versions stored no defaults: {field: its default then} of what changed since.
 # Whoever changes a default adds a line here.
-_OLD_DEFAULTS: dict[str, Any] = {"preprocessing": "imagenet", "learning_rate": 1e-3}
+_OLD_DEFAULTS: dict[str, Any] = {
+    "preprocessing": "imagenet",
+    "learning_rate": 1e-3,
+    "freeze.regime": "full",
+}
 
 # A configuration that comes with the package: its name with its mode, and what it gives.
 ShippedConfig = tuple[str, ConfigDict]

@@ -10,6 +10,8 @@ import pytest
 from glomjax.errors import UserError
 from glomjax.preprocessing.augmentation import PRESETS, Augmentation
 from glomjax.training import default_config
+from glomjax.training.config import FreezeConfig, RunConfig
+from glomjax.training.config_changes import changes
 from glomjax.training.config_checks import read_config
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -356,6 +358,13 @@ def test_single_strengths_change_an_augmentation_preset():
 def test_a_wrong_augmentation_is_one_sentence(key, value, message):
     with pytest.raises(UserError, match=message):
         read_config(changed(key, value))
+
+
+def test_a_run_of_a_version_that_stored_no_defaults_keeps_those_of_its_time():
+    before = RunConfig(learning_rate=1e-3, freeze=FreezeConfig(regime="full"))
+    changed, kept = changes(before, None, RunConfig(), None)
+    assert not changed
+    assert set(kept) == {"freeze.regime", "learning_rate"}
 
 
 def test_a_field_that_a_file_sets_itself_comes_before_the_demo_s_default():
