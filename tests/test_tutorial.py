@@ -6,12 +6,10 @@ shows it.
 stores the notebook as it has been executed here.
 """
 
-import importlib.util
 import json
 import os
 import pathlib
 import re
-import types
 
 import nbformat
 import pytest
@@ -19,6 +17,7 @@ from browser import open_page
 from nbclient import NotebookClient
 from PIL import Image
 
+from docs import draw_pictures, hooks
 from glomjax.files import cache_dir
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -67,14 +66,6 @@ def executed(stored, tmp_path_factory) -> tuple[nbformat.NotebookNode, pathlib.P
         notebook.metadata.pop("language_info", None)  # which names the version of Python
         nbformat.write(notebook, NOTEBOOK)
     return notebook, folder / "runs" / "tutorial"
-
-
-def script(name: str) -> types.ModuleType:
-    """A script of `docs`, which is no package."""
-    found = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
 
 
 def read(file: pathlib.Path) -> dict:
@@ -133,7 +124,7 @@ def test_the_stored_notebook_is_executed_and_says_nothing_of_a_machine(stored):
 
 
 def test_the_site_shows_the_notebook_with_its_figures(stored):
-    page, figures = script("hooks").notebook_page(stored)
+    page, figures = hooks.notebook_page(stored)
     assert page.startswith("# Tutorial")
     shown = re.findall(r"!\[([^]]+)\]\(([^)]+)\)", page)
     assert [name for _, name in shown] == list(figures)
@@ -149,12 +140,11 @@ def test_the_picture_of_the_readme_is_drawn_from_a_run(executed, tmp_path, monke
     run = executed[1] / "alexnet_mini"
     with open_page(run / "report" / "report.html"):
         pass  # skips where there is no browser
-    drawing = script("draw_pictures")
-    monkeypatch.setattr(drawing, "PICTURE", tmp_path / "report.png")
+    monkeypatch.setattr(draw_pictures, "PICTURE", tmp_path / "report.png")
     monkeypatch.setattr("sys.argv", ["draw_pictures.py", str(run)])
-    drawing.main()
-    for file in (drawing.PICTURE, ROOT / "docs" / "images" / "report.png"):
+    draw_pictures.main()
+    for file in (draw_pictures.PICTURE, ROOT / "docs" / "images" / "report.png"):
         with Image.open(file) as picture:
-            assert picture.width == drawing.WIDTH
+            assert picture.width == draw_pictures.WIDTH
             assert 1000 < picture.height < 1500  # the page has some 8000
         assert file.stat().st_size < 400_000
