@@ -9,7 +9,8 @@ absent is skipped. Needs a network, and on two cores about half an hour for each
 
 Prints a table and writes it to --out: the versions, how many tests passed, failed and were skipped,
 and the names of those that failed. --keep leaves the environments where they are for the next call,
-which brings them up to date. The exit code is 1 where a test failed or nothing could be installed.
+which brings them up to date. The exit code is 1 where a test failed, none was run, or nothing could
+be installed.
 """
 
 import argparse
@@ -160,9 +161,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     folder = args.folder.expanduser().resolve()
     checkout = folder / "checkout"
-    ours = (checkout / "benchmarks" / pathlib.Path(__file__).name).is_file()
-    if folder.exists() and any(folder.iterdir()) and not ours:
+    mark = folder / ".newest_releases"  # what lies beside it may be removed
+    if folder.exists() and any(folder.iterdir()) and not mark.is_file():
         parser.error(f"'{folder}' holds something else; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     shutil.rmtree(checkout, ignore_errors=True)
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(checkout)], check=True)
     commit = _git("rev-parse", "--short", "HEAD")
@@ -176,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"Python {version} is neither on the PATH nor in {PYENV}: skipped")
             continue
         found = run_tests(python, folder / f"python{version}", checkout, args.tests)
-        complete &= found is not None and not found.failed
+        complete &= found is not None and found.passed > 0 and not found.failed
         results += [found] if found else []
     if not args.keep:
         shutil.rmtree(folder)

@@ -48,6 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _history_png = scoring.history_png
+_SCRYPT = dict(spec._SCRYPT)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,6 +62,12 @@ def quick_runs() -> Iterator[None]:
         patch.setattr(scoring, "history_png", lambda *_, **__: drawn())
         patch.setitem(spec._SCRYPT, "n", 2)
         yield
+
+
+@pytest.fixture
+def slow_hashes(monkeypatch) -> None:
+    """Names are hashed as slowly as they are outside the tests."""
+    monkeypatch.setattr(spec, "_SCRYPT", _SCRYPT)
 
 
 @pytest.fixture(scope="module")

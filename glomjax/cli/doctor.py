@@ -147,6 +147,8 @@ def _lock() -> Fact:
     from glomjax.environment import version
 
     try:
+        # Beside an installed package, a file of that name is another package's.
+        _LOCK.with_name("configs").stat()
         lines = _LOCK.read_text("utf-8").splitlines()
     except OSError:
         return Fact("lock", "no requirements.txt beside an installed package")

@@ -38,6 +38,12 @@ __all__ = [
     "set_params",
 ]
 
+
+def __dir__() -> list[str]:
+    """What tab completion offers: the names for scripts."""
+    return __all__
+
+
 MOST_PIXELS = 4096  # of an image's side; patches have some hundred
 MOST_CLASSES = 2**16
 

@@ -32,3 +32,7 @@ __all__ = [
     "residual_depthwise_conv2d",
     "window_attention",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -377,11 +377,16 @@ class RunConfig:
         """The settings of `demo` that take effect on that data: all but those of fields that are
         set themselves where `demo` is left as it is."""
         plain = RunConfig()
-        return {
+        settings = {
             name: value
             for name, value in vars(self.demo).items()
             if value != getattr(plain.demo, name) or getattr(self, name) == getattr(plain, name)
         }
+        rates = self.learning_rate, self.demo.learning_rate
+        if rates == (plain.learning_rate, plain.demo.learning_rate):
+            # Nobody has given a rate, so the network's own holds, and not one for all networks.
+            del settings["learning_rate"]
+        return settings
 
     def augment(self) -> Augmentation:
         """What happens to training images.

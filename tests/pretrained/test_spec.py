@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glomjax.data.identities import normal_form
 from glomjax.errors import UserError
 from glomjax.models import MODELS, settled_options
 from glomjax.preprocessing.appearance import Appearance
@@ -235,6 +236,13 @@ def test_a_patient_can_be_asked_for_and_not_listed():
         for start in ("", SALT)
     }
     assert not fast & set(digests)
+
+
+def test_a_name_is_hashed_by_scrypt_with_the_cost_of_a_log_in(slow_hashes):
+    # RFC 7914's parameters for interactive log-ins.
+    cost = {"n": 2**14, "r": 8, "p": 1, "maxmem": 2**26, "dklen": 16}
+    expected = hashlib.scrypt(normal_form("Case 7").encode(), salt=bytes.fromhex(SALT), **cost)
+    assert name_digests(["case-7"], SALT) == (expected.hex(),)
 
 
 def test_images_are_recorded_but_for_blank_ones():

@@ -375,6 +375,15 @@ def test_a_field_that_a_file_sets_itself_comes_before_the_demo_s_default():
     assert (settings["learning_rate"], settings["batch_size"]) == (1e-5, 8)
 
 
+@pytest.mark.parametrize(("name", "rate"), [("davit_tiny", 3e-5), ("googlenet", 3e-4)])
+def test_without_a_rate_the_network_s_own_takes_effect_also_on_the_demo_data(name, rate):
+    config = default_config()
+    config.model.name = name
+    given = read_config(config)
+    settled = dataclasses.replace(given.settle(), **given.demo_settings())
+    assert (settled.learning_rate, settled.batch_size) == (rate, 8)
+
+
 @pytest.mark.parametrize("arguments", ALL, ids=":".join)
 def test_all_that_a_shipped_config_says_of_the_demo_data_takes_effect(arguments):
     config = read_config(load(*arguments))
