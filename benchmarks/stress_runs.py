@@ -29,7 +29,7 @@ import numpy as np
 
 ENDS_WITHIN = 60  # seconds, of a process whose partner was killed
 SERVER: Any = multiprocessing.get_context("forkserver")
-PRELOADED = ["glomjax.training", "orbax.checkpoint", "tensorboardX", "matplotlib.figure"]
+PRELOADED = ["glomjax.training.loop", "orbax.checkpoint", "tensorboardX", "matplotlib.figure"]
 FLAT = 1.05  # by which memory may grow
 
 
