@@ -1,5 +1,6 @@
 """Settings that every test runs under."""
 
+import contextlib
 import functools
 import gc
 import os
@@ -16,6 +17,7 @@ from small_runs import config_for, write_patches
 
 from glomjax.files import cache_dir
 from glomjax.models import create_model, googlenet
+from glomjax.ops import native
 from glomjax.pretrained import spec
 from glomjax.training import scoring, train_and_evaluate
 
@@ -74,12 +76,32 @@ def slow_hashes(monkeypatch) -> None:
     monkeypatch.setattr(spec, "_SCRYPT", _SCRYPT)
 
 
-@pytest.fixture(scope="module")
-def drawn_curves(quick_runs) -> Iterator[None]:
-    """Each run draws its own curves."""
+@contextlib.contextmanager
+def _drawing_curves() -> Iterator[None]:
+    """Runs within it draw their own curves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "history_png", _history_png)
         yield
+
+
+@pytest.fixture(scope="module")
+def drawn_curves(quick_runs) -> Iterator[None]:
+    """Each run draws its own curves."""
+    with _drawing_curves():
+        yield
+
+
+@pytest.fixture
+def unloaded_kernels() -> Iterator[None]:
+    """A process that has neither built nor loaded the native kernels yet."""
+
+    def forget() -> None:
+        native._library.cache_clear()
+        native._target.cache_clear()
+
+    forget()
+    yield
+    forget()
 
 
 @pytest.fixture
@@ -104,8 +126,7 @@ def small_run(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     changed."""
     folder = tmp_path_factory.mktemp("small")
     patches = write_patches(folder / "patches")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "history_png", _history_png)
+    with _drawing_curves():
         train_and_evaluate(config_for(patches), folder / "run", progress=False)
     return patches, folder / "run"
 

@@ -25,7 +25,7 @@ from glomjax.data import synthetic
 from glomjax.data.sources.columns import COLUMN_SYNONYMS
 from glomjax.files import cache_dir
 from glomjax.models import googlenet
-from glomjax.training import loop, train_and_evaluate
+from glomjax.training import train_and_evaluate
 from glomjax.training.config_checks import read_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -212,8 +212,6 @@ def place(small_run, tmp_path, monkeypatch):
     monkeypatch.setenv("GLOMJAX_CACHE", str(tmp_path / "cache"))
     compiled = jax.config.jax_compilation_cache_dir
     monkeypatch.setattr(googlenet, "_BLOCKS", FEW_BLOCKS)
-    # What takes longer than all else in so small a run, and has tests of its own.
-    monkeypatch.setattr(loop, "draw_history", lambda setup: None)
     sizes = {"train": (16, 2), "validation": (8, 2), "test": (8, 2)}
     monkeypatch.setitem(synthetic.SIZES, "demo", sizes)
     os.symlink(ROOT / "configs", "configs")

@@ -35,4 +35,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
+    """What tab completion offers: the names for scripts."""
     return __all__

@@ -70,17 +70,17 @@ class Range:
     Attributes:
       low, high: the limits, None where there is none.
       above, below: whether the limit itself is left out.
-      besides: a number that it also may be, and that stands for something else.
+      sentinel: a number outside the limits that is allowed, since it stands for something else.
     """
 
     low: float | None = None
     high: float | None = None
     above: bool = False
     below: bool = False
-    besides: float | None = None
+    sentinel: float | None = None
 
     def __contains__(self, value: float) -> bool:
-        if value == self.besides:
+        if value == self.sentinel:
             return True
         if self.low is not None and (value <= self.low if self.above else value < self.low):
             return False
@@ -93,12 +93,12 @@ class Range:
         low = f"{'above' if self.above else 'at least'} {self.low}"
         high = f"{'below' if self.below else 'at most'} {self.high}"
         text = low if self.high is None else high if self.low is None else f"{low} and {high}"
-        return text if self.besides is None else f"{text}, or {self.besides:g}"
+        return text if self.sentinel is None else f"{text}, or {self.sentinel:g}"
 
 
 _POSITIVE = Range(0, above=True)
 _NOT_NEGATIVE = Range(0)
-_NETWORK_OWN = -1.0  # in place of a learning rate
+_NETWORK_OWN = -1.0  # stands for the network's own learning rate
 _SHARE = Range(0, 1, below=True)
 _BATCH = Range(1, 2**16)
 _EPOCHS = Range(1, MOST_EPOCHS)
@@ -270,7 +270,7 @@ class RunConfig:
     learning_rate: float = _field(
         _NETWORK_OWN,
         "the first, before warm-up and schedule; -1: the network's own from random values",
-        within=Range(0, above=True, besides=_NETWORK_OWN),
+        within=Range(0, above=True, sentinel=_NETWORK_OWN),
     )
     learning_rate_rules: tuple[FactorRule, ...] = _field(
         ((".*", 1.0),), "(expression over parameter paths, factor) each; the first match counts"

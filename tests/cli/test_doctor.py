@@ -19,13 +19,11 @@ from glomjax.pretrained import sources
 
 
 @pytest.fixture
-def examined(home, monkeypatch, capsys):
+def examined(home, monkeypatch, capsys, unloaded_kernels):
     """Runs the command, with an empty cache and without a network, and gives (exit code, lines by
     their names)."""
     monkeypatch.setenv("GLOMJAX_CACHE", str(home / "Dr_Who"))
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("there is a connection"))
-    for cached in (native._library, native._target):
-        cached.cache_clear()
 
     def examine() -> tuple[int, dict[str, str]]:
         code = main(["doctor"])
@@ -39,9 +37,7 @@ def examined(home, monkeypatch, capsys):
         whole = captured.out.replace("\n" + " " * 11, " ")
         return code, {line[:11].strip(): line[11:] for line in whole.splitlines()}
 
-    yield examine
-    for cached in (native._library, native._target):
-        cached.cache_clear()
+    return examine
 
 
 def test_a_machine_is_told_on_one_screen_and_nothing_is_made_of_it(examined, home):

@@ -10,14 +10,10 @@ from glomjax.ops import native
 
 
 @pytest.fixture
-def unbuilt(tmp_path, monkeypatch):
+def unbuilt(tmp_path, monkeypatch, unloaded_kernels):
     """A process that has built nothing yet, with a cache of its own."""
     monkeypatch.setenv("GLOMJAX_CACHE", str(tmp_path))
-    for cached in (native._library, native._target):
-        cached.cache_clear()
-    yield tmp_path
-    for cached in (native._library, native._target):
-        cached.cache_clear()
+    return tmp_path
 
 
 @pytest.mark.parametrize(
